@@ -1,0 +1,300 @@
+"""The worker's whole job on a window of due rows: embed, build the table's rows, write them.
+
+One instance lives in each worker process and hosts one encoder. Only a file's name, size and
+counts go back to the driver, and the failures; vectors never travel. It needs no Ray:
+
+    window = EmbedWindow(model, Target("/tmp/table", schema, run="r1"))
+    reports = window(rows)
+"""
+
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from actors.engine import Encoded, Encoder, encode, passages
+from schemas.embeddings import cast_column, vector_column, vectors_of
+from schemas.keys import hex_of
+from schemas.plan import COPY
+from schemas.store import filesystem, now, write_rows
+
+FAILED = pa.struct(
+    [
+        ("id", pa.string()),
+        ("content_hash", pa.string()),
+        ("source_file", pa.string()),
+        ("position", pa.int64()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+        ("kind", pa.uint8()),  # `schemas.plan`: what the row would have counted as
+    ]
+)
+REPORT = pa.schema(
+    [
+        ("group", pa.int32()),
+        ("name", pa.string()),  # null where no row of the group could be embedded
+        ("size_bytes", pa.int64()),
+        ("n_rows", pa.int64()),
+        ("n_due", pa.int64()),
+        ("n_tokens", pa.int64()),
+        ("n_truncated", pa.int64()),
+        ("compute_seconds", pa.float64()),
+        ("failures", pa.list_(FAILED)),
+    ]
+)
+DUE_FIELDS = (
+    pa.field("id", pa.string()),
+    pa.field("content_hash", pa.binary(16)),
+    pa.field("row_hash", pa.uint64()),
+    pa.field("due:source_file", pa.string()),
+    pa.field("due:position", pa.int64()),
+    pa.field("text", pa.string()),
+    pa.field("due:action", pa.uint8()),
+    pa.field("due:kind", pa.uint8()),
+    pa.field("due:group", pa.int32()),
+    pa.field("due:from_file", pa.string()),
+    pa.field("due:from_position", pa.uint32()),
+    pa.field("due:from_count", pa.uint32()),
+    pa.field("due:stage", pa.string()),  # with `reason`, where the row failed before it came here
+    pa.field("due:reason", pa.string()),
+)
+
+
+class HostedModel(Protocol):
+    """What a worker needs of a model; `actors.models.Model` is one."""
+
+    @property
+    def dim(self) -> int:
+        """Values a vector."""
+
+    def load(self, device: str, threads: int | None) -> Encoder:
+        """The model in this process's memory, ready to embed."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a worker writes, and how.
+
+    Attributes:
+        uri: the table.
+        schema: the table's schema, vectors of fixed size.
+        run: the run's id, which the files' names carry.
+        options: credentials for the object store.
+        half: round vectors to float16.
+        chunk_tokens, chunk_overlap: cut documents into passages; 0 leaves them whole.
+    """
+
+    uri: str
+    schema: pa.Schema
+    run: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    half: bool = False
+    chunk_tokens: int = 0
+    chunk_overlap: int = 0
+
+
+class EmbedWindow:
+    """Embeds windows of due rows and writes them as files of the table."""
+
+    def __init__(
+        self,
+        model: HostedModel,
+        target: Target,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        token_budget: int = 4096,
+    ) -> None:
+        self.model = model
+        self.target = target
+        self.device = device
+        self.threads = threads
+        self.token_budget = token_budget
+        self._lock = threading.Lock()  # one window computes while another one is written
+        self._encoder: Encoder | None = None
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Work a window.
+
+        Args:
+            rows: DUE_FIELDS, then the source's other columns as the table holds them.
+
+        Returns:
+            REPORT, one row a group of the window; every due row is counted in one of them.
+
+        Raises:
+            OSError: the file could not be written (a full disk, say).
+        """
+        started = time.perf_counter()
+        failed = rows["due:reason"].to_pylist()
+        copied = rows["due:action"].to_numpy() == COPY
+        healthy = np.array([reason is None for reason in failed], bool)
+        parts = []
+        if (healthy & ~copied).any():
+            indices = np.flatnonzero(healthy & ~copied)
+            with self._lock:
+                part, errors = self._embedded(rows, indices)
+            parts.append(part)
+            for index, reason in errors.items():
+                failed[index] = reason
+        compute_seconds = time.perf_counter() - started
+        if (healthy & copied).any():
+            parts.append(self._copied(rows, np.flatnonzero(healthy & copied)))
+        return self._report(rows, failed, parts, compute_seconds)
+
+    def _embedded(self, rows: pa.Table, indices: np.ndarray) -> tuple[pa.Table, dict[int, str]]:
+        """New vectors: columns `row` (index into rows), n_tokens, truncated, embedding[, passage]."""
+        if self._encoder is None:
+            self._encoder = self.model.load(self.device, self.threads)
+        texts = rows["text"].take(pa.array(indices)).to_pylist()
+        row_of, spans = indices, None
+        errors: dict[int, str] = {}
+        if self.target.chunk_tokens:
+            cuts = [self._passages(text) for text in texts]
+            row_of = np.repeat(indices, [len(cut) for cut in cuts])
+            spans = np.array([span for cut in cuts for span in cut], np.int64).reshape(-1, 2)
+            texts = [text[a:b] for text, cut in zip(texts, cuts, strict=True) for a, b in cut]
+        encoded = encode(self._encoder, texts, self.token_budget)
+        for at, reason in encoded.errors.items():
+            errors.setdefault(int(row_of[at]), reason)
+        kept = ~np.isin(row_of, list(errors))
+        return self._part(row_of, encoded, spans, kept), errors
+
+    def _passages(self, text: str) -> list[tuple[int, int]]:
+        assert self._encoder is not None  # noqa: S101 - loaded by the caller
+        cut = passages(
+            self._encoder.spans(text), self.target.chunk_tokens, self.target.chunk_overlap
+        )
+        return cut or [(0, len(text))]
+
+    def _part(
+        self, row_of: np.ndarray, encoded: Encoded, spans: np.ndarray | None, kept: np.ndarray
+    ) -> pa.Table:
+        columns: dict[str, Any] = {
+            "row": pa.array(row_of[kept], pa.int64()),
+            "n_tokens": pa.array(encoded.n_tokens[kept], pa.int32()),
+            "truncated": pa.array(encoded.truncated[kept], pa.bool_()),
+            "embedding": vector_column(encoded.vectors[kept], half=self.target.half),
+        }
+        if spans is not None:
+            first = np.concatenate(([True], row_of[1:] != row_of[:-1]))
+            starts = np.flatnonzero(first)
+            order = np.arange(len(row_of)) - np.repeat(
+                starts, np.diff(np.append(starts, len(row_of)))
+            )
+            columns["chunk"] = pa.array(order[kept], pa.int32())
+            columns["start"] = pa.array(spans[kept, 0], pa.int64())
+            columns["end"] = pa.array(spans[kept, 1], pa.int64())
+        return pa.table(columns)
+
+    def _copied(self, rows: pa.Table, indices: np.ndarray) -> pa.Table:
+        """Vectors that the table holds already, in the columns of `_part`; no model is loaded."""
+        names = ["n_tokens", "truncated", "embedding"]
+        names += ["chunk", "start", "end"] if self.target.chunk_tokens else []
+        files = np.array(rows["due:from_file"].take(pa.array(indices)).to_pylist())
+        counts = rows["due:from_count"].to_numpy()[indices].astype(np.int64)
+        starts = rows["due:from_position"].to_numpy()[indices].astype(np.int64)
+        fs = filesystem(self.target.uri, self.target.options)
+        parts = []
+        for name in np.unique(files):
+            mine = files == name
+            wanted = np.concatenate(
+                [np.arange(s, s + c) for s, c in zip(starts[mine], counts[mine], strict=True)]
+            )
+            with fs.open_input_file(str(name)) as source:
+                held = pa.parquet.read_table(source, columns=names).take(pa.array(wanted))
+            vectors = vector_column(vectors_of(held["embedding"]), half=self.target.half)
+            held = held.set_column(held.column_names.index("embedding"), "embedding", vectors)
+            row_of = pa.array(np.repeat(indices[mine], counts[mine]), pa.int64())
+            parts.append(held.append_column("row", row_of).select(["row", *names]))
+        return pa.concat_tables(parts)
+
+    def _report(
+        self,
+        rows: pa.Table,
+        failed: list[str | None],
+        parts: list[pa.Table],
+        compute_seconds: float,
+    ) -> pa.Table:
+        groups = rows["due:group"].to_numpy()
+        bad = np.array([reason is not None for reason in failed], bool)
+        made = pa.concat_tables(parts) if parts else None
+        reports = []
+        for group in np.unique(groups):
+            mine = groups == group
+            report: dict[str, Any] = {
+                "group": int(group),
+                "n_due": int(mine.sum()),
+                "n_rows": 0,
+                "n_tokens": 0,
+                "n_truncated": 0,
+                "compute_seconds": compute_seconds * float(mine.mean()),
+                "failures": [
+                    self._failure(rows, int(i), str(failed[i])) for i in np.flatnonzero(mine & bad)
+                ],
+            }
+            if (
+                made is not None
+                and (part := made.filter(pa.array(mine[made["row"].to_numpy()]))).num_rows
+            ):
+                table = self._rows(rows, part)
+                name = f"{self.target.run}-{int(group):05d}-{uuid.uuid4().hex}.parquet"
+                fragment = write_rows(filesystem(self.target.uri, self.target.options), name, table)
+                report |= {
+                    "name": name,
+                    "size_bytes": fragment.size_bytes,
+                    "n_rows": fragment.n_rows,
+                    "n_tokens": int(np.nansum(part["n_tokens"].to_numpy(zero_copy_only=False))),
+                    "n_truncated": sum(bool(value) for value in part["truncated"].to_pylist()),
+                }
+            reports.append(report)
+        return pa.Table.from_pylist(reports, REPORT)
+
+    def _failure(self, rows: pa.Table, index: int, reason: str) -> dict[str, Any]:
+        content = rows["content_hash"][index].as_py()
+        return {
+            "id": rows["id"][index].as_py(),
+            "content_hash": content.hex() if content else None,
+            "source_file": rows["due:source_file"][index].as_py(),
+            "position": rows["due:position"][index].as_py(),
+            "stage": rows["due:stage"][index].as_py() or "embed",
+            "reason": reason,
+            "kind": rows["due:kind"][index].as_py(),
+        }
+
+    def _rows(self, rows: pa.Table, part: pa.Table) -> pa.Table:
+        """Rows of the table: the source's columns beside the vectors made or copied for them."""
+        source = rows.take(part["row"])
+        columns: dict[str, Any] = {name: part[name] for name in part.column_names if name != "row"}
+        columns["content_hash"] = hex_of(_words(source["content_hash"]))
+        columns["row_hash"] = hex_of(source["row_hash"].to_numpy())
+        columns["embedded_at"] = pa.array([now()] * len(part), pa.timestamp("us", tz="UTC"))
+        columns["text"] = source["text"]
+        if self.target.chunk_tokens:
+            columns["parent_id"] = source["id"]
+            ids = zip(source["id"].to_pylist(), part["chunk"].to_pylist(), strict=True)
+            columns["id"] = pa.array([f"{parent}#{chunk}" for parent, chunk in ids], pa.string())
+            cuts = zip(
+                source["text"].to_pylist(),
+                part["start"].to_pylist(),
+                part["end"].to_pylist(),
+                strict=True,
+            )
+            columns["text"] = pa.array([text[a:b] for text, a, b in cuts], pa.string())
+        arrays = []
+        for column in self.target.schema:
+            values = columns.get(column.name)
+            if values is None:
+                known = column.name in source.column_names
+                values = source[column.name] if known else pa.nulls(len(part), column.type)
+            arrays.append(cast_column(values, column.type))
+        return pa.table(arrays, schema=self.target.schema)
+
+
+def _words(hashes: pa.ChunkedArray) -> np.ndarray:
+    return np.frombuffer(b"".join(hashes.to_pylist()), "<u8").reshape(-1, 2)

@@ -1,0 +1,93 @@
+"""One writer a table: who holds it, read from and written to the table's own history.
+
+A run's first commit claims the table, each wave renews the claim, the last commit gives it up.
+The claim spares two runs from doing the same work; what keeps the table true is the store's fence.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import psutil
+
+from schemas.store import Refused, Table, now
+
+DEAD_AFTER = timedelta(minutes=10)
+RENEW_SECONDS = 120.0
+LOOK_BACK = 50  # commits; foreign tools may have written since
+_HOLDING = {"claim", "wave"}
+
+
+class TableBusy(RuntimeError):
+    """Another run holds the table; the message says whose."""
+
+
+def identity(run: str) -> dict[str, Any]:
+    """What every commit says of the process that made it."""
+    return {
+        "run": run,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": int(psutil.Process().create_time()),
+    }
+
+
+def holder(table: Table, run: str) -> Mapping[str, Any] | None:
+    """The note of another run that holds the table and shows signs of life, else None."""
+    for commit in table.history(LOOK_BACK):
+        note = commit.get("note")
+        if note is None:
+            continue
+        if note.get("state") not in _HOLDING or note.get("run") == run:
+            return None
+        age = now() - datetime.fromisoformat(note["time"])
+        return note if age < DEAD_AFTER and _lives(note) else None
+    return None
+
+
+def _lives(note: Mapping[str, Any]) -> bool:
+    if note.get("host") != socket.gethostname():
+        return True  # only its silence can tell
+    try:
+        return int(psutil.Process(note["pid"]).create_time()) == note["started"]
+    except psutil.NoSuchProcess:
+        return False
+
+
+def take(table: Table, note: Mapping[str, Any], *, wait: bool, poll_seconds: float = 2.0) -> Table:
+    """Claim a table for a run.
+
+    Args:
+        table: as just opened.
+        note: this run's `identity` and more.
+        wait: wait until another run's claim ends, else raise.
+        poll_seconds: time between two looks.
+
+    Returns:
+        The table, one version on.
+
+    Raises:
+        TableBusy: another run holds it.
+    """
+    while True:
+        other = holder(table, note["run"])
+        if other is not None and not wait:
+            raise TableBusy(
+                f"Table {table.uri} is being written by run {other['run']} on {other['host']} "
+                f"(process {other['pid']}, last sign of life {other['time']}). "
+                "Wait for it with --wait, or try again later."
+            )
+        if other is None:
+            try:
+                table.commit({**note, "state": "claim"})
+                return table
+            except Refused:
+                pass  # somebody was faster: look again
+        else:
+            time.sleep(poll_seconds)
+        newest = Table.open(table.uri, table.options)
+        assert newest is not None  # noqa: S101 - tables are not deleted under us
+        table = newest

@@ -1,0 +1,43 @@
+"""The console command: `embatch NAME …` is `python -m jobs.NAME …`."""
+
+import difflib
+import importlib
+import sys
+
+COMMANDS = {
+    "embed": "bring a table of vectors in line with a source",
+    "models": "list the models that are known by name",
+    "status": "rows, model, failures, versions and last runs of a table",
+    "failures": "list the rows that have no vector, and why",
+    "export": "write one clean Parquet file",
+    "delete": "remove rows by id",
+    "restore": "go back to an older version of a table",
+    "vacuum": "delete files that no recent version holds",
+}
+USAGE = """usage: embatch COMMAND …
+
+{commands}
+
+`embatch COMMAND --help` explains a command; `embatch embed SOURCE TABLE --model MODEL` is the one
+to begin with."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        width = max(map(len, COMMANDS))
+        print(USAGE.format(commands="\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())))
+        return 0 if arguments else 2
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        print(f"embatch: unknown command {name!r}. Known: {', '.join(COMMANDS)}.{hint}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"jobs.{name.replace('-', '_')}")
+    return int(module.main(rest))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""Ray: started or joined, kept quiet, and shared out among actors and read tasks in one place."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+OBJECT_STORE_BYTES = 1 << 30  # texts travel through it, vectors never
+READ_CPUS = 0.25  # what a read task reserves; actors leave room for some of them on every node
+ACTOR_SHARE = 0.75  # of its threads is what an actor reserves
+CPU_THREADS = 8  # threads that one encoder uses well on a CPU
+WINDOW_ROWS = 4096
+WINDOWS_PER_ACTOR = 4  # so that actors end together on small runs
+SMALLEST_WINDOW = 256
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """How a run uses the machines.
+
+    Attributes:
+        device: `cpu` or `cuda`.
+        n_actors: processes that host the model.
+        threads: torch threads an actor.
+        cpus: what an actor reserves of a node's CPUs; less than its threads, so that read tasks
+            always find room.
+        gpus: what an actor reserves of a node's GPUs.
+        window_rows: rows that an actor takes at a time.
+    """
+
+    device: str
+    n_actors: int
+    threads: int
+    cpus: float
+    gpus: float
+    window_rows: int
+
+
+def allocate(nodes: list[dict[str, float]], *, device: str, actors: int | None, n_due: int) -> Allocation:
+    """Share out the machines.
+
+    Args:
+        nodes: the resources of each node, `CPU` and `GPU`.
+        device: `auto` takes GPUs where there are any.
+        actors: processes that host the model; None takes one a GPU, or one for every CPU_THREADS
+            cores of a node.
+        n_due: rows to embed.
+
+    Raises:
+        ValueError: `cuda` is asked for and no node has a GPU.
+    """
+    gpus = int(sum(node.get("GPU", 0) for node in nodes))
+    cores = [max(1, int(node.get("CPU", 0))) for node in nodes if node.get("CPU", 0) > 0] or [1]
+    if device == "cuda" and not gpus:
+        raise ValueError("--device cuda: no node of this Ray cluster has a GPU. Leave --device out, or give cpu.")
+    on_gpu = gpus > 0 and device in ("auto", "cuda")
+    wanted = gpus if on_gpu else sum(max(1, n // CPU_THREADS) for n in cores)
+    n_actors = actors or wanted
+    a_node = -(-n_actors // len(cores))
+    threads = max(1, min(cores) // a_node)
+    window = -(-n_due // (n_actors * WINDOWS_PER_ACTOR))
+    return Allocation(
+        device="cuda" if on_gpu else "cpu",
+        n_actors=n_actors,
+        threads=threads,
+        cpus=min(ACTOR_SHARE * threads, ACTOR_SHARE * min(cores) / a_node),
+        gpus=min(1.0, gpus / n_actors) if on_gpu else 0.0,
+        window_rows=max(SMALLEST_WINDOW, min(WINDOW_ROWS, window)),
+    )
+
+
+class Cluster:
+    """A Ray that starts in the background, when the first one asks for it."""
+
+    def __init__(self, address: str | None, *, verbose: bool) -> None:
+        self.address = address or os.environ.get("RAY_ADDRESS") or None
+        self.verbose = verbose
+        # The thread must outlive the run: Ray's processes die with the thread that started them.
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray-start")
+        self._started: Future[None] | None = None
+
+    def start(self) -> None:
+        """Begin to start Ray, if it is not under way."""
+        if self._started is None:
+            self._started = self._pool.submit(self._init)
+
+    def nodes(self) -> list[dict[str, float]]:
+        """The resources of the nodes that are alive; waits for Ray."""
+        import ray
+
+        self.start()
+        assert self._started is not None  # noqa: S101 - start() set it
+        self._started.result()
+        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+    def stop(self) -> None:
+        """Stop or leave Ray."""
+        if self._started is not None:
+            import ray
+
+            with contextlib.suppress(Exception):
+                self._started.result()
+            ray.shutdown()
+        self._pool.shutdown()
+
+    def _init(self) -> None:
+        if not self.verbose:
+            os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        import ray
+
+        if ray.is_initialized():  # a test's or a notebook's
+            return
+        settings: dict[str, Any] = {"log_to_driver": self.verbose}
+        if not self.verbose:
+            settings["logging_level"] = logging.ERROR
+        if self.address is None:
+            settings |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        ray.init(address=self.address or "local", **settings)
+        import ray.data
+
+        if not self.verbose:
+            logging.getLogger("ray.data").setLevel(logging.ERROR)
+            logging.getLogger("ray").setLevel(logging.ERROR)
+            ray.data.DataContext.get_current().enable_progress_bars = False
+
+
+@contextlib.contextmanager
+def cluster(address: str | None, *, verbose: bool) -> Iterator[Cluster]:
+    """A Ray for the length of a run; one that was there before stays."""
+    import sys
+
+    was_there = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    mine = Cluster(address, verbose=verbose)
+    try:
+        yield mine
+    finally:
+        if not was_there:
+            mine.stop()
+
+
+def under_submitted_job() -> bool:
+    """Whether this process is the entry point of a job that was submitted to a Ray cluster."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ

@@ -1,0 +1,367 @@
+"""Bring a table of vectors in line with a source: embed what is new or changed, and nothing else.
+
+    embatch embed articles.csv tables/articles --model all-MiniLM-L6-v2 --text-column title,body
+    embatch embed s3://bucket/corpus s3://bucket/table --model use-multilingual-v3 --prune
+
+Reads files, folders, feeds or Hugging Face datasets; writes the Delta table TABLE and, for rows
+that cannot be embedded, TABLE.failures. Run it again after a crash or a change: it plans first and
+pays only for what is due.
+"""
+
+import json
+import os
+import sys
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from jobs.options import parse, storage_options, table_uri, user_errors
+from jobs.sync import Outcome, Stopped, Sync, SyncError, SyncModel, SyncOptions, too_many_failures
+
+DRY_RUN_ROWS = 64
+Names = Annotated[str, tyro.conf.arg(metavar="A,B")]
+
+
+@dataclass(frozen=True)
+class EmbedConfig:
+    """What to embed, with what, and into which table.
+
+    Attributes:
+        source: file, glob, folder, URI, datasets folder or hub name (owner/name:split)
+        table: folder or bucket prefix of the table; made where there is none
+        model: a name that `embatch models` lists, a local folder, or a hub name
+        text_column: columns that make the text, joined by a newline (found by itself where possible)
+        id_column: column of ids (default: the path where a file is one text, else a hash of the text)
+        columns: other columns to keep (default: all)
+        max_chars: cut each text to so many characters
+        limit: take only the first rows, to try things out
+        delimiter: between the fields of a CSV file
+        quote: around fields of a CSV file
+        no_header: the first row of a CSV file is data; its columns are column_1, column_2, ...
+        lines: each line of a text file is one text
+        prompt: name of one of the model's prompts (passage, query), or the words to put before a text
+        max_tokens: cut texts to so many tokens (default: the model's own bound)
+        chunk_tokens: cut documents into passages of so many tokens
+        chunk_overlap: tokens that two neighbouring passages share
+        prune: remove rows that the source has no longer
+        force_prune: remove them even if they are more than a fifth of the table
+        replace: embed every row anew, also with another model
+        retry_failed: try rows again that failed before
+        max_failures: share of the rows due that may fail before the run counts as failed
+        precision: of the computation
+        device: where the model runs
+        actors: processes that host the model (default: from the machines)
+        vector_dtype: float16 rounds vectors, which halves the files
+        no_text: leave the text out of a new table
+        dry_run: say what would be done and how long it would take; write nothing
+        wait: wait while another run writes to the table, instead of leaving
+        address: Ray cluster to join (default: RAY_ADDRESS, else a Ray of our own on this machine)
+        shared_filesystem: say that all nodes of the cluster see TABLE under its local path
+        storage_option: KEY=VALUE for the object store, once for each
+        json: print the summary as one line of JSON, the last on stdout
+        verbose: show what Ray says
+    """
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    table: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TABLE")]
+    model: Annotated[str, tyro.conf.arg(metavar="MODEL")]
+    text_column: Names = ""
+    id_column: str = ""
+    columns: Names = ""
+    max_chars: int = 0
+    limit: int = 0
+    delimiter: str = ","
+    quote: str = '"'
+    no_header: bool = False
+    lines: bool = False
+    prompt: str = ""
+    max_tokens: int = 0
+    chunk_tokens: int = 0
+    chunk_overlap: int = 0
+    prune: bool = False
+    force_prune: bool = False
+    replace: bool = False
+    retry_failed: bool = False
+    max_failures: float = 0.1
+    precision: Literal["fp32"] = "fp32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    actors: int = 0
+    vector_dtype: Literal["float32", "float16"] = "float32"
+    no_text: bool = False
+    dry_run: bool = False
+    wait: bool = False
+    address: str = ""
+    shared_filesystem: bool = False
+    storage_option: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    json: bool = False
+    verbose: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("max_chars", "limit", "max_tokens", "chunk_tokens", "chunk_overlap", "actors"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, expected 1 or more.")
+        if not 0 <= self.max_failures <= 1:
+            raise ValueError(f"--max-failures is {self.max_failures}, expected a share from 0 to 1.")
+        if self.chunk_overlap and self.chunk_overlap >= self.chunk_tokens:
+            raise ValueError(
+                f"--chunk-overlap is {self.chunk_overlap}, expected less than --chunk-tokens ({self.chunk_tokens})."
+            )
+        if self.prune and self.limit:
+            raise ValueError("--prune with --limit would remove every row that --limit leaves out. Drop one of them.")
+        if self.force_prune and not self.prune:
+            raise ValueError("--force-prune says how far --prune may go. Add --prune.")
+        storage_options(self.storage_option)
+
+
+@dataclass(frozen=True)
+class EmbedSummary:
+    """What a run did; all counts but `deleted` are rows of the source and add up to `rows_read`.
+
+    Attributes:
+        rows_per_second: embedded and replaced rows over the seconds of the embedding stage.
+        n_truncated: texts cut at the model's bound.
+        replans: times that somebody else wrote in between.
+    """
+
+    rows_read: int
+    unchanged: int
+    embedded: int
+    replaced: int
+    updated: int
+    duplicates: int
+    failed: int
+    deleted: int
+    seconds: float
+    rows_per_second: float
+    table_version: int
+    table: str
+    model: str
+    run: str
+    n_tokens: int
+    n_truncated: int
+    n_passages: int
+    waves: int
+    replans: int
+    failures: dict[str, int]
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class DryRunSummary:
+    """What a run would do; times are estimates from a sample."""
+
+    rows_read: int
+    unchanged: int
+    embedded: int
+    replaced: int
+    updated: int
+    duplicates: int
+    failed: int
+    deleted: int
+    rows_to_embed: int
+    tokens_to_embed: int
+    seconds_expected: float
+    rows_per_second: float
+    warnings: list[str]
+
+
+def run(
+    config: EmbedConfig, model: SyncModel | None = None, *, wave_seconds: float = 30.0, claims: bool = True
+) -> EmbedSummary | DryRunSummary:
+    """Sync a table with a source.
+
+    Args:
+        config: what was asked for.
+        model: hosts another model than `config.model` names.
+        wave_seconds: time between two commits.
+        claims: claim the table; without, the store's fence alone keeps it true.
+
+    Raises:
+        SourceError, ModelError, StoreError, TableBusy, SyncError: messages for the user.
+        Stopped: SIGINT or SIGTERM.
+    """
+    from jobs.cluster import cluster
+    from sources import open_source
+    from sources.rows import SourceOptions
+
+    started = time.monotonic()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    table = table_uri(config.table, shared=config.shared_filesystem)
+    _refuse_nesting(config.source, table)
+    credentials = storage_options(config.storage_option)
+    source = open_source(
+        SourceOptions(
+            path=config.source,
+            text_column=_names(config.text_column),
+            id_column=config.id_column or None,
+            columns=_names(config.columns) or None,
+            max_chars=config.max_chars or None,
+            delimiter=config.delimiter,
+            quote=config.quote,
+            no_header=config.no_header,
+            lines=config.lines,
+            storage_options=credentials,
+        )
+    )
+    if model is None:
+        from actors.models import resolve
+
+        model = resolve(config.model, prompt=config.prompt or None, max_tokens=config.max_tokens or None)
+    options = SyncOptions(
+        table=table,
+        storage_options=credentials,
+        source_name=config.source,
+        prune=config.prune,
+        force_prune=config.force_prune,
+        replace=config.replace,
+        retry_failed=config.retry_failed,
+        max_failures=config.max_failures,
+        limit=config.limit or None,
+        with_text=not config.no_text,
+        half=config.vector_dtype == "float16",
+        chunk_tokens=config.chunk_tokens,
+        chunk_overlap=config.chunk_overlap,
+        device=config.device,
+        actors=config.actors or None,
+        wait=config.wait,
+        quiet=config.json and not sys.stderr.isatty(),
+        wave_seconds=wave_seconds,
+        claims=claims,
+    )
+    run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
+    with cluster(config.address or None, verbose=config.verbose) as ray_cluster:
+        sync = Sync(source, model, options, run_id, ray_cluster)
+        if config.dry_run:
+            return _dry_run(sync, model, config)
+        outcome = sync.run()
+    summary = _summary(outcome, config, model, run_id, time.monotonic() - started)
+    if outcome.failure_share > config.max_failures:
+        _print(summary, config)
+        raise SyncError(too_many_failures(outcome.failure_share, config.max_failures, config.table))
+    return summary
+
+
+def _summary(
+    outcome: Outcome, config: EmbedConfig, model: SyncModel, run_id: str, seconds: float
+) -> EmbedSummary:
+    counts, tally = outcome.counts, outcome.tally
+    return EmbedSummary(
+        **asdict(counts),
+        seconds=round(seconds, 3),
+        rows_per_second=round((counts.embedded + counts.replaced) / max(outcome.embed_seconds, 1e-9), 1)
+        if outcome.embed_seconds
+        else 0.0,
+        table_version=outcome.table_version,
+        table=config.table,
+        model=model.name,
+        run=run_id,
+        n_tokens=tally.n_tokens,
+        n_truncated=tally.n_truncated,
+        n_passages=tally.n_rows if config.chunk_tokens else 0,
+        waves=outcome.n_waves,
+        replans=outcome.n_replans,
+        failures=outcome.reasons,
+        warnings=outcome.warnings,
+    )
+
+
+def _dry_run(sync: Sync, model: SyncModel, config: EmbedConfig) -> DryRunSummary:
+    """Plan, and time the model on a few of the rows that are due, in this process."""
+    from actors.engine import encode
+
+    preview = sync.preview(DRY_RUN_ROWS)
+    plan = preview.plan
+    n_due = len(plan.to_embed)
+    tokens_a_row, rate = 0.0, 0.0
+    if preview.sample:
+        encoder = model.load("cpu" if config.device == "auto" else config.device, None)
+        encode(encoder, preview.sample[:4], 4096)  # the first call pays for what later ones do not
+        started = time.monotonic()
+        encoded = encode(encoder, preview.sample, 4096)
+        rate = len(preview.sample) / (time.monotonic() - started)
+        tokens_a_row = float(encoded.n_tokens.mean())
+    return DryRunSummary(
+        rows_read=plan.n_rows + preview.n_unreadable,
+        unchanged=plan.unchanged,
+        embedded=plan.embedded,
+        replaced=plan.replaced,
+        updated=plan.updated,
+        duplicates=plan.duplicates,
+        failed=preview.n_unreadable + plan.conflicts + plan.known,
+        deleted=plan.deleted,
+        rows_to_embed=n_due,
+        tokens_to_embed=round(n_due * tokens_a_row),
+        seconds_expected=round(n_due / rate, 1) if rate else 0.0,
+        rows_per_second=round(rate, 1),
+        warnings=preview.warnings,
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _refuse_nesting(source: str, table: str) -> None:
+    """A table inside its source's folder would become its own source the next night."""
+    if "://" in source or "://" in table or not os.path.isdir(source):
+        return
+    folder, inner = Path(source).resolve(), Path(table).resolve()
+    if inner == folder or folder in inner.parents:
+        raise ValueError(f"TABLE {table} lies inside SOURCE {source}, and would be read as a part of it. Move it out.")
+
+
+def _print(summary: EmbedSummary | DryRunSummary, config: EmbedConfig) -> None:
+    """The summary for a person on stderr, or for a machine on stdout."""
+    if config.json:
+        print(json.dumps(asdict(summary)), flush=True)
+        return
+    lines = [f"{summary.rows_read:>12,}  rows read"]
+    meanings = {
+        "unchanged": "unchanged",
+        "embedded": "embedded",
+        "replaced": "replaced, content or recipe changed",
+        "updated": "updated, other columns changed, old vector kept",
+        "duplicates": "duplicates of another row of the source",
+        "failed": f"failed, see `embatch failures {config.table}`",
+    }
+    signs = iter("=" + "+" * len(meanings))
+    for name, meaning in meanings.items():
+        lines.append(f"{next(signs)} {getattr(summary, name):>10,}  {meaning}")
+    lines.append(f"{summary.deleted:>12,}  deleted from the table")
+    if isinstance(summary, DryRunSummary):
+        lines.append(
+            f"\nDry run: nothing was written. {summary.rows_to_embed:,} rows and about "
+            f"{summary.tokens_to_embed:,} tokens to embed, about {summary.seconds_expected:,.0f} s at "
+            f"{summary.rows_per_second:,.0f} rows/s (measured on a sample, one process)."
+        )
+    else:
+        if summary.n_passages:
+            lines.append(f"{summary.n_passages:>12,}  passages written")
+        if summary.n_truncated:
+            lines.append(f"{summary.n_truncated:>12,}  texts were longer than the model reads (--chunk-tokens cuts them)")
+        lines.append(
+            f"\n{summary.table} is at version {summary.table_version}: {summary.model}, "
+            f"{summary.seconds:.1f} s, {summary.rows_per_second:,.0f} rows/s while embedding."
+        )
+        lines += [f"failed {n:,}: {reason}" for reason, n in sorted(summary.failures.items(), key=lambda x: -x[1])[:5]]
+    print("\n".join(lines + [f"Warning: {warning}" for warning in summary.warnings]), flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, run, print; returns the exit code."""
+    config = parse(EmbedConfig, "embed", __doc__, arguments)
+    with user_errors() as outcome:
+        try:
+            _print(run(config), config)
+        except Stopped as stopped:
+            print(f"embatch: {stopped}; what was complete is committed, run again to go on.", file=sys.stderr)
+            return 128 + stopped.signum
+    return outcome.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""What all commands share: options from a dataclass, and errors as one message."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+
+from jobs.cluster import under_submitted_job
+
+Config = TypeVar("Config")
+
+
+@dataclass
+class CommandOutcome:
+    """How a command ended: 0 done, 1 failed, 2 wrong usage."""
+
+    exit_code: int = 0
+
+
+def parse(config: type[Config], command: str, doc: str | None, arguments: Sequence[str] | None) -> Config:
+    """Options from the command line; wrong ones end the process with 2 and a message."""
+    try:
+        return tyro.cli(
+            config,
+            prog=f"embatch {command}",
+            description=doc,
+            args=arguments,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+    except ValueError as error:
+        print(f"embatch {command}: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[CommandOutcome]:
+    """Turn the errors that a user can cause into one message on stderr and an exit code."""
+    from actors.engine import ModelError
+    from jobs.claim import TableBusy
+    from jobs.sync import SyncError
+    from schemas.embeddings import SchemaError
+    from schemas.store import StoreError
+    from sources.rows import SourceError
+
+    outcome = CommandOutcome()
+    try:
+        yield outcome
+    except (SourceError, ModelError, SchemaError, ValueError) as error:
+        print(f"embatch: {error}", file=sys.stderr)
+        outcome.exit_code = 2 if type(error) is ValueError else 1
+    except (StoreError, TableBusy, SyncError, OSError) as error:
+        print(f"embatch: {error}", file=sys.stderr)
+        outcome.exit_code = 1
+
+
+def storage_options(pairs: Sequence[str]) -> dict[str, str]:
+    """`KEY=VALUE` pairs as a dict.
+
+    Raises:
+        ValueError: a pair without `=`; its value is not shown, since it may be a secret.
+    """
+    for pair in pairs:
+        if "=" not in pair:
+            raise ValueError("--storage-option expects KEY=VALUE, once for each, and got a word without '='.")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def table_uri(table: str, *, shared: bool = False) -> str:
+    """The table's place in a form that holds on every node: a URI or an absolute path.
+
+    Raises:
+        ValueError: a local path under a submitted job, where it would be lost or seen by one node.
+    """
+    if "://" in table:
+        return table.rstrip("/")
+    if under_submitted_job():
+        if not os.path.isabs(table):
+            raise ValueError(
+                f"TABLE {table} is relative, and a submitted job runs in a temporary copy of its folder, "
+                "where the table would be lost. Give an absolute path or a URI such as s3://bucket/table."
+            )
+    return str(Path(table).absolute())

@@ -1,0 +1,231 @@
+"""Both sides of a plan, read: the source's pieces and the table's files, as KEYS.
+
+Small sources are read here, in the driver; large ones by Ray Data's tasks, which call the same
+`scan_piece`. The pieces are read once more for the rows that are due (`read_due`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from actors.window import DUE_FIELDS
+from schemas.embeddings import Fingerprint, cast_column, common_schema
+from schemas.keys import KEYS, from_hex, id_hashes
+from schemas.plan import CONFLICT, COPY, DUE
+from schemas.store import Fragment, Table
+from sources.rows import FAILURE_SCHEMA, PREPARED_FIELDS, Piece, Source
+
+CONFLICT_REASON = "another row of the source has this id and other content"
+CHANGED_REASON = "the source changed while the run went on; the next run takes it"
+
+
+@dataclass(frozen=True)
+class SourceScan:
+    """What one pass over a source found.
+
+    Attributes:
+        keys: (n,) KEYS in order of file and position.
+        schemas: the other columns of each piece, in the same order.
+        failures: rows that could not be read, `sources.rows.FAILURE_SCHEMA`.
+        complete: whether every file could be listed and read to its end.
+    """
+
+    keys: np.ndarray
+    schemas: list[pa.Schema]
+    failures: pa.Table
+    complete: bool
+
+
+@dataclass(frozen=True)
+class TableScan:
+    """What a table holds: (n,) KEYS, its files, and which of them this recipe wrote, (f,) bool."""
+
+    keys: np.ndarray
+    files: list[Fragment]
+    current_file: np.ndarray
+
+
+def scan_piece(source: Source, index: int, piece: Piece) -> dict[str, Any]:
+    """Read one piece for its keys.
+
+    Returns:
+        `piece` (its index), `keys` (bytes of KEYS), `columns` (a serialised schema of the other
+        columns) and `failures` (a serialised table): what fits in one row of a Ray dataset.
+    """
+    keys, failures, schemas = [], [], []
+    for table, failed in source.read(piece):
+        part = np.zeros(len(table), KEYS)
+        part["id"] = id_hashes(table["id"])
+        part["content"] = _words(table["content_hash"])
+        part["row"] = table["row_hash"].to_numpy()
+        part["where"] = index
+        part["position"] = table["position"].to_numpy()
+        keys.append(part)
+        failures.append(failed)
+        schemas.append(_others(table).schema)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, FAILURE_SCHEMA) as stream:
+        for failed in failures:
+            stream.write_table(failed)
+    return {
+        "piece": index,
+        "keys": np.concatenate(keys).tobytes() if keys else b"",
+        "columns": common_schema(schemas).serialize().to_pybytes(),
+        "failures": sink.getvalue().to_pybytes(),
+    }
+
+
+def gather(scans: Sequence[Mapping[str, Any]], *, all_listed: bool, limit: int | None = None) -> SourceScan:
+    """The pieces' scans as one, in the pieces' order, of the first `limit` rows."""
+    ordered = sorted(scans, key=lambda scan: int(scan["piece"]))
+    failures = pa.concat_tables(
+        [FAILURE_SCHEMA.empty_table(), *(pa.ipc.open_stream(scan["failures"]).read_all() for scan in ordered)]
+    )
+    keys = np.frombuffer(b"".join(scan["keys"] for scan in ordered), KEYS)
+    return SourceScan(
+        keys=keys[:limit],
+        schemas=[pa.ipc.read_schema(pa.py_buffer(scan["columns"])) for scan in ordered],
+        failures=failures,
+        complete=all_listed and limit is None and "file" not in failures["stage"].to_pylist(),
+    )
+
+
+def scan_table(table: Table | None, recipe: str, *, passages: bool) -> TableScan:
+    """Read the keys of every row of a table; None is a table of no rows."""
+    files = table.files() if table else []
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        parts = list(pool.map(lambda f: _scan_file(table, f, recipe, passages), files)) if table else []
+    for index, (keys, _) in enumerate(parts):
+        keys["where"] = index
+    return TableScan(
+        keys=np.concatenate([keys for keys, _ in parts]) if parts else np.zeros(0, KEYS),
+        files=files,
+        current_file=np.array([current for _, current in parts], bool),
+    )
+
+
+def _scan_file(table: Table, file: Fragment, recipe: str, passages: bool) -> tuple[np.ndarray, bool]:
+    id_column = "parent_id" if passages else "id"
+    held = table.read_file(file.name, [id_column, "content_hash", "row_hash"])
+    keys = np.zeros(len(held), KEYS)
+    keys["id"] = id_hashes(held[id_column])
+    keys["position"] = np.arange(len(held))
+    written_here = {"content_hash", "row_hash"} <= set(held.column_names)  # a foreign file may lack them
+    if written_here:
+        keys["content"] = from_hex(held["content_hash"], 2)
+        keys["row"] = from_hex(held["row_hash"], 1)[:, 0]
+    fingerprint = Fingerprint.of(table.file_schema(file.name))
+    return keys, written_here and fingerprint is not None and fingerprint.recipe == recipe
+
+
+def read_due(
+    source: Source,
+    piece: Piece,
+    due: np.ndarray,
+    files: Sequence[str],
+    columns: Mapping[str, pa.Field],
+) -> Iterator[pa.Table]:
+    """Read a piece once more and yield its due rows, ready for a worker.
+
+    Args:
+        source: where the piece is read.
+        piece: one of the source's pieces.
+        due: (k,) DUE rows of this piece, sorted by position.
+        files: names of the table's files, which `due["from_file"]` points into.
+        columns: the source's other columns with the table's fields for them.
+
+    Yields:
+        `actors.window.DUE_FIELDS` and the table's columns. Each due row comes exactly once; one
+        that is not there any more, or holds something else by now, comes with its reason.
+    """
+    n_found = np.zeros(len(due), bool)
+    for table, _ in source.read(piece):
+        positions = table["position"].to_numpy()
+        at = np.searchsorted(due["position"], positions)
+        inside = np.flatnonzero((at < len(due)))
+        inside = inside[due["position"][at[inside]] == positions[inside]]
+        if not len(inside):
+            continue
+        mine = due[at[inside]]
+        n_found[at[inside]] = True
+        rows = table.take(pa.array(inside))
+        changed = (_words(rows["content_hash"]) != mine["content"]).any(axis=1)
+        reasons = np.where(changed, CHANGED_REASON, np.where(mine["action"] == CONFLICT, CONFLICT_REASON, ""))
+        stages = np.where(changed, "read", np.where(mine["action"] == CONFLICT, "id", ""))
+        others = {columns[name].name: _others(rows)[name] for name in _others(rows).column_names if name in columns}
+        yield _due_table(
+            mine,
+            files,
+            _named(piece),
+            columns,
+            others | {"id": rows["id"], "content_hash": rows["content_hash"], "text": rows["text"]},
+            reasons,
+            stages,
+        )
+    lost = due[~n_found]
+    if len(lost):
+        reason, stage = np.full(len(lost), CHANGED_REASON), np.full(len(lost), "read")
+        yield _due_table(lost, files, _named(piece), columns, {}, reason, stage)
+
+
+def _due_table(
+    due: np.ndarray,
+    files: Sequence[str],
+    source_file: str,
+    columns: Mapping[str, pa.Field],
+    values: Mapping[str, pa.ChunkedArray],
+    reasons: np.ndarray,
+    stages: np.ndarray,
+) -> pa.Table:
+    n = len(due)
+    copies = due["action"] == COPY
+    from_files = [files[index] if copy else None for index, copy in zip(due["from_file"], copies, strict=True)]
+    known: dict[str, Any] = {
+        "row_hash": pa.array(due["row"]),
+        "due:source_file": pa.array([source_file] * n, pa.string()),
+        "due:position": pa.array(due["position"].astype(np.int64)),
+        "due:action": pa.array(due["action"]),
+        "due:kind": pa.array(due["kind"]),
+        "due:group": pa.array(due["group"]),
+        "due:from_file": pa.array(from_files, pa.string()),
+        "due:from_position": pa.array(due["from_position"]),
+        "due:from_count": pa.array(due["from_count"]),
+        "due:stage": pa.array([stage or None for stage in stages.tolist()], pa.string()),
+        "due:reason": pa.array([reason or None for reason in reasons.tolist()], pa.string()),
+        **values,
+    }
+    fields = [*DUE_FIELDS, *columns.values()]
+    arrays = [
+        cast_column(known[field.name], field.type) if field.name in known else pa.nulls(n, field.type)
+        for field in fields
+    ]
+    return pa.table(arrays, schema=pa.schema(fields))
+
+
+def due_by_piece(due: np.ndarray) -> list[np.ndarray]:
+    """Cut due rows, (k,) DUE in the order of work, where the group or the piece changes."""
+    if len(due) == 0:
+        return []
+    edge = (due["group"][1:] != due["group"][:-1]) | (due["piece"][1:] != due["piece"][:-1])
+    return np.split(due, np.flatnonzero(edge) + 1)
+
+
+def due_from_bytes(data: bytes) -> np.ndarray:
+    """The inverse of `due.tobytes()`: (k,) DUE."""
+    return np.frombuffer(data, DUE)
+
+
+def _others(table: pa.Table) -> pa.Table:
+    return table.select(range(len(PREPARED_FIELDS), table.num_columns))
+
+
+def _words(hashes: pa.ChunkedArray) -> np.ndarray:
+    return np.frombuffer(b"".join(hashes.to_pylist()), "<u8").reshape(-1, 2)
+
+
+def _named(piece: Piece) -> str:
+    return piece.files[0] if len(piece.files) == 1 else f"{piece.files[0]} … {piece.files[-1]}"

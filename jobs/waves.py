@@ -1,0 +1,220 @@
+"""What workers have written becomes the table, a wave at a time; the driver alone does this.
+
+A wave is one commit: the files of new rows that have come in, and, for each group of table files
+whose due rows are all in, the files rewritten without their old rows. Failures are committed
+before the rows they replace go, so that a row is never in neither table.
+"""
+
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.claim import RENEW_SECONDS
+from schemas.embeddings import vector_column, vectors_of
+from schemas.failures import FailureLog
+from schemas.plan import NEW, REPLACED, UPDATED, Plan
+from schemas.store import Fragment, Table, write_rows
+
+SMALL_BYTES = 16 << 20
+MANY_SMALL_FILES = 32
+COMPACTED_BYTES = 128 << 20
+
+
+@dataclass
+class Tally:
+    """What the workers have reported so far, summed."""
+
+    n_due: int = 0
+    n_failed_new: int = 0
+    n_failed_replaced: int = 0
+    n_failed_updated: int = 0
+    n_tokens: int = 0
+    n_truncated: int = 0
+    n_rows: int = 0
+    compute_seconds: float = 0.0
+
+    def work(self, report: Mapping[str, Any]) -> None:
+        """Add what a worker has done."""
+        for name in ("n_due", "n_tokens", "n_truncated", "n_rows", "compute_seconds"):
+            setattr(self, name, getattr(self, name) + report[name])
+
+    def fail(self, kind: int) -> None:
+        """Add a failure that is on record; a conflict of ids is the plan's to count."""
+        if kind == NEW:
+            self.n_failed_new += 1
+        elif kind == REPLACED:
+            self.n_failed_replaced += 1
+        elif kind == UPDATED:
+            self.n_failed_updated += 1
+
+    @property
+    def n_failed(self) -> int:
+        """Rows that failed in the workers."""
+        return self.n_failed_new + self.n_failed_replaced + self.n_failed_updated
+
+
+@dataclass
+class Waves:
+    """Collects reports and commits them.
+
+    Attributes:
+        table: the table, at the version that the plan was made for.
+        files: its files at that version; the plan's arrays point into them.
+        plan: what is due.
+        failures: the failures table.
+        note: what every commit's metadata holds (run, host, pid, model, precision).
+        failure_columns: what the driver adds to a worker's failure, by its stage.
+        at_once: hold everything back for `finish_overwrite`.
+    """
+
+    table: Table
+    files: list[Fragment]
+    plan: Plan
+    failures: FailureLog
+    note: Mapping[str, Any]
+    failure_columns: Callable[[str], Mapping[str, Any]]
+    at_once: bool = False
+    tally: Tally = field(default_factory=Tally)
+    n_waves: int = 0
+
+    def __post_init__(self) -> None:
+        self._waiting = self.plan.expected()
+        self._fragments: dict[int, list[Fragment]] = defaultdict(list)
+        self._failed: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        self._open_groups = {g for g in range(1, self.plan.n_groups + 1)}
+        self._last_commit = time.monotonic()
+
+    def take(self, report: Mapping[str, Any]) -> None:
+        """Note what a worker has done for one group."""
+        group = report["group"]
+        self.tally.work(report)
+        self._waiting[group] -= report["n_due"]
+        if report["name"] is not None:
+            self._fragments[group].append(Fragment(report["name"], report["size_bytes"], report["n_rows"]))
+        self._failed[group] += report["failures"]
+
+    def seconds_since_commit(self) -> float:
+        """Time since the table last heard of this run."""
+        return time.monotonic() - self._last_commit
+
+    def commit(self) -> int:
+        """Commit what is complete, or renew the claim where that takes long.
+
+        Returns:
+            Rows of the table that were added.
+
+        Raises:
+            Refused: somebody else wrote to the table; nothing of this wave is in it.
+        """
+        ready = [0] + [g for g in sorted(self._open_groups) if self._waiting[g] == 0]
+        if self.at_once:
+            ready = []
+        failed = [failure for group in ready for failure in self._failed[group]]
+        added = [fragment for group in ready for fragment in self._fragments[group]]
+        old = [i for i in np.flatnonzero(np.isin(self.plan.group_of_file, ready[1:])).tolist()]
+        if not (failed or added or old):
+            if self.seconds_since_commit() > RENEW_SECONDS:
+                self.table.commit({**self.note, "state": "claim"})
+                self._last_commit = time.monotonic()
+            return 0
+        self._last_commit = time.monotonic()
+        self._record(failed)
+        rewritten = [fragment for index in old if (fragment := self._without_old_rows(index))]
+        if added or old:
+            self.table.commit(
+                {**self.note, "state": "wave", "n_added": sum(f.n_rows for f in added)},
+                add=[*added, *rewritten],
+                remove=[self.files[index] for index in old],
+            )
+            self.n_waves += 1
+        for group in ready:
+            self._fragments.pop(group, None)
+            self._failed.pop(group, None)
+        self._open_groups -= set(ready)
+        return sum(fragment.n_rows for fragment in added)
+
+    def finish_overwrite(self, schema: pa.Schema) -> None:
+        """Replace the whole table by what the workers wrote, in one commit."""
+        failed = [failure for failures in self._failed.values() for failure in failures]
+        self._record(failed)
+        added = [fragment for fragments in self._fragments.values() for fragment in fragments]
+        note = {**self.note, "state": "wave", "n_added": sum(f.n_rows for f in added)}
+        self.table.overwrite(note, schema, added)
+        self.n_waves += 1
+
+    def _record(self, failed: list[dict[str, Any]]) -> None:
+        if failed:
+            rows = [{**failure, **self.failure_columns(failure["stage"])} for failure in failed]
+            self.failures.add(rows, self.note)
+            for failure in failed:
+                self.tally.fail(failure["kind"])
+
+    def _without_old_rows(self, index: int) -> Fragment | None:
+        file = self.files[index]
+        drops = self.plan.drops
+        gone = drops["position"][drops["where"] == index]
+        rows = self.table.read_file(file.name)
+        kept = np.ones(len(rows), bool)
+        kept[gone] = False
+        if not kept.any():
+            return None
+        name = f"{self.note['run']}-rest-{uuid.uuid4().hex}.parquet"
+        return write_rows(self.table.filesystem, name, fixed_size(rows.filter(pa.array(kept))))
+
+
+def fixed_size(rows: pa.Table) -> pa.Table:
+    """Rows with vectors of fixed size, also where a foreign tool wrote lists."""
+    at = rows.schema.get_field_index("embedding")
+    if at < 0 or pa.types.is_fixed_size_list(rows.schema.field(at).type):
+        return rows
+    vectors = vector_column(vectors_of(rows["embedding"]))
+    return rows.set_column(at, rows.schema.field(at).with_type(vectors.type), vectors)
+
+
+def compact(table: Table, note: Mapping[str, Any]) -> int:
+    """Join small files, when there are many, in one commit.
+
+    Files of different recipes stay apart, since the recipe stands in the file.
+
+    Returns:
+        How many files were joined.
+
+    Raises:
+        Refused: somebody else wrote to the table; nothing was changed.
+    """
+    small = [file for file in table.files() if file.size_bytes < SMALL_BYTES]
+    if len(small) <= MANY_SMALL_FILES:
+        return 0
+    alike: dict[bytes, list[Fragment]] = defaultdict(list)
+    for file in small:
+        alike[table.file_schema(file.name).serialize().to_pybytes()].append(file)
+    joined, added = [], []
+    for files in alike.values():
+        for batch in _by_size(files):
+            if len(batch) < 2:
+                continue
+            rows = pa.concat_tables([table.read_file(file.name) for file in batch])
+            name = f"{note['run']}-joined-{uuid.uuid4().hex}.parquet"
+            added.append(write_rows(table.filesystem, name, rows.combine_chunks()))
+            joined += batch
+    if joined:
+        table.commit({**note, "state": "compacted", "n_files": len(joined)}, add=added, remove=joined)
+    return len(joined)
+
+
+def _by_size(files: list[Fragment]) -> list[list[Fragment]]:
+    batches: list[list[Fragment]] = [[]]
+    size = 0
+    for file in files:
+        if batches[-1] and size + file.size_bytes > COMPACTED_BYTES:
+            batches.append([])
+            size = 0
+        batches[-1].append(file)
+        size += file.size_bytes
+    return batches

@@ -1,0 +1,1 @@
+"""What embatch writes down: one file a table; `store` alone imports deltalake."""

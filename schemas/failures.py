@@ -1,0 +1,115 @@
+"""The failures table, TABLE.failures: which rows of a source have no vector, and why.
+
+A row names the source row (`id` where it has one, `source_file` and `position` always), what it
+held (`content_hash`), what was tried (`recipe`), and where (`stage`) and why (`reason`) it failed.
+Stages: `file` (it, or the rest of it, could not be read), `read` (this row could not), `id` (its id
+belongs to another row), `embed` (the model failed).
+"""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from schemas.keys import KEYS, from_hex, id_hashes
+from schemas.plan import KNOWN_CONFLICT, KNOWN_EMBED
+from schemas.store import Fragment, Table, now, write_rows
+
+MANY_FILES = 16
+FAILURES = pa.schema(
+    [
+        pa.field("id", pa.string()),
+        pa.field("content_hash", pa.string()),
+        pa.field("recipe", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("source_file", pa.string()),
+        pa.field("position", pa.int64()),
+        pa.field("stage", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("run", pa.string()),
+        pa.field("failed_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+_IDENTITY = ("id", "content_hash", "recipe", "source", "source_file", "position", "stage", "reason")
+
+
+def identities(failures: pa.Table) -> np.ndarray:
+    """A 64-bit hash of what makes a failure the same one the next night; (n,) uint64."""
+    rows = zip(*(failures[name].to_pylist() for name in _IDENTITY), strict=True)
+    return np.fromiter((xxhash.xxh3_64_intdigest(repr(row)) for row in rows), np.uint64, len(failures))
+
+
+class FailureLog:
+    """The failures of one table, loaded; what is added or dropped is committed at once.
+
+    Attributes:
+        rows: all failures, FAILURES.
+        seen: (len(rows),) bool: met in this run.
+    """
+
+    def __init__(self, table_uri: str, options: Mapping[str, str] | None = None) -> None:
+        self.uri = f"{table_uri.rstrip('/')}.failures"
+        self.options = dict(options or {})
+        self.table = Table.open(self.uri, self.options)
+        rows = self.table.read() if self.table else FAILURES.empty_table()
+        self.rows = rows.select(FAILURES.names).cast(FAILURES)
+        self.seen = np.zeros(len(self.rows), bool)
+
+    def keys(self, recipe: str, run: str | None = None) -> np.ndarray:
+        """KEYS of the failures that a plan must know, `position` being the index into `rows`.
+
+        Args:
+            recipe: of rows that the model refused, those under this recipe count.
+            run: only failures of this run.
+        """
+        stages = np.array(self.rows["stage"].to_pylist(), object)
+        recipes = np.array(self.rows["recipe"].to_pylist(), object)
+        chosen = (stages == "id") | ((stages == "embed") & (recipes == recipe))
+        if run is not None:
+            chosen &= np.array(self.rows["run"].to_pylist(), object) == run
+        picked = self.rows.filter(pa.array(chosen, pa.bool_()))
+        keys = np.zeros(len(picked), KEYS)
+        keys["id"] = id_hashes(picked["id"])
+        keys["content"] = from_hex(picked["content_hash"], 2)
+        keys["row"] = np.where(stages[chosen] == "id", KNOWN_CONFLICT, KNOWN_EMBED)
+        keys["position"] = np.flatnonzero(chosen)
+        return keys
+
+    def add(self, failures: Sequence[Mapping[str, Any]], note: Mapping[str, Any]) -> int:
+        """Record failures; those recorded already are only marked as seen.
+
+        Args:
+            failures: FAILURES without `failed_at`.
+            note: the commit's metadata.
+
+        Returns:
+            How many were new.
+        """
+        rows = pa.Table.from_pylist([{**row, "failed_at": now()} for row in failures], FAILURES)
+        mine = identities(rows)
+        self.seen |= np.isin(identities(self.rows), mine)
+        _, first = np.unique(mine, return_index=True)
+        first = np.sort(first[~np.isin(mine[first], identities(self.rows))])
+        if len(first):
+            rows = rows.take(pa.array(first))
+            if self.table is None:
+                self.table = Table.create(self.uri, FAILURES, note, self.options)
+            self.table.commit(note, add=[self._write(rows, note)])
+            self.rows = pa.concat_tables([self.rows, rows])
+            self.seen = np.concatenate([self.seen, np.ones(len(rows), bool)])
+        return len(first)
+
+    def keep(self, kept: np.ndarray, note: Mapping[str, Any]) -> None:
+        """Drop the failures that are not kept; (len(rows),) bool."""
+        if self.table is None or (kept.all() and len(self.table.files()) <= MANY_FILES):
+            return
+        self.rows, self.seen = self.rows.filter(pa.array(kept)), self.seen[kept]
+        add = [self._write(self.rows, note)] if len(self.rows) else []
+        self.table.commit(note, add=add, remove=self.table.files())
+
+    def _write(self, rows: pa.Table, note: Mapping[str, Any]) -> Fragment:
+        assert self.table is not None  # noqa: S101 - the callers made it
+        return write_rows(self.table.filesystem, f"{note['run']}-{uuid.uuid4().hex}.parquet", rows)

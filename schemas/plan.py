@@ -1,0 +1,234 @@
+"""Which rows are due: a source's keys against a table's, in sorted arrays, no object a row.
+
+The plan decides everything that a run does, so that the counts, the progress bar and the dry run
+are exact. It is pure NumPy: `make_plan` takes three arrays of `KEYS` and touches no file.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from schemas.keys import KEYS, dense_codes
+
+EMBED, COPY, CONFLICT = 0, 1, 2  # what a due row needs: the model, a vector of the table, a failure
+NEW, REPLACED, UPDATED, REFUSED = 0, 1, 2, 3  # what a due row is counted as
+KNOWN_EMBED, KNOWN_CONFLICT = 1, 2
+WAVE_ROWS = 50_000  # rows that one group of rewritten files waits for
+
+DUE = np.dtype(
+    [
+        ("piece", "<i4"),
+        ("position", "<u4"),
+        ("content", "<u8", 2),  # checked when the row is read again
+        ("row", "<u8"),
+        ("action", "u1"),
+        ("kind", "u1"),
+        ("group", "<i4"),  # 0: no old row; else the set of table files that is rewritten with it
+        ("from_file", "<i4"),  # COPY: where the vector stands
+        ("from_position", "<u4"),
+        ("from_count", "<u4"),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do.
+
+    Attributes:
+        n_rows: rows of the source that could be read.
+        unchanged, embedded, replaced, updated, duplicates, conflicts, known: counts of source rows;
+            `known` failed before and are not tried. Together they are `n_rows`.
+        deleted: rows of the table that go because the source has them no longer.
+        due: (k,) DUE, in the order in which it is to be worked.
+        deferred: rows counted as embedded or replaced that wait for another row of the same
+            content; the next plan finds its vector in the table.
+        drops: (m,) KEYS: rows of the table that go, sorted by file and position.
+        group_of_file: (n files,) int32, 0 where a file stays as it is.
+        n_groups: groups are 1 to n_groups.
+        known_failures: `position` of the failures given that still hold.
+        n_ids_stored: distinct ids in the table.
+    """
+
+    n_rows: int
+    unchanged: int
+    embedded: int
+    replaced: int
+    updated: int
+    duplicates: int
+    conflicts: int
+    known: int
+    deleted: int
+    due: np.ndarray
+    deferred: int
+    drops: np.ndarray
+    group_of_file: np.ndarray
+    n_groups: int
+    known_failures: np.ndarray
+    n_ids_stored: int
+
+    @property
+    def to_embed(self) -> np.ndarray:
+        """The due rows that need the model."""
+        return self.due[self.due["action"] == EMBED]
+
+    def expected(self) -> np.ndarray:
+        """Due rows of each group, (n_groups + 1,) int64."""
+        return np.bincount(self.due["group"], minlength=self.n_groups + 1)
+
+
+def make_plan(
+    source: np.ndarray,
+    stored: np.ndarray,
+    failed: np.ndarray,
+    *,
+    current_file: np.ndarray,
+    passages: bool = False,
+    replace: bool = False,
+    prune: bool = False,
+    defer: bool = True,
+    wave_rows: int = WAVE_ROWS,
+) -> Plan:
+    """Compare a source with a table.
+
+    Args:
+        source: (n,) KEYS of the source, in order of file and position: of rows with one id the
+            first wins.
+        stored: (m,) KEYS of the table's rows, `where` in [0, len(current_file)).
+        failed: (f,) KEYS of known failures (`id` and `content`); `row` is KNOWN_EMBED where the
+            model refused the row under this recipe, KNOWN_CONFLICT where its id was another's.
+        current_file: (n files,) bool: written by this recipe.
+        passages: the table holds several rows an id.
+        replace: embed every row anew.
+        prune: rows of the table that the source has no longer go.
+        defer: of new rows with one content only the first is due.
+        wave_rows: due rows after which the next table file begins another group.
+
+    Returns:
+        The plan. An empty source gives an empty plan (with `prune`, one that deletes every row).
+    """
+    n = len(source)
+    ids = dense_codes(np.concatenate([source["id"], stored["id"], failed["id"]]))
+    contents = dense_codes(np.concatenate([source["content"], stored["content"], failed["content"]]))
+    n_ids = int(ids.max(initial=-1)) + 1
+    id_s, id_t, id_f = np.split(ids, [n, n + len(stored)])
+    content_s, content_t, content_f = np.split(contents, [n, n + len(stored)])
+
+    first = np.full(n_ids, -1)
+    first[id_s[::-1]] = np.arange(n)[::-1]
+    winner = first[id_s] == np.arange(n)
+    duplicate = ~winner & (content_s == content_s[first[id_s]])
+    conflict = ~winner & ~duplicate
+
+    # One stored row stands for its id; where several disagree, the id is embedded anew.
+    held = np.full(n_ids, -1)
+    held[id_t[::-1]] = np.arange(len(stored))[::-1]
+    copies = np.bincount(id_t, minlength=n_ids)
+    twin = held[id_t]
+    differs = (content_t != content_t[twin]) | (stored["row"] != stored["row"][twin])
+    differs |= ~current_file[stored["where"]]
+    broken = np.zeros(n_ids, bool)
+    broken[id_t[differs]] = True
+    if not passages:
+        broken |= copies > 1
+
+    at = held[id_s]
+    has = winner & (at >= 0)
+    right = has & ~broken[id_s] & (not replace)
+    right[right] = content_s[right] == content_t[at[right]]
+    same_row = right.copy()
+    same_row[right] = source["row"][right] == stored["row"][at[right]]
+    updated = right & ~same_row
+
+    trouble = _pairs_in(id_s, content_s, id_f, content_f)
+    stage = np.where(trouble >= 0, np.append(failed["row"], 0)[trouble], 0)
+    known = winner & ~right & (stage == KNOWN_EMBED)
+    reported = conflict & (stage == KNOWN_CONFLICT)
+    need = winner & ~right & ~known
+
+    # A vector that the table holds for the same content is copied; of new rows with one content
+    # the first is embedded, and the others find its vector when they are planned again.
+    n_contents = int(contents.max(initial=-1)) + 1
+    origin = np.full(n_contents, -1)
+    if not replace:
+        good = current_file[stored["where"]] & ~(broken[id_t] if passages else False)
+        origin[content_t[good][::-1]] = np.flatnonzero(good)[::-1]
+    source_of = np.where(updated, at, np.where(need, origin[content_s], -1))
+    leads = need & (source_of < 0)
+    leader = np.full(n_contents, -1)
+    leader[content_s[leads][::-1]] = np.flatnonzero(leads)[::-1]
+    deferred = leads & (leader[content_s] != np.arange(n)) & defer
+
+    going = np.zeros(n_ids, bool)
+    going[id_s[(known & has) | (need & has & ~deferred) | updated]] = True
+    gone = np.zeros(len(stored), bool)
+    if prune:
+        listed = np.zeros(n_ids, bool)
+        listed[id_s] = True
+        gone = ~listed[id_t]
+    dropped = going[id_t] | gone
+
+    chosen = (need & ~deferred) | updated | (conflict & ~reported)
+    due = np.zeros(int(chosen.sum()), DUE)
+    due["piece"], due["position"] = source["where"][chosen], source["position"][chosen]
+    due["content"], due["row"] = source["content"][chosen], source["row"][chosen]
+    kinds = [conflict, updated, has]
+    due["kind"] = np.select(kinds, [REFUSED, UPDATED, REPLACED], NEW)[chosen]
+    taken = source_of[chosen]
+    due["action"] = np.where(conflict[chosen], CONFLICT, np.where(taken >= 0, COPY, EMBED))
+    copied = taken >= 0
+    due["from_file"][copied] = stored["where"][taken[copied]]
+    due["from_position"][copied] = stored["position"][taken[copied]]
+    due["from_count"][copied] = copies[id_t[taken[copied]]] if passages else 1
+
+    file_of = np.where(has & ~deferred, at, -1)[chosen]
+    old = file_of >= 0
+    weights = np.bincount(stored["where"][file_of[old]], minlength=len(current_file))
+    touched = np.unique(stored["where"][dropped])
+    group_of_file = np.zeros(len(current_file), np.int32)
+    scattered = (copies[id_t[dropped]] > 1).any() and not passages
+    steps = np.cumsum(weights[touched])
+    group_of_file[touched] = 1 if scattered else 1 + (steps - weights[touched]) // wave_rows
+    _, group_of_file[touched] = np.unique(group_of_file[touched], return_inverse=True)
+    group_of_file[touched] += 1
+    due["group"][old] = group_of_file[stored["where"][file_of[old]]]
+    due = due[np.lexsort((due["position"], due["piece"], due["group"]))]
+
+    drops = stored[dropped]
+    return Plan(
+        n_rows=n,
+        unchanged=int(same_row.sum()),
+        embedded=int((need & ~has).sum()),
+        replaced=int((need & has).sum()),
+        updated=int(updated.sum()),
+        duplicates=int(duplicate.sum()),
+        conflicts=int(conflict.sum()),
+        known=int(known.sum()),
+        deleted=len(np.unique(id_t[gone])),
+        due=due,
+        deferred=int(deferred.sum()),
+        drops=drops[np.lexsort((drops["position"], drops["where"]))],
+        group_of_file=group_of_file,
+        n_groups=int(group_of_file.max(initial=0)),
+        known_failures=failed["position"][trouble[known | reported]],
+        n_ids_stored=int((copies > 0).sum()),
+    )
+
+
+def _pairs_in(
+    left_a: np.ndarray, left_b: np.ndarray, right_a: np.ndarray, right_b: np.ndarray
+) -> np.ndarray:
+    """For each pair on the left the index of an equal pair on the right, -1 where there is none."""
+    if len(right_a) == 0:
+        return np.full(len(left_a), -1)
+    width = int(max(left_b.max(initial=0), right_b.max(initial=0))) + 1
+    left, right = left_a * width + left_b, right_a * width + right_b
+    order = np.argsort(right, kind="stable")
+    place = np.minimum(np.searchsorted(right[order], left), len(right) - 1)
+    found = order[place]
+    return np.where(right[found] == left, found, -1)
+
+
+def empty_keys() -> np.ndarray:
+    """No row."""
+    return np.zeros(0, KEYS)

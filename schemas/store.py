@@ -1,0 +1,342 @@
+"""Delta tables: opened, committed, read and swept here, and nowhere else.
+
+Workers write Parquet files with `write_rows`; only the driver commits. What makes a commit safe is
+the fence: one handle from plan to end, never reopened, no retries, and the transaction's number.
+Whoever else writes in between makes the next commit fail (`Refused`), and the run plans again.
+"""
+
+import contextlib
+import json
+import time
+import urllib.parse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.fs import DeltaStorageHandler
+from deltalake.transaction import AddAction, RemoveAction
+
+ROW_GROUP_ROWS = 25_000  # viewers refuse larger ones, and random reads want them small
+LOG_RETENTION = "interval 3650 days"  # the history is the list of runs
+_APPLICATION = "embatch"
+_FEATURES_READ = {"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"}
+
+
+class StoreError(RuntimeError):
+    """A table that cannot be opened, read or written; the message says what to do."""
+
+
+class Refused(StoreError):
+    """Somebody else committed first: what this run planned may no longer be true."""
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """A Parquet file of a table, committed or not."""
+
+    name: str
+    size_bytes: int
+    n_rows: int
+
+
+@dataclass
+class Table:
+    """A Delta table at one version.
+
+    Attributes:
+        uri: a folder or an object-store prefix.
+        handle: the one DeltaTable of this run; its version moves only by our own commits.
+        options: credentials and settings for the object store.
+    """
+
+    uri: str
+    handle: DeltaTable
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, uri: str, options: Mapping[str, str] | None = None, version: int | None = None) -> "Table | None":
+        """The table, at its newest or the given version; None where there is none.
+
+        Raises:
+            StoreError: there is something else, the version is unknown, or it cannot be read.
+        """
+        storage = dict(options or {})
+        try:
+            handle = DeltaTable(uri, version=version, storage_options=storage or None)
+        except TableNotFoundError:
+            return None
+        except (DeltaError, OSError) as error:
+            raise StoreError(f"Cannot open {uri}: {first_line(error)}") from error
+        unknown = set(handle.protocol().reader_features or ()) - _FEATURES_READ
+        if unknown:
+            raise StoreError(
+                f"Table {uri} uses {', '.join(sorted(unknown))}, which embatch cannot read. "
+                "Rewrite it without (Spark: REORG TABLE … APPLY (PURGE))."
+            )
+        return cls(uri, handle, storage)
+
+    @classmethod
+    def create(
+        cls, uri: str, schema: pa.Schema, note: Mapping[str, Any], options: Mapping[str, str] | None = None
+    ) -> "Table":
+        """Make an empty table; its first commit carries the note.
+
+        Raises:
+            Refused: somebody made it first.
+            StoreError: the place is not empty or cannot be written.
+        """
+        storage = dict(options or {})
+        _refuse_other_content(uri, storage)
+        try:
+            handle = DeltaTable.create(
+                uri,
+                schema,
+                mode="error",
+                configuration={"delta.logRetentionDuration": LOG_RETENTION},
+                storage_options=storage or None,
+                commit_properties=CommitProperties(
+                    custom_metadata={_APPLICATION: json.dumps({**note, "time": now().isoformat()})}
+                ),
+            )
+        except (DeltaError, OSError) as error:
+            if cls.open(uri, options) is not None:
+                raise Refused(f"Table {uri} was made by somebody else just now.") from error
+            raise StoreError(f"Cannot make a table at {uri}: {first_line(error)}") from error
+        return cls(uri, handle, storage)
+
+    @property
+    def version(self) -> int:
+        """The version this handle stands at."""
+        return int(self.handle.version())
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The table's columns; Delta knows no fixed size, so vectors are plain lists here."""
+        return pa.schema(self.handle.schema().to_arrow())
+
+    @property
+    def filesystem(self) -> pafs.FileSystem:
+        """The table's folder as a filesystem."""
+        return filesystem(self.uri, self.options)
+
+    def files(self) -> list[Fragment]:
+        """The files of this version, sorted by name."""
+        actions = pa.table(self.handle.get_add_actions(flatten=True))
+        rows = zip(
+            actions["path"].to_pylist(),
+            actions["size_bytes"].to_pylist(),
+            actions["num_records"].to_pylist(),
+            strict=True,
+        )
+        fragments = [Fragment(urllib.parse.unquote(p), s, -1 if n is None else n) for p, s, n in rows]
+        return sorted(fragments, key=lambda fragment: fragment.name)
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of this version; a table of no file gives no row."""
+        return self.handle.to_pyarrow_table(columns=list(columns) if columns else None)
+
+    def read_file(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of one file, in the file's order; columns that it lacks are left out."""
+        with self.filesystem.open_input_file(name) as source, pq.ParquetFile(source) as parquet:
+            known = parquet.schema_arrow.names
+            wanted = None if columns is None else [c for c in columns if c in known]
+            return parquet.read(columns=wanted)
+
+    def file_schema(self, name: str) -> pa.Schema:
+        """The Arrow schema in one file's footer."""
+        with self.filesystem.open_input_file(name) as source:
+            return pq.read_schema(source)
+
+    def commit(
+        self, note: Mapping[str, Any], add: Sequence[Fragment] = (), remove: Sequence[Fragment] = ()
+    ) -> None:
+        """One new version: `add` comes, `remove` goes, all or nothing.
+
+        Raises:
+            Refused: the table moved since this handle last saw it; nothing was committed.
+            StoreError: a file to add is not there as it was reported, or the log cannot be written.
+        """
+        for fragment in add:
+            self._check(fragment)
+        now_ms = time.time_ns() // 1_000_000
+        actions: list[AddAction | RemoveAction] = [_add_action(fragment, now_ms) for fragment in add]
+        actions += [
+            RemoveAction(urllib.parse.quote(fragment.name), True, now_ms, fragment.size_bytes)
+            for fragment in remove
+        ]
+        with self._fence(note) as properties:
+            self.handle.create_write_transaction(
+                actions,
+                mode="append",
+                schema=self.handle.schema(),
+                commit_properties=properties,
+                post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
+            )
+
+    def overwrite(self, note: Mapping[str, Any], schema: pa.Schema, add: Sequence[Fragment]) -> None:
+        """One new version that holds `add` alone, under another schema. Raises as `commit` does."""
+        for fragment in add:
+            self._check(fragment)
+        now_ms = time.time_ns() // 1_000_000
+        with self._fence(note) as properties:
+            self.handle.create_write_transaction(
+                [_add_action(fragment, now_ms) for fragment in add],
+                mode="overwrite",
+                schema=schema,
+                commit_properties=properties,
+            )
+
+    def add_columns(self, note: Mapping[str, Any], columns: Sequence[pa.Field]) -> None:
+        """Columns that older rows have as nulls. Raises as `commit` does."""
+        from deltalake import Schema
+
+        fields = Schema.from_arrow(pa.schema(columns)).fields
+        with self._fence(note) as properties:
+            self.handle.alter.add_columns(fields, commit_properties=properties)
+
+    def describe(self, note: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+        """Replace the metadata of the field `embedding`. Raises as `commit` does."""
+        with self._fence(note) as properties:
+            self.handle.alter.set_column_metadata("embedding", dict(metadata), commit_properties=properties)
+
+    def history(self, limit: int | None = None) -> list[dict[str, Any]]:
+        """The commits, newest first: `version`, `timestamp` (ms) and, where ours, `note`."""
+        commits = []
+        for commit in self.handle.history(limit):
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                commit["note"] = json.loads(commit[_APPLICATION])
+            commits.append(commit)
+        return commits
+
+    def restore(self, note: Mapping[str, Any], version: int) -> None:
+        """Make the newest version hold what an older one held.
+
+        Raises:
+            StoreError: no such version, or files of it were vacuumed.
+        """
+        past = Table.open(self.uri, self.options, version)
+        assert past is not None  # noqa: S101 - this handle stands on the same table
+        held, wanted = self.files(), past.files()
+        gone = [f.name for f in wanted if self.filesystem.get_file_info(f.name).type != pafs.FileType.File]
+        if gone:
+            raise StoreError(f"Version {version} of {self.uri} cannot come back: vacuum took {gone[0]}.")
+        self.overwrite(note, past.schema, wanted) if past.schema != self.schema else self.commit(
+            note,
+            [f for f in wanted if f not in held],
+            [f for f in held if f not in wanted],
+        )
+
+    def vacuum(self, hours: float, *, dry_run: bool) -> list[str]:
+        """Delete files that no version younger than `hours` holds; returns their names."""
+        removed = self.handle.vacuum(
+            retention_hours=max(0, int(hours)),
+            dry_run=dry_run,
+            enforce_retention_duration=False,
+            full=False,
+        )
+        return sorted(removed)
+
+    def checkpoint(self) -> None:
+        """Write the log's state to one file, so that the table opens quickly."""
+        self.handle.create_checkpoint()
+
+    def _check(self, fragment: Fragment) -> None:
+        info = self.filesystem.get_file_info(fragment.name)
+        if info.type != pafs.FileType.File or info.size != fragment.size_bytes:
+            raise StoreError(
+                f"{self.uri}/{fragment.name} should have {fragment.size_bytes} bytes and has {info.size}: "
+                "on several nodes TABLE must lie on a filesystem that all of them share."
+            )
+        with self.filesystem.open_input_file(fragment.name) as source:
+            n_rows = pq.read_metadata(source).num_rows
+        if n_rows != fragment.n_rows:
+            raise StoreError(f"{self.uri}/{fragment.name} holds {n_rows} rows, not {fragment.n_rows}.")
+
+    @contextlib.contextmanager
+    def _fence(self, note: Mapping[str, Any]) -> Iterator[CommitProperties]:
+        """Commit exactly the version after this handle's, or refuse."""
+        mine = json.dumps({**note, "time": now().isoformat()})
+        next_version = self.version + 1
+        properties = CommitProperties(
+            custom_metadata={_APPLICATION: mine},
+            max_commit_retries=0,
+            app_transactions=[Transaction(_APPLICATION, next_version)],
+        )
+        try:
+            yield properties
+        except (CommitFailedError, DeltaError, OSError) as error:
+            newest = Table.open(self.uri, self.options)
+            if newest is None or newest.version < next_version:
+                raise StoreError(f"Cannot write to {self.uri}: {first_line(error)}") from error
+            past = Table.open(self.uri, self.options, next_version)
+            if past is None or past.history(1)[0].get(_APPLICATION) != mine:  # else our own answer got lost
+                raise Refused(f"Somebody else wrote version {next_version} of {self.uri}.") from error
+        self.handle.load_as_version(next_version)
+
+
+def _add_action(fragment: Fragment, now_ms: int) -> AddAction:
+    stats = json.dumps({"numRecords": fragment.n_rows})
+    return AddAction(urllib.parse.quote(fragment.name), fragment.size_bytes, {}, now_ms, True, stats)
+
+
+def filesystem(uri: str, options: Mapping[str, str] | None = None) -> pafs.FileSystem:
+    """A table's folder as a pyarrow filesystem, with the same credentials as its log."""
+    if "://" in uri and not uri.startswith("file://"):
+        return pafs.PyFileSystem(DeltaStorageHandler(uri, dict(options or {})))
+    path = urllib.parse.unquote(uri.removeprefix("file://"))
+    return pafs.SubTreeFileSystem(path, pafs.LocalFileSystem())
+
+
+def write_rows(fs: pafs.FileSystem, name: str, rows: pa.Table) -> Fragment:
+    """Write one file of a table; it belongs to the table only once the driver commits it.
+
+    Vectors are split into byte streams and go without a dictionary, which compresses them best.
+    """
+    vector = "embedding.list.element"
+    try:
+        with fs.open_output_stream(name) as sink:
+            pq.write_table(
+                rows,
+                sink,
+                compression="zstd",
+                row_group_size=ROW_GROUP_ROWS,
+                use_dictionary=[column for column in rows.column_names if column != "embedding"],
+                column_encoding={vector: "BYTE_STREAM_SPLIT"} if "embedding" in rows.column_names else None,
+                write_page_index=True,
+            )
+    except BaseException:
+        with contextlib.suppress(OSError):
+            fs.delete_file(name)  # a full disk is not kept full by half a file
+        raise
+    return Fragment(name, fs.get_file_info(name).size, len(rows))
+
+
+def _refuse_other_content(uri: str, options: Mapping[str, str]) -> None:
+    if "://" in uri:
+        return
+    fs = pafs.LocalFileSystem()
+    info = fs.get_file_info(uri)
+    if info.type == pafs.FileType.File:
+        raise StoreError(f"{uri} is a file. TABLE is a folder (a new one, or a table of embatch).")
+    if info.type == pafs.FileType.Directory:
+        found = [f.base_name for f in fs.get_file_info(pafs.FileSelector(uri)) if f.base_name != "_delta_log"]
+        foreign = [name for name in found if not name.endswith(".parquet")]
+        if foreign:
+            raise StoreError(f"{uri} is no table and not empty (it holds {foreign[0]}). Give a new folder as TABLE.")
+
+
+def now() -> datetime:
+    """The time, UTC."""
+    return datetime.now(timezone.utc)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, short enough for a terminal."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

@@ -1,0 +1,41 @@
+"""Where rows come from, one file a kind.
+
+source = open_source(SourceOptions("corpus/"))
+for piece in source.pieces():
+    for table, failures in source.read(piece):
+        ...
+"""
+
+from sources.feeds import FeedSource
+from sources.folder import FolderSource
+from sources.hub import DatasetSource
+from sources.listing import Place
+from sources.rows import Failure, Piece, Rows, Source, SourceError, SourceOptions
+
+__all__ = [
+    "SOURCES",
+    "Failure",
+    "Piece",
+    "Rows",
+    "Source",
+    "SourceError",
+    "SourceOptions",
+    "open_source",
+]
+
+SOURCES: dict[str, type[DatasetSource] | type[FeedSource] | type[FolderSource]] = {
+    "dataset": DatasetSource,
+    "feeds": FeedSource,
+    "folder": FolderSource,
+}
+"""Tried in this order: the first that matches a SOURCE reads it."""
+
+
+def open_source(options: SourceOptions) -> Source:
+    """Find out what SOURCE is, list it, and check the columns asked for.
+
+    Raises:
+        SourceError: SOURCE does not exist, holds nothing that can be read, or lacks a column.
+    """
+    place = Place(options)
+    return next(kind(place) for kind in SOURCES.values() if kind.matches(place))

@@ -1,0 +1,113 @@
+"""A folder of news feeds: `CATEGORY/…/FEED-YYYY-MM-DD/hh-mm.txt`, a file a fetch.
+
+A file holds items parted by a line that is one blank. Items of 50 characters or fewer are skipped,
+and feeds repeat themselves: the id is the content hash, so that what is fetched twice is one row.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from sources.folder import group_small, with_columns
+from sources.listing import Listing, Place
+from sources.opening import SourceFile, ending
+from sources.prepare import prepare
+from sources.rows import MAX_ROWS, Piece, Rows, unread
+
+SEPARATOR = b"\n \n"
+MIN_CHARS = 51
+OTHERS = pa.schema(
+    [("label", pa.string()), ("feed", pa.string()), ("published", pa.timestamp("us", "UTC"))]
+)
+SCHEMA = pa.schema([pa.field("text", pa.large_string()), *OTHERS])
+_NAME = re.compile(
+    r"(?P<label>[^/]+)/(?:.+/)?(?P<feed>[^/]+)-(?P<day>\d{4}-\d\d-\d\d)/(?P<time>\d\d-\d\d)\.txt(\.\w+)?"
+)
+
+
+class FeedSource:
+    """The items of all feeds, with `label` (the category), `feed` and `published`."""
+
+    @staticmethod
+    def matches(place: Place) -> bool:
+        """Whether there are .txt files and every one of them is named like a fetch."""
+        texts = [file.name for file in place.listing.files if ending(file.name) == ".txt"]
+        return bool(texts) and not place.options.lines and all(map(_NAME.fullmatch, texts))
+
+    def __init__(self, place: Place) -> None:
+        """Check the columns asked for.
+
+        Raises:
+            SourceError: A column that feeds do not have.
+        """
+        self.fs, self.root = place.fs, place.listing.root
+        self.options = with_columns(place.options, SCHEMA)
+        self.columns = tuple(filter(self.options.wants, SCHEMA.names))
+        feeds = (f for f in place.listing.files if ending(f.name) == ".txt" and f.size_bytes)
+        self._listing: Listing | None = replace(place.listing, files=tuple(feeds))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the listing, which can be long and is needed on the driver alone."""
+        return {**self.__dict__, "_listing": None}
+
+    def pieces(self) -> list[Piece]:
+        """Small files together, sorted by name."""
+        assert self._listing is not None, "pieces are listed on the driver"
+        return list(group_small(Piece((f.name,), f.size_bytes) for f in self._listing.files))
+
+    def unlisted(self) -> list[tuple[str, str]]:
+        """Folders and links that could not be followed: (path, reason)."""
+        assert self._listing is not None, "files are listed on the driver"
+        return list(self._listing.unlisted)
+
+    def read(self, piece: Piece) -> Iterator[Rows]:
+        """Stream the items of a piece; a position counts the items that are kept."""
+        position = 0
+        for name in piece.files:
+            file = SourceFile(self.fs, f"{self.root.rstrip('/')}/{name}", name)
+            try:
+                where = described(name)
+                with file.open() as stream:
+                    items = stream.read().removeprefix(b"\xef\xbb\xbf").split(SEPARATOR)
+            except Exception as error:  # each file system has errors of its own
+                yield unread(name, position, error)
+                position += 1
+                continue
+            kept = [item for item in map(_stripped, items) if item is not None]
+            for start in range(0, len(kept), MAX_ROWS):
+                part = kept[start : start + MAX_ROWS]
+                columns = {
+                    field.name: pa.repeat(pa.scalar(value, field.type), len(part))
+                    for field, value in zip(OTHERS, where, strict=True)
+                }
+                table = pa.table({"text": pa.array(part, pa.large_binary()), **columns})
+                positions = range(position, position + len(part))
+                yield prepare(table, self.options, name, positions)
+                position = positions.stop
+
+
+def described(name: str) -> tuple[str, str, datetime]:
+    """Category, feed and time of a file.
+
+    For `sport/de/kicker-2024-03-01/18-30.txt`: ("sport", "kicker", 2024-03-01 18:30 UTC).
+
+    Raises:
+        ValueError: There is no such day or time.
+    """
+    match = _NAME.fullmatch(name)
+    assert match is not None, name
+    published = datetime.strptime(f"{match['day']} {match['time']}", "%Y-%m-%d %H-%M")
+    return match["label"], match["feed"], published.replace(tzinfo=UTC)
+
+
+def _stripped(item: bytes) -> bytes | None:
+    """An item without white space around it; None where it is too short to be one."""
+    try:
+        text = item.decode().strip()
+    except UnicodeDecodeError:
+        return item  # prepare says so
+    return text.encode() if len(text) >= MIN_CHARS else None

@@ -1,0 +1,260 @@
+"""Files of text and tables: one, those of a folder, or those a glob matches."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+
+from sources.delimited import delimited_schema, read_delimited
+from sources.jsonl import jsonl_schema, read_jsonl
+from sources.listing import Found, Listing, Place
+from sources.opening import SourceFile, ending
+from sources.parquet import parquet_parts, parquet_schema, read_parquet
+from sources.rows import Piece, Rows, SourceError, SourceOptions, unread
+from sources.text import read_documents, read_lines, text_schema
+
+GROUP_BYTES = 16 << 20
+GROUP_FILES = 2000
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file.
+
+    Attributes:
+        family: Kinds of one family can be one table.
+        schema: The columns of a file, or raises what makes it unreadable.
+        read: Streams a file from a position; None where files are read many at a time.
+    """
+
+    family: str
+    schema: Callable[[SourceFile, SourceOptions], pa.Schema]
+    read: Callable[[SourceFile, SourceOptions, int], Iterator[Rows]] | None
+
+
+PARQUET = Kind("typed tables", parquet_schema, read_parquet)
+JSONL = Kind("typed tables", jsonl_schema, read_jsonl)
+DELIMITED = Kind("tables of strings", delimited_schema, read_delimited)
+DOCUMENTS = Kind("documents", text_schema, None)
+LINES = Kind("lines", text_schema, read_lines)
+
+KINDS = {
+    ".parquet": PARQUET,
+    ".pq": PARQUET,
+    ".jsonl": JSONL,
+    ".ndjson": JSONL,
+    ".json": JSONL,
+    ".csv": DELIMITED,
+    ".tsv": DELIMITED,
+    ".txt": DOCUMENTS,
+    ".md": DOCUMENTS,
+}
+"""Each also with .gz, .zst or .zstd behind it."""
+
+
+class FolderSource:
+    """Files of one table's worth of kinds.
+
+    Attributes:
+        columns: The other columns, as the first readable file has them.
+        options: With the text column found.
+    """
+
+    @staticmethod
+    def matches(place: Place) -> bool:
+        """Always: what no other source knows is files."""
+        return True
+
+    def __init__(self, place: Place) -> None:
+        """Check what can be checked before work starts.
+
+        Raises:
+            SourceError: No file of a known kind, kinds that cannot be one table, or a column that
+                the first readable file does not have.
+        """
+        options, listing = place.options, place.listing
+        self.fs, self.root = place.fs, listing.root
+        self._listing: Listing | None = replace(listing, files=_known(listing, options))
+        schema = next(self._schemas(options), None)
+        self.options = options if schema is None else with_columns(options, schema)
+        self.columns = tuple(filter(self.options.wants, schema.names)) if schema else ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the listing, which can be long and is needed on the driver alone."""
+        return {**self.__dict__, "_listing": None}
+
+    def pieces(self) -> list[Piece]:
+        """Parquet files by row groups; else files, where small ones of a kind go together."""
+        assert self._listing is not None, "pieces are listed on the driver"
+        with ThreadPoolExecutor(16) as pool:  # footers wait for the network, not for a core
+            cut = pool.map(self._cut, self._listing.files)
+            return list(group_small(piece for pieces in cut for piece in pieces))
+
+    def unlisted(self) -> list[tuple[str, str]]:
+        """Folders and links that could not be followed: (path, reason)."""
+        assert self._listing is not None, "files are listed on the driver"
+        return list(self._listing.unlisted)
+
+    def read(self, piece: Piece) -> Iterator[Rows]:
+        """Stream the rows of a piece."""
+        files = [self._file(name) for name in piece.files]
+        kind = self._kind(piece.files[0])
+        if not self.options.text_column:
+            reason = "no file could be read when the run began, so the text column is unknown"
+            for position, file in enumerate(files):
+                try:
+                    kind.schema(file, self.options)
+                except Exception as error:
+                    yield unread(file.name, position, error)
+                else:
+                    yield unread(file.name, position, reason)
+        elif kind.read is None:
+            yield from read_documents(files, self.options)
+        elif piece.part is not None:
+            yield from read_parquet(files[0], self.options, 0, piece.part)
+        else:
+            position = 0
+            for file in files:
+                for rows in kind.read(file, self.options, position):
+                    yield rows
+                    position = max(position, _after(rows))
+
+    def _schemas(self, options: SourceOptions) -> Iterator[pa.Schema]:
+        assert self._listing is not None
+        for found in self._listing.files:
+            file = self._file(found.name)
+            try:
+                schema = _kind_of(found.name, options).schema(file, options)
+            except Exception:  # its failure is told when the file is read
+                continue
+            if schema.names:
+                yield schema
+
+    def _file(self, name: str) -> SourceFile:
+        return SourceFile(self.fs, f"{self.root.rstrip('/')}/{name}", name)
+
+    def _kind(self, name: str) -> Kind:
+        return _kind_of(name, self.options)
+
+    def _cut(self, found: Found) -> list[Piece]:
+        whole = Piece((found.name,), found.size_bytes)
+        if self._kind(found.name) is not PARQUET:
+            return [whole]
+        try:
+            parts = parquet_parts(self._file(found.name))
+        except Exception:  # its failure is told when the file is read
+            return [whole]
+        if len(parts) < 2:
+            return [whole] if parts else []
+        return [Piece((found.name,), n_bytes, (start, stop)) for start, stop, n_bytes in parts]
+
+
+def with_columns(options: SourceOptions, schema: pa.Schema) -> SourceOptions:
+    """The options with the text column found, checked against a file's columns.
+
+    Raises:
+        SourceError: A column does not exist, or the text column is not to be found.
+    """
+    names = schema.names
+    for option, wanted in (
+        ("text", options.text_column),
+        ("id", () if options.id_column is None else (options.id_column,)),
+        ("other", options.columns or ()),
+    ):
+        for name in wanted:
+            if name not in names:
+                raise SourceError(
+                    f"{options.path} has no column {name!r} (asked for as {option} column). "
+                    f"It has: {', '.join(names)}."
+                )
+    if options.text_column:
+        return options
+    strings = [f.name for f in schema if is_text(f.type) and f.name != options.id_column]
+    if "text" in names:
+        strings = ["text"]
+    if len(strings) != 1:
+        found = "several columns of strings" if strings else "no column of strings"
+        raise SourceError(
+            f"{options.path} has no column 'text' and {found}, so the text column must be named. "
+            f"Its columns: {', '.join(f'{f.name} ({f.type})' for f in schema)}."
+        )
+    return replace(options, text_column=tuple(strings))
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column holds strings, also behind a dictionary."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return any(
+        f(kind) for f in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    )
+
+
+def _kind_of(name: str, options: SourceOptions) -> Kind:
+    return LINES if options.lines else KINDS[ending(name)]
+
+
+def _known(listing: Listing, options: SourceOptions) -> tuple[Found, ...]:
+    """The files to read: of known kinds, that can be one table, not empty."""
+    if options.lines:
+        return tuple(file for file in listing.files if file.size_bytes)
+    known = [file for file in listing.files if ending(file.name) in KINDS]
+    if not known and listing.files:
+        found = ", ".join(sorted({ending(file.name) or "none" for file in listing.files})[:8])
+        raise SourceError(
+            f"{options.path} holds no file of a known ending. Known: {', '.join(KINDS)}, each also "
+            f"with .gz or .zst. Found: {found}. With --lines each line of any file is a document."
+        )
+    families = {_kind_of(file.name, options).family for file in known}
+    if len(families) > 1:
+        # A README beside the tables is about them.
+        known = [file for file in known if not _is_about(file.name)]
+        families = {_kind_of(file.name, options).family for file in known}
+    if len(families) > 1:
+        counts = Counter(ending(file.name) for file in known)
+        held = ", ".join(f"{count} {end}" for end, count in sorted(counts.items()))
+        example = f"{options.path.rstrip('/')}/**/*{max(counts, key=counts.__getitem__)}"
+        raise SourceError(
+            f"{options.path} holds files that cannot be one table: {held}. Parquet and JSON lines "
+            f"go together, other kinds stand alone. Give a glob of one kind, such as '{example}'."
+        )
+    return tuple(file for file in known if file.size_bytes)
+
+
+def _is_about(name: str) -> bool:
+    return name.rpartition("/")[2].lower().startswith(("readme", "license"))
+
+
+def group_small(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Put small whole files of one kind that follow each other into one piece."""
+
+    def kind(piece: Piece) -> object:
+        return piece.part or KINDS.get(ending(piece.files[0]))
+
+    for _, run in groupby(pieces, kind):
+        names: list[str] = []
+        n_bytes = 0
+        for piece in run:
+            full = n_bytes + piece.size_bytes > GROUP_BYTES or len(names) >= GROUP_FILES
+            if names and (full or piece.part):
+                yield Piece(tuple(names), n_bytes)
+                names, n_bytes = [], 0
+            if piece.part:
+                yield piece
+                continue
+            names.extend(piece.files)
+            n_bytes += piece.size_bytes
+        if names:
+            yield Piece(tuple(names), n_bytes)
+
+
+def _after(rows: Rows) -> int:
+    """The position behind the last row."""
+    return 1 + max(
+        (table["position"][-1].as_py() for table in rows if len(table)),
+        default=-1,
+    )

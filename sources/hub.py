@@ -1,0 +1,159 @@
+"""Hugging Face datasets: a folder written by `save_to_disk`, or a name on the hub.
+
+Rows are read by range from the memory map. A dataset of several splits gets a column `split`.
+Names of classes stand in place of their numbers.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from sources.folder import with_columns
+from sources.listing import Place
+from sources.prepare import prepare
+from sources.rows import (
+    MAX_BYTES,
+    MAX_ROWS,
+    Piece,
+    Rows,
+    SourceError,
+    SourceOptions,
+    short_reason,
+    unread,
+)
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+PIECE_BYTES = 64 << 20
+PIECE_ROWS = 100_000
+MARKERS = ("dataset_dict.json", "state.json")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:\w+)?")
+_FILE_ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]*$")
+
+
+class DatasetSource:
+    """The splits of a dataset.
+
+    Attributes:
+        columns: The other columns of the first split, and `split` where there are several.
+    """
+
+    @staticmethod
+    def matches(place: Place) -> bool:
+        """Whether SOURCE is a datasets folder, or a hub name and no file, folder, glob or address."""
+        if place.exists:
+            return any(place.fs.isfile(f"{place.path}/{marker}") for marker in MARKERS)
+        written = place.options.path
+        ends_like_a_file = _FILE_ENDING.search(written.partition(":")[0])
+        return bool(_HUB_NAME.fullmatch(written)) and not ends_like_a_file
+
+    def __init__(self, place: Place) -> None:
+        """Load the dataset, which for a hub name may download it.
+
+        Raises:
+            SourceError: It cannot be loaded, or a column does not exist.
+        """
+        self._plain_options = options = place.options
+        try:
+            splits = self._splits()
+        except Exception as error:  # datasets raises many kinds, some of them bare
+            raise SourceError(_unloaded(place, error)) from error
+        self.options = with_columns(options, _schema(splits))
+        self.columns = tuple(filter(self.options.wants, _schema(splits).names))
+
+    def pieces(self) -> list[Piece]:
+        """Ranges of rows, about 64 MB or 100,000 rows each."""
+        pieces = []
+        for name, split in self._splits().items():
+            row_bytes = _row_bytes(split)
+            step = max(1, min(PIECE_ROWS, PIECE_BYTES // row_bytes))
+            for start in range(0, len(split), step):
+                stop = min(start + step, len(split))
+                pieces.append(Piece((name,), (stop - start) * row_bytes, (start, stop)))
+        return pieces
+
+    def unlisted(self) -> list[tuple[str, str]]:
+        """Nothing: a dataset loads as a whole."""
+        return []
+
+    def read(self, piece: Piece) -> Iterator[Rows]:
+        """Stream a range of rows."""
+        name = piece.files[0]
+        assert piece.part is not None
+        start, stop = piece.part
+        done = start
+        try:
+            splits = self._splits()
+            split = splits[name].with_format("arrow")
+            step = max(1, min(MAX_ROWS, MAX_BYTES // _row_bytes(split)))
+            for done in range(start, stop, step):
+                table = _with_names(split[done : min(done + step, stop)], split)
+                if len(splits) > 1 and "split" not in table.column_names:
+                    table = table.append_column("split", pa.array([name] * len(table), pa.string()))
+                positions = range(done - start, done - start + len(table))
+                yield prepare(table, self.options, name, positions)
+        except Exception as error:
+            yield unread(name, done - start, error)
+
+    def _splits(self) -> dict[str, "Dataset"]:
+        options = self._plain_options
+        return _load(options.path, tuple(sorted(options.storage_options.items())))
+
+
+@lru_cache(maxsize=4)
+def _load(path: str, storage: tuple[tuple[str, str], ...]) -> dict[str, "Dataset"]:
+    """The splits by name, memory-mapped; a dataset without splits is one of the path's last name."""
+    import datasets
+
+    if Place(SourceOptions(path, storage_options=dict(storage))).exists:
+        loaded = datasets.load_from_disk(path, storage_options=dict(storage) or None)
+    else:
+        name, _, only = path.partition(":")
+        loaded = datasets.load_dataset(name, split=only or None)
+    if isinstance(loaded, Mapping):
+        return {str(name): loaded[name] for name in sorted(loaded)}
+    return {path.rstrip("/").rpartition("/")[2]: loaded}
+
+
+def _schema(splits: Mapping[str, "Dataset"]) -> pa.Schema:
+    first = next(iter(splits.values())).with_format("arrow")
+    schema = _with_names(first[:0], first).schema
+    several = len(splits) > 1 and "split" not in schema.names
+    return schema.append(pa.field("split", pa.string())) if several else schema
+
+
+def _with_names(table: pa.Table, split: "Dataset") -> pa.Table:
+    """Put the names of classes in place of their numbers; -1 is no class."""
+    from datasets import ClassLabel
+
+    for place, (column, feature) in enumerate(split.features.items()):
+        if isinstance(feature, ClassLabel):
+            names = pa.array(feature.names, pa.string())
+            codes = pa.array(
+                code if code is not None and code >= 0 else None
+                for code in table[column].to_pylist()
+            )
+            table = table.set_column(place, column, names.take(codes.cast(pa.int64())))
+    return table
+
+
+def _row_bytes(split: "Dataset") -> int:
+    """Bytes of a row, at least 1, as the memory map has them."""
+    return int(split.data.nbytes // max(split.data.num_rows, 1)) + 1
+
+
+def _unloaded(place: Place, error: Exception) -> str:
+    if place.exists:
+        return (
+            f"Cannot load the datasets folder {place.options.path}: {short_reason(error)}. "
+            "Write it again with save_to_disk, or give the files of its rows as a glob."
+        )
+    return (
+        f"{place.missing()} As a dataset of the hub it cannot "
+        f"be loaded: {short_reason(error)}. Check the path, or the name (owner/name or "
+        "owner/name:split) and the network; offline, save_to_disk it elsewhere and give the folder."
+    )

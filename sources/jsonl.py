@@ -1,0 +1,142 @@
+"""JSON lines: each line an object, each key a column.
+
+Keys may be missing in some lines. Where the values of a column have no common Arrow type within a
+stretch of rows, they become JSON strings. `.json` files are read when their lines are objects.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sources.opening import Lines, SourceFile, ending
+from sources.prepare import id_of, prepare, text_of
+from sources.row_hash import hash_column
+from sources.rows import MAX_BYTES, MAX_ROWS, Failure, Rows, SourceOptions, short_reason, unread
+
+SAMPLE_ROWS = 1000
+Record = dict[str, Any]
+
+
+class NotAnObject(ValueError):
+    """A line that holds no JSON object."""
+
+
+def jsonl_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
+    """Columns and types of the first thousand lines.
+
+    Raises:
+        NotAnObject: The file has lines, and not one of the first thousand is an object.
+        OSError: The file cannot be read.
+    """
+    lines = Lines(file)
+    records, error = [], None
+    for raw in islice(lines.as_bytes(), SAMPLE_ROWS):
+        try:
+            if raw.strip():
+                records.append(parse_line(raw))
+        except NotAnObject as bad:
+            error = error or bad
+    if not records and (lines.error or error):
+        raise lines.error or error  # type: ignore[misc]
+    return pa.schema([(name, array.type) for name, array in columns_of(records).items()])
+
+
+def read_jsonl(file: SourceFile, options: SourceOptions, position: int) -> Iterator[Rows]:
+    """Stream the rows of a file; blank lines are no rows and are not counted."""
+    records: list[Record] = []
+    positions: list[int] = []
+    failures: list[Failure] = []
+    n_bytes = 0
+    first = position
+    lines = Lines(file)
+    for number, raw in enumerate(lines.as_bytes(), start=1):
+        if not raw.strip():
+            continue
+        try:
+            records.append(parse_line(raw))
+            positions.append(position)
+        except NotAnObject as error:
+            if position == first and ending(file.name) == ".json":
+                yield unread(file.name, position, f"not one JSON object a line: {error}")
+                return
+            reason = f"line {number} is not a JSON object: {error}"
+            failures.append(Failure(None, None, position, file.name, "read", reason))
+        position += 1
+        n_bytes += len(raw)
+        if len(records) + len(failures) >= MAX_ROWS or n_bytes >= MAX_BYTES:
+            yield _prepared(records, positions, failures, file.name, options)
+            records, positions, failures, n_bytes = [], [], [], 0
+    if records or failures:
+        yield _prepared(records, positions, failures, file.name, options)
+    if lines.error:
+        yield unread(file.name, position, lines.error)
+
+
+def parse_line(raw: bytes) -> Record:
+    """The object in a line.
+
+    Raises:
+        NotAnObject: It holds something else, with the reason.
+    """
+    try:
+        record = json.loads(raw.decode("utf-8-sig"))
+        if b"\\u" in raw:
+            json.dumps(record, ensure_ascii=False).encode()  # escapes can spell half a character
+    except UnicodeDecodeError as error:
+        raise NotAnObject(f"not UTF-8: byte {error.start}") from error
+    except UnicodeEncodeError as error:
+        raise NotAnObject("half a surrogate pair") from error
+    except json.JSONDecodeError as error:
+        raise NotAnObject(f"{error.msg} at character {error.pos}") from error
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, endless brackets
+        raise NotAnObject(short_reason(error)) from error
+    if not isinstance(record, dict):
+        raise NotAnObject(f"it holds a {type(record).__name__}")
+    return record
+
+
+def columns_of(records: list[Record]) -> dict[str, pa.Array]:
+    """Columns in the order in which their keys first appear."""
+    names = dict.fromkeys(name for record in records for name in record)
+    return {name: _array([record.get(name) for record in records]) for name in names}
+
+
+def _array(values: list[Any]) -> pa.Array:
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, OverflowError, TypeError, ValueError):
+        return pa.array(None if value is None else _json(value) for value in values)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def _prepared(
+    records: list[Record],
+    positions: list[int],
+    failures: list[Failure],
+    name: str,
+    options: SourceOptions,
+) -> Rows:
+    """Text, id and hash come from the Python values: Arrow's types depend on the neighbours."""
+    names = dict.fromkeys(name for record in records for name in record if options.wants(name))
+    hashes = np.zeros(len(records), np.uint64)
+    table: dict[str, pa.Array] = {}
+    for column in names:
+        values = [record.get(column) for record in records]
+        hashes += hash_column(column, values)
+        table[column] = _array(values)
+    for column in options.text_column:
+        table[column] = _strings(text_of(record.get(column)) for record in records)
+    if options.id_column is not None and options.id_column not in options.text_column:
+        table[options.id_column] = _strings(id_of(r.get(options.id_column)) for r in records)
+    return prepare(pa.table(table), options, name, positions, row_hashes=hashes, failures=failures)
+
+
+def _strings(values: Iterable[str | None]) -> pa.Array:
+    return pa.array(values, pa.large_string())

@@ -1,0 +1,166 @@
+"""Which files a SOURCE names: one file, a folder, or a glob, local or at any fsspec address."""
+
+import difflib
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import glob_translate
+
+from sources.rows import SourceError, SourceOptions, short_reason
+
+_MAGIC = re.compile(r"[*?[]")
+
+
+class Found(NamedTuple):
+    """A file: its name relative to SOURCE, with `/`, and its size."""
+
+    name: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a SOURCE.
+
+    Attributes:
+        root: The folder that the names are relative to.
+        files: Sorted by name; hidden ones (. or _ in front, also of a folder) are left out.
+        unlisted: (name, reason) of what could not be listed.
+    """
+
+    root: str
+    files: tuple[Found, ...]
+    unlisted: tuple[tuple[str, str], ...] = ()
+
+
+class Place:
+    """A SOURCE as the user wrote it, listed when first asked for.
+
+    Attributes:
+        fs: Its file system.
+        path: Its path there.
+    """
+
+    def __init__(self, options: SourceOptions) -> None:
+        """Find the file system.
+
+        Raises:
+            SourceError: The protocol is unknown or its library is not installed.
+        """
+        self.options = options
+        try:
+            self.fs, path = url_to_fs(options.path, **options.storage_options)
+        except (ImportError, ValueError, TypeError) as error:
+            raise SourceError(
+                f"Cannot open {options.path}: {short_reason(error)}. Expected a local path or an "
+                "address that fsspec knows (s3://, gs://, memory://, …), with its library installed."
+            ) from error
+        self.path = path.rstrip("/") or "/"
+
+    @property
+    def exists(self) -> bool:
+        """Whether it is a file or folder as it is written, or a glob or an address."""
+        written = self.options.path
+        return "://" in written or bool(_MAGIC.search(written)) or self.fs.exists(self.path)
+
+    @cached_property
+    def listing(self) -> Listing:
+        """The files.
+
+        Raises:
+            SourceError: There is no such path, the glob matches nothing, or the folder is empty.
+        """
+        path, shown = self.path, self.options.path
+        if self.fs.isfile(path):
+            root, _, name = path.rpartition("/")
+            return Listing(root or "/", (Found(name, self.fs.size(path)),))
+        unlisted: list[tuple[str, str]] = []
+        if self.fs.isdir(path):
+            files = sorted(_walk(self.fs, path, unlisted))
+            if not files and not unlisted:
+                raise SourceError(f"Folder {shown} is empty, or holds hidden files alone.")
+            return Listing(path, tuple(files), tuple(unlisted))
+        magic = _MAGIC.search(path)
+        if magic is None:
+            raise SourceError(self.missing())
+        root = path[: magic.start()].rpartition("/")[0] or "/"
+        matches = re.compile(glob_translate(path[len(root) :].lstrip("/"))).match
+        files = [file for file in sorted(_walk(self.fs, root, unlisted)) if matches(file.name)]
+        if not files:
+            raise SourceError(
+                f"The glob {shown} matches no file. {beside(self.fs, root + '/*')} A glob names "
+                "files, not folders: `*` is any name, `**/` any folders; quote it for the shell."
+            )
+        return Listing(root, tuple(files), tuple(unlisted))
+
+    def missing(self) -> str:
+        """Say that there is no such path, and what is where it was expected."""
+        return f"There is no file or folder {self.options.path}. {beside(self.fs, self.path)}"
+
+
+def beside(fs: AbstractFileSystem, path: str) -> str:
+    """What is in the nearest folder above a path, and the name there that is most like it."""
+    folder = PurePosixPath(path).parent
+    while not fs.isdir(str(folder)) and folder != folder.parent:
+        folder = folder.parent
+    try:
+        names = sorted(PurePosixPath(name).name for name in fs.ls(str(folder), detail=False))
+    except OSError:
+        names = []
+    wanted = PurePosixPath(path).relative_to(folder).parts[0]
+    close = difflib.get_close_matches(wanted, names, n=1)
+    named = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+    guess = f" Did you mean {close[0]!r}?" if close else ""
+    return f"{folder} holds {named or 'nothing'}.{guess}"
+
+
+def _walk(fs: AbstractFileSystem, root: str, unlisted: list[tuple[str, str]]) -> Iterator[Found]:
+    if isinstance(fs, LocalFileSystem):
+        yield from _walk_local(root, unlisted)
+        return
+    skip = len(root.rstrip("/")) + 1
+    for path, info in fs.find(root, detail=True).items():
+        name = path[skip:]
+        if not _is_hidden(name):
+            yield Found(name, info["size"] or 0)
+
+
+def _walk_local(root: str, unlisted: list[tuple[str, str]]) -> Iterator[Found]:
+    """Follow links, but enter each real folder once: a loop of links ends."""
+    seen: set[tuple[int, int]] = set()
+
+    def failed(error: OSError) -> None:
+        unlisted.append((os.path.relpath(error.filename, root), short_reason(error)))
+
+    for folder, subfolders, names in os.walk(root, onerror=failed, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            subfolders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        subfolders[:] = sorted(name for name in subfolders if not _is_hidden(name))
+        for name in names:
+            path = os.path.join(folder, name)
+            relative = os.path.relpath(path, root)
+            if _is_hidden(name):
+                continue
+            try:
+                status = os.stat(path)
+            except OSError as error:  # a link to nowhere
+                unlisted.append((relative, short_reason(error)))
+                continue
+            if stat.S_ISREG(status.st_mode):  # to open a pipe would wait for ever
+                yield Found(relative, status.st_size)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith((".", "_")) for part in name.split("/"))

@@ -1,0 +1,86 @@
+"""Parquet files, cut into pieces of whole row groups; only the columns needed are read."""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sources.opening import SourceFile
+from sources.prepare import prepare
+from sources.rows import MAX_BYTES, MAX_ROWS, Rows, SourceOptions, short_reason, unread
+
+PIECE_BYTES = 64 << 20
+PIECE_ROWS = 100_000
+
+
+def parquet_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
+    """The columns of the file.
+
+    Raises:
+        Exception: The file cannot be read.
+    """
+    with file.open() as stream, pq.ParquetFile(stream) as parquet:
+        return parquet.schema_arrow
+
+
+def parquet_parts(file: SourceFile) -> list[tuple[int, int, int]]:
+    """Cut a file into (first row group, the one after the last, bytes uncompressed).
+
+    A part ends before the row group that would carry it over 64 MB or 100,000 rows. Empty where
+    the file has no row groups.
+
+    Raises:
+        Exception: The file cannot be read.
+    """
+    parts: list[tuple[int, int, int]] = []
+    with file.open() as stream, pq.ParquetFile(stream) as parquet:
+        start = n_bytes = n_rows = 0
+        for number in range(parquet.num_row_groups):
+            group = parquet.metadata.row_group(number)
+            over = (
+                n_bytes + group.total_byte_size > PIECE_BYTES
+                or n_rows + group.num_rows > PIECE_ROWS
+            )
+            if over and number > start:
+                parts.append((start, number, n_bytes))
+                start, n_bytes, n_rows = number, 0, 0
+            n_bytes += group.total_byte_size
+            n_rows += group.num_rows
+        if parquet.num_row_groups:
+            parts.append((start, parquet.num_row_groups, n_bytes))
+    return parts
+
+
+def read_parquet(
+    file: SourceFile, options: SourceOptions, position: int, part: tuple[int, int] | None = None
+) -> Iterator[Rows]:
+    """Stream the row groups [start, stop) of a file, or all; a bad one costs no other its rows."""
+    try:
+        stream = file.open()
+    except Exception as error:  # each file system has errors of its own
+        yield unread(file.name, position, error)
+        return
+    with stream:
+        try:
+            parquet = pq.ParquetFile(stream, page_checksum_verification=True)
+            names = parquet.schema_arrow.names
+        except Exception as error:
+            yield unread(file.name, position, error)
+            return
+        if lack := options.lack(names):
+            yield unread(file.name, position, lack)
+            return
+        wanted = [name for name in names if options.needs(name)]
+        for number in range(*(part or (0, parquet.num_row_groups))):
+            group = parquet.metadata.row_group(number)
+            row_bytes = group.total_byte_size // max(group.num_rows, 1) + 1
+            size = max(1, min(MAX_ROWS, MAX_BYTES // row_bytes))
+            first = position
+            try:
+                for batch in parquet.iter_batches(size, [number], wanted, use_threads=False):
+                    table = pa.Table.from_batches([batch])
+                    yield prepare(table, options, file.name, range(first, first + len(table)))
+                    first += len(table)
+            except Exception as error:
+                yield unread(file.name, first, f"row group {number}: {short_reason(error)}")
+            position += group.num_rows

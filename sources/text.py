@@ -1,0 +1,74 @@
+"""Text files: a file is one document, or each line of it is one."""
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from sources.opening import Lines, SourceFile
+from sources.prepare import prepare
+from sources.rows import MAX_BYTES, MAX_ROWS, Rows, SourceOptions, short_reason, unread
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def text_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
+    """One column, `text`."""
+    with file.open() as stream:
+        stream.read(1)
+    return pa.schema([("text", pa.string())])
+
+
+def read_documents(files: Sequence[SourceFile], options: SourceOptions) -> Iterator[Rows]:
+    """Stream files, each a document whose id is its name; every file counts as one position."""
+    texts: list[bytes] = []
+    positions: list[int] = []
+    n_bytes = 0
+    for position, file in enumerate(files):
+        try:
+            with file.open() as stream:
+                text = stream.read()
+        except Exception as error:  # each file system has errors of its own
+            yield unread(file.name, position, short_reason(error))
+            continue
+        texts.append(text.removeprefix(BYTE_ORDER_MARK))
+        positions.append(position)
+        n_bytes += len(text)
+        if len(texts) >= MAX_ROWS or n_bytes >= MAX_BYTES:
+            yield _documents(texts, positions, files, options)
+            texts, positions, n_bytes = [], [], 0
+    if texts:
+        yield _documents(texts, positions, files, options)
+
+
+def read_lines(file: SourceFile, options: SourceOptions, position: int) -> Iterator[Rows]:
+    """Stream a file whose lines are documents; blank lines are no rows and are not counted."""
+    texts: list[bytes] = []
+    n_bytes = 0
+    lines = Lines(file)
+    for line in lines.as_bytes():
+        text = line.removeprefix(BYTE_ORDER_MARK).rstrip(b"\r\n")
+        if not text.strip():
+            continue
+        texts.append(text)
+        n_bytes += len(text)
+        if len(texts) >= MAX_ROWS or n_bytes >= MAX_BYTES:
+            positions = range(position, position + len(texts))
+            yield prepare(text_table(texts), options, file.name, positions)
+            position, texts, n_bytes = positions.stop, [], 0
+    positions = range(position, position + len(texts))
+    if texts:
+        yield prepare(text_table(texts), options, file.name, positions)
+    if lines.error:
+        yield unread(file.name, positions.stop, lines.error)
+
+
+def text_table(texts: list[bytes]) -> pa.Table:
+    """A table whose column `text` is not validated: prepare tells which rows are not UTF-8."""
+    return pa.table({"text": pa.array(texts, pa.large_binary())})
+
+
+def _documents(
+    texts: list[bytes], positions: list[int], files: Sequence[SourceFile], options: SourceOptions
+) -> Rows:
+    names = [files[position].name for position in positions]
+    return prepare(text_table(texts), options, names, positions, ids=names)

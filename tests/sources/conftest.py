@@ -1,0 +1,64 @@
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from sources import Piece, Source, SourceOptions, open_source
+from sources.rows import FAILURE_SCHEMA, MAX_ROWS, PREPARED_FIELDS
+
+
+@dataclass
+class Read:
+    """All that a source gave, rows and failures as dicts."""
+
+    source: Source
+    pieces: list[Piece]
+    rows: list[dict]
+    failures: list[dict]
+    tables: list[pa.Table]
+
+    def texts(self) -> list[str]:
+        return [row["text"] for row in self.rows]
+
+    def ids(self) -> list[str]:
+        return [row["id"] for row in self.rows]
+
+    def reasons(self) -> list[tuple[int, str, str]]:
+        return [(f["position"], f["stage"], f["reason"]) for f in self.failures]
+
+
+def read_source(path: Path | str, **options: object) -> Read:
+    """Read everything twice, the second time as a worker would, and check what always holds."""
+    source = open_source(SourceOptions(str(path), **options))
+    pieces = source.pieces()
+    assert pieces == source.pieces()
+    sent = pickle.dumps(source)
+    assert len(sent) < 4000
+    first, second = (_read(s, pieces) for s in (source, pickle.loads(sent)))
+    assert first.rows == second.rows
+    assert first.failures == second.failures
+    return first
+
+
+def _read(source: Source, pieces: list[Piece]) -> Read:
+    result = Read(source, pieces, [], [], [])
+    for piece in pieces:
+        positions = []
+        for table, failures in source.read(piece):
+            assert failures.schema == FAILURE_SCHEMA
+            assert list(table.schema)[:5] == list(PREPARED_FIELDS)
+            assert len(table) <= MAX_ROWS
+            result.tables.append(table)
+            result.rows += table.to_pylist()
+            result.failures += failures.to_pylist()
+            positions += table["position"].to_pylist()
+            positions += [f["position"] for f in failures.to_pylist() if f["stage"] == "read"]
+        assert len(set(positions)) == len(positions), "a position is one row"
+    return result
+
+
+@pytest.fixture
+def read():
+    return read_source
