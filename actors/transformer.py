@@ -191,9 +191,7 @@ def read_layout(folder: str | Path) -> Layout:
         p.name.startswith(("tokenizer.", "vocab.")) or p.suffix == ".model"
         for p in layout.tokenizer_files()
     ):
-        raise ModelError(
-            f"{root} has no tokenizer: expected tokenizer.json or a vocabulary in {at}."
-        )
+        raise ModelError(f"{root} has no tokenizer: expected tokenizer.json or a vocabulary.")
     return layout
 
 

@@ -4,16 +4,17 @@ A run's first commit claims the table, each wave renews the claim, the last comm
 The claim spares two runs from doing the same work; what keeps the table true is the store's fence.
 """
 
+import contextlib
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
 import psutil
 
-from schemas.store import Refused, Table, now
+from schemas.store import Refused, StoreError, Table, now
 
 DEAD_AFTER = timedelta(minutes=10)
 RENEW_SECONDS = 120.0
@@ -91,3 +92,22 @@ def take(table: Table, note: Mapping[str, Any], *, wait: bool, poll_seconds: flo
         newest = Table.open(table.uri, table.options)
         assert newest is not None  # noqa: S101 - tables are not deleted under us
         table = newest
+
+
+def release(table: Table, note: Mapping[str, Any], state: str) -> None:
+    """Give a claim up after a run that ended early; best effort, since time ends it too."""
+    with contextlib.suppress(StoreError):
+        newest = Table.open(table.uri, table.options)
+        last = newest.history(1)[0].get("note", {}) if newest else {}
+        if newest and last.get("run") == note["run"] and last.get("state") in _HOLDING:
+            newest.commit({**note, "state": state})
+
+
+@contextlib.contextmanager
+def held(table: Table, note: Mapping[str, Any], *, wait: bool) -> Iterator[Table]:
+    """A claimed table for the length of a command; see `take`."""
+    table = take(table, note, wait=wait)
+    try:
+        yield table
+    finally:
+        release(table, note, "released")

@@ -27,13 +27,20 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         width = max(map(len, COMMANDS))
-        print(USAGE.format(commands="\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())))
+        print(
+            USAGE.format(
+                commands="\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+            )
+        )
         return 0 if arguments else 2
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        print(f"embatch: unknown command {name!r}. Known: {', '.join(COMMANDS)}.{hint}", file=sys.stderr)
+        print(
+            f"embatch: unknown command {name!r}. Known: {', '.join(COMMANDS)}.{hint}",
+            file=sys.stderr,
+        )
         return 2
     module = importlib.import_module(f"jobs.{name.replace('-', '_')}")
     return int(module.main(rest))

@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import os
+import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -39,7 +41,9 @@ class Allocation:
     window_rows: int
 
 
-def allocate(nodes: list[dict[str, float]], *, device: str, actors: int | None, n_due: int) -> Allocation:
+def allocate(
+    nodes: list[dict[str, float]], *, device: str, actors: int | None, n_due: int
+) -> Allocation:
     """Share out the machines.
 
     Args:
@@ -55,7 +59,9 @@ def allocate(nodes: list[dict[str, float]], *, device: str, actors: int | None, 
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
     cores = [max(1, int(node.get("CPU", 0))) for node in nodes if node.get("CPU", 0) > 0] or [1]
     if device == "cuda" and not gpus:
-        raise ValueError("--device cuda: no node of this Ray cluster has a GPU. Leave --device out, or give cpu.")
+        raise ValueError(
+            "--device cuda: no node of this Ray cluster has a GPU. Leave --device out, or give cpu."
+        )
     on_gpu = gpus > 0 and device in ("auto", "cuda")
     wanted = gpus if on_gpu else sum(max(1, n // CPU_THREADS) for n in cores)
     n_actors = actors or wanted
@@ -124,16 +130,28 @@ class Cluster:
         import ray.data
 
         if not self.verbose:
-            logging.getLogger("ray.data").setLevel(logging.ERROR)
-            logging.getLogger("ray").setLevel(logging.ERROR)
+            for name in ("ray", "ray.data"):  # what ends a run is told once, by us
+                logging.getLogger(name).setLevel(logging.CRITICAL)
             ray.data.DataContext.get_current().enable_progress_bars = False
+
+
+@contextlib.contextmanager
+def native_noise_in_a_file() -> Iterator[None]:
+    """Send what C++ code writes to stderr to a temporary file; Python's stderr stays the user's."""
+    with tempfile.TemporaryFile() as file, open(os.dup(2), "w", buffering=1) as terminal:
+        before = sys.stderr
+        sys.stderr = terminal
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(terminal.fileno(), 2)
+            sys.stderr = before
 
 
 @contextlib.contextmanager
 def cluster(address: str | None, *, verbose: bool) -> Iterator[Cluster]:
     """A Ray for the length of a run; one that was there before stays."""
-    import sys
-
     was_there = "ray" in sys.modules and sys.modules["ray"].is_initialized()
     mine = Cluster(address, verbose=verbose)
     try:

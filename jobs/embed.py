@@ -8,6 +8,7 @@ that cannot be embedded, TABLE.failures. Run it again after a crash or a change:
 pays only for what is due.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -19,6 +20,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from jobs.cluster import cluster, native_noise_in_a_file
 from jobs.options import parse, storage_options, table_uri, user_errors
 from jobs.sync import Outcome, Stopped, Sync, SyncError, SyncModel, SyncOptions, too_many_failures
 
@@ -103,15 +105,21 @@ class EmbedConfig:
     def __post_init__(self) -> None:
         for name in ("max_chars", "limit", "max_tokens", "chunk_tokens", "chunk_overlap", "actors"):
             if getattr(self, name) < 0:
-                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, expected 1 or more.")
+                raise ValueError(
+                    f"--{name.replace('_', '-')} is {getattr(self, name)}, expected 1 or more."
+                )
         if not 0 <= self.max_failures <= 1:
-            raise ValueError(f"--max-failures is {self.max_failures}, expected a share from 0 to 1.")
+            raise ValueError(
+                f"--max-failures is {self.max_failures}, expected a share from 0 to 1."
+            )
         if self.chunk_overlap and self.chunk_overlap >= self.chunk_tokens:
             raise ValueError(
                 f"--chunk-overlap is {self.chunk_overlap}, expected less than --chunk-tokens ({self.chunk_tokens})."
             )
         if self.prune and self.limit:
-            raise ValueError("--prune with --limit would remove every row that --limit leaves out. Drop one of them.")
+            raise ValueError(
+                "--prune with --limit would remove every row that --limit leaves out. Drop one of them."
+            )
         if self.force_prune and not self.prune:
             raise ValueError("--force-prune says how far --prune may go. Add --prune.")
         storage_options(self.storage_option)
@@ -170,7 +178,11 @@ class DryRunSummary:
 
 
 def run(
-    config: EmbedConfig, model: SyncModel | None = None, *, wave_seconds: float = 30.0, claims: bool = True
+    config: EmbedConfig,
+    model: SyncModel | None = None,
+    *,
+    wave_seconds: float = 30.0,
+    claims: bool = True,
 ) -> EmbedSummary | DryRunSummary:
     """Sync a table with a source.
 
@@ -184,7 +196,6 @@ def run(
         SourceError, ModelError, StoreError, TableBusy, SyncError: messages for the user.
         Stopped: SIGINT or SIGTERM.
     """
-    from jobs.cluster import cluster
     from sources import open_source
     from sources.rows import SourceOptions
 
@@ -210,7 +221,9 @@ def run(
     if model is None:
         from actors.models import resolve
 
-        model = resolve(config.model, prompt=config.prompt or None, max_tokens=config.max_tokens or None)
+        model = resolve(
+            config.model, prompt=config.prompt or None, max_tokens=config.max_tokens or None
+        )
     options = SyncOptions(
         table=table,
         storage_options=credentials,
@@ -252,7 +265,9 @@ def _summary(
     return EmbedSummary(
         **asdict(counts),
         seconds=round(seconds, 3),
-        rows_per_second=round((counts.embedded + counts.replaced) / max(outcome.embed_seconds, 1e-9), 1)
+        rows_per_second=round(
+            (counts.embedded + counts.replaced) / max(outcome.embed_seconds, 1e-9), 1
+        )
         if outcome.embed_seconds
         else 0.0,
         table_version=outcome.table_version,
@@ -311,7 +326,9 @@ def _refuse_nesting(source: str, table: str) -> None:
         return
     folder, inner = Path(source).resolve(), Path(table).resolve()
     if inner == folder or folder in inner.parents:
-        raise ValueError(f"TABLE {table} lies inside SOURCE {source}, and would be read as a part of it. Move it out.")
+        raise ValueError(
+            f"TABLE {table} lies inside SOURCE {source}, and would be read as a part of it. Move it out."
+        )
 
 
 def _print(summary: EmbedSummary | DryRunSummary, config: EmbedConfig) -> None:
@@ -342,23 +359,32 @@ def _print(summary: EmbedSummary | DryRunSummary, config: EmbedConfig) -> None:
         if summary.n_passages:
             lines.append(f"{summary.n_passages:>12,}  passages written")
         if summary.n_truncated:
-            lines.append(f"{summary.n_truncated:>12,}  texts were longer than the model reads (--chunk-tokens cuts them)")
+            lines.append(
+                f"{summary.n_truncated:>12,}  texts were longer than the model reads (--chunk-tokens cuts them)"
+            )
         lines.append(
             f"\n{summary.table} is at version {summary.table_version}: {summary.model}, "
             f"{summary.seconds:.1f} s, {summary.rows_per_second:,.0f} rows/s while embedding."
         )
-        lines += [f"failed {n:,}: {reason}" for reason, n in sorted(summary.failures.items(), key=lambda x: -x[1])[:5]]
+        lines += [
+            f"failed {n:,}: {reason}"
+            for reason, n in sorted(summary.failures.items(), key=lambda x: -x[1])[:5]
+        ]
     print("\n".join(lines + [f"Warning: {warning}" for warning in summary.warnings]), flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, run, print; returns the exit code."""
     config = parse(EmbedConfig, "embed", __doc__, arguments)
-    with user_errors() as outcome:
+    quiet = contextlib.nullcontext() if config.verbose else native_noise_in_a_file()
+    with quiet, user_errors() as outcome:
         try:
             _print(run(config), config)
         except Stopped as stopped:
-            print(f"embatch: {stopped}; what was complete is committed, run again to go on.", file=sys.stderr)
+            print(
+                f"embatch: {stopped}; what was complete is committed, run again to go on.",
+                file=sys.stderr,
+            )
             return 128 + stopped.signum
     return outcome.exit_code
 

@@ -6,13 +6,46 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import tyro
 
 from jobs.cluster import under_submitted_job
+from schemas.embeddings import Fingerprint
+from schemas.store import StoreError, Table
 
 Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """What every command on a table takes.
+
+    Attributes:
+        table: folder or bucket prefix of the table
+        storage_option: KEY=VALUE for the object store, once for each
+        json: print one line of JSON, the last on stdout
+    """
+
+    table: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TABLE")]
+    storage_option: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    json: bool = False
+
+    def open(self) -> Table:
+        """The table.
+
+        Raises:
+            StoreError: there is none, or none of embatch.
+        """
+        uri = table_uri(self.table)
+        table = Table.open(uri, storage_options(self.storage_option))
+        if table is None:
+            raise StoreError(
+                f"There is no table at {uri}. `embatch embed SOURCE {self.table} --model MODEL` makes one."
+            )
+        if Fingerprint.of(table.schema) is None:
+            raise StoreError(f"{uri} is a Delta table, but not one of embeddings.")
+        return table
 
 
 @dataclass
@@ -22,7 +55,9 @@ class CommandOutcome:
     exit_code: int = 0
 
 
-def parse(config: type[Config], command: str, doc: str | None, arguments: Sequence[str] | None) -> Config:
+def parse(
+    config: type[Config], command: str, doc: str | None, arguments: Sequence[str] | None
+) -> Config:
     """Options from the command line; wrong ones end the process with 2 and a message."""
     try:
         return tyro.cli(
@@ -44,7 +79,6 @@ def user_errors() -> Iterator[CommandOutcome]:
     from jobs.claim import TableBusy
     from jobs.sync import SyncError
     from schemas.embeddings import SchemaError
-    from schemas.store import StoreError
     from sources.rows import SourceError
 
     outcome = CommandOutcome()
@@ -66,7 +100,9 @@ def storage_options(pairs: Sequence[str]) -> dict[str, str]:
     """
     for pair in pairs:
         if "=" not in pair:
-            raise ValueError("--storage-option expects KEY=VALUE, once for each, and got a word without '='.")
+            raise ValueError(
+                "--storage-option expects KEY=VALUE, once for each, and got a word without '='."
+            )
     return dict(pair.split("=", 1) for pair in pairs)
 
 

@@ -7,8 +7,8 @@ import time
 class Progress:
     """How far a stage is, at what rate, and how long it will take.
 
-        with Progress("embed", total=1028, unit="rows") as progress:
-            progress.add(64)
+    with Progress("embed", total=1028, unit="rows") as progress:
+        progress.add(64)
     """
 
     def __init__(self, stage: str, total: int, unit: str, *, quiet: bool = False) -> None:
@@ -37,7 +37,13 @@ class Progress:
         seconds = max(time.monotonic() - self._started, 1e-9)
         rate = self.done / seconds
         share = f"{100 * self.done / self.total:3.0f}%" if self.total else "100%"
-        left = f", {_clock((self.total - self.done) / rate)} left" if 0 < self.done < self.total else ""
+        left = (
+            f", {_clock((self.total - self.done) / rate)} left"
+            if 0 < self.done < self.total
+            else ""
+        )
+        if not self.done and self.total:
+            return f"{self.stage}  0/{self.total:,} {self.unit}, {_clock(seconds)} to start so far"
         return f"{self.stage}  {share}  {self.done:,}/{self.total:,} {self.unit}  {rate:,.0f} {self.unit}/s{left}"
 
     def _show(self) -> None:

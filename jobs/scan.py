@@ -79,11 +79,16 @@ def scan_piece(source: Source, index: int, piece: Piece) -> dict[str, Any]:
     }
 
 
-def gather(scans: Sequence[Mapping[str, Any]], *, all_listed: bool, limit: int | None = None) -> SourceScan:
+def gather(
+    scans: Sequence[Mapping[str, Any]], *, all_listed: bool, limit: int | None = None
+) -> SourceScan:
     """The pieces' scans as one, in the pieces' order, of the first `limit` rows."""
     ordered = sorted(scans, key=lambda scan: int(scan["piece"]))
     failures = pa.concat_tables(
-        [FAILURE_SCHEMA.empty_table(), *(pa.ipc.open_stream(scan["failures"]).read_all() for scan in ordered)]
+        [
+            FAILURE_SCHEMA.empty_table(),
+            *(pa.ipc.open_stream(scan["failures"]).read_all() for scan in ordered),
+        ]
     )
     keys = np.frombuffer(b"".join(scan["keys"] for scan in ordered), KEYS)
     return SourceScan(
@@ -98,7 +103,9 @@ def scan_table(table: Table | None, recipe: str, *, passages: bool) -> TableScan
     """Read the keys of every row of a table; None is a table of no rows."""
     files = table.files() if table else []
     with ThreadPoolExecutor(max_workers=8) as pool:
-        parts = list(pool.map(lambda f: _scan_file(table, f, recipe, passages), files)) if table else []
+        parts = (
+            list(pool.map(lambda f: _scan_file(table, f, recipe, passages), files)) if table else []
+        )
     for index, (keys, _) in enumerate(parts):
         keys["where"] = index
     return TableScan(
@@ -108,13 +115,17 @@ def scan_table(table: Table | None, recipe: str, *, passages: bool) -> TableScan
     )
 
 
-def _scan_file(table: Table, file: Fragment, recipe: str, passages: bool) -> tuple[np.ndarray, bool]:
+def _scan_file(
+    table: Table, file: Fragment, recipe: str, passages: bool
+) -> tuple[np.ndarray, bool]:
     id_column = "parent_id" if passages else "id"
     held = table.read_file(file.name, [id_column, "content_hash", "row_hash"])
     keys = np.zeros(len(held), KEYS)
     keys["id"] = id_hashes(held[id_column])
     keys["position"] = np.arange(len(held))
-    written_here = {"content_hash", "row_hash"} <= set(held.column_names)  # a foreign file may lack them
+    written_here = {"content_hash", "row_hash"} <= set(
+        held.column_names
+    )  # a foreign file may lack them
     if written_here:
         keys["content"] = from_hex(held["content_hash"], 2)
         keys["row"] = from_hex(held["row_hash"], 1)[:, 0]
@@ -146,7 +157,7 @@ def read_due(
     for table, _ in source.read(piece):
         positions = table["position"].to_numpy()
         at = np.searchsorted(due["position"], positions)
-        inside = np.flatnonzero((at < len(due)))
+        inside = np.flatnonzero(at < len(due))
         inside = inside[due["position"][at[inside]] == positions[inside]]
         if not len(inside):
             continue
@@ -154,9 +165,15 @@ def read_due(
         n_found[at[inside]] = True
         rows = table.take(pa.array(inside))
         changed = (_words(rows["content_hash"]) != mine["content"]).any(axis=1)
-        reasons = np.where(changed, CHANGED_REASON, np.where(mine["action"] == CONFLICT, CONFLICT_REASON, ""))
+        reasons = np.where(
+            changed, CHANGED_REASON, np.where(mine["action"] == CONFLICT, CONFLICT_REASON, "")
+        )
         stages = np.where(changed, "read", np.where(mine["action"] == CONFLICT, "id", ""))
-        others = {columns[name].name: _others(rows)[name] for name in _others(rows).column_names if name in columns}
+        others = {
+            columns[name].name: _others(rows)[name]
+            for name in _others(rows).column_names
+            if name in columns
+        }
         yield _due_table(
             mine,
             files,
@@ -183,7 +200,9 @@ def _due_table(
 ) -> pa.Table:
     n = len(due)
     copies = due["action"] == COPY
-    from_files = [files[index] if copy else None for index, copy in zip(due["from_file"], copies, strict=True)]
+    from_files = [
+        files[index] if copy else None for index, copy in zip(due["from_file"], copies, strict=True)
+    ]
     known: dict[str, Any] = {
         "row_hash": pa.array(due["row"]),
         "due:source_file": pa.array([source_file] * n, pa.string()),
@@ -200,7 +219,9 @@ def _due_table(
     }
     fields = [*DUE_FIELDS, *columns.values()]
     arrays = [
-        cast_column(known[field.name], field.type) if field.name in known else pa.nulls(n, field.type)
+        cast_column(known[field.name], field.type)
+        if field.name in known
+        else pa.nulls(n, field.type)
         for field in fields
     ]
     return pa.table(arrays, schema=pa.schema(fields))

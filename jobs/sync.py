@@ -9,9 +9,10 @@ import queue
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,21 +21,33 @@ from actors.window import EmbedWindow, HostedModel, Target
 from jobs import claim
 from jobs.cluster import READ_CPUS, Allocation, Cluster, allocate
 from jobs.progress import Progress
-from jobs.scan import SourceScan, TableScan, due_by_piece, due_from_bytes, gather, read_due, scan_piece, scan_table
+from jobs.scan import (
+    SourceScan,
+    TableScan,
+    due_by_piece,
+    due_from_bytes,
+    gather,
+    read_due,
+    scan_piece,
+    scan_table,
+)
 from jobs.waves import Tally, Waves, compact
 from schemas.embeddings import Fingerprint, fitted, source_columns, table_schema
 from schemas.failures import FailureLog
 from schemas.keys import KEYS
 from schemas.plan import CONFLICT, EMBED, Plan, make_plan
-from schemas.store import Refused, Table, first_line
+from schemas.store import Refused, StoreError, Table
 from sources.rows import Piece, Source
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 DRIVER_BYTES = 256 << 20  # a source up to this size is scanned in the driver while Ray starts
 MAX_REPLANS = 20
 PRUNE_SHARE = 0.2  # a prune of more than this share of the table's ids asks first
 HOPELESS_FAILURES = 1000  # so many, and above --max-failures: stop early
 CHECKPOINT_VERSIONS = 50
-WORKER_RESTARTS = 10
+TASK_RETRIES = 10
 
 
 class SyncError(RuntimeError):
@@ -110,7 +123,14 @@ class Counts:
 
     def check(self) -> None:
         """Raise AssertionError unless every row is accounted for."""
-        parts = self.unchanged + self.embedded + self.replaced + self.updated + self.duplicates + self.failed
+        parts = (
+            self.unchanged
+            + self.embedded
+            + self.replaced
+            + self.updated
+            + self.duplicates
+            + self.failed
+        )
         if parts != self.rows_read:
             raise AssertionError(f"{self.rows_read} rows read, {parts} accounted for: {self}")
 
@@ -149,10 +169,17 @@ class Sync:
     ) -> None:
         self.source, self.model, self.options = source, model, options
         self.cluster = cluster
-        self.note = {**claim.identity(run), "command": "embed", "model": model.name, "precision": "fp32"}
+        self.note = {
+            **claim.identity(run),
+            "command": "embed",
+            "model": model.name,
+            "precision": "fp32",
+        }
         self.fingerprint = _fingerprint(model, options)
         self.pieces = source.pieces()
-        self.warnings: list[str] = [f"{path} could not be listed: {why}" for path, why in source.unlisted()]
+        self.warnings: list[str] = [
+            f"{path} could not be listed: {why}" for path, why in source.unlisted()
+        ]
         self.stop_signal: int | None = None
         self.tally = Tally()
         self.embed_seconds = 0.0
@@ -174,22 +201,34 @@ class Sync:
         with self._signals():
             table = self._open()
             self._expect_work(table)
-            if table is not None and self.options.claims:
-                table = claim.take(table, self.note, wait=self.options.wait)
-            scan = self._scan_source()
-            while True:
-                try:
-                    return self._until_agreed(table, scan)
-                except Refused as refusal:
-                    self.n_replans += 1
-                    if self.n_replans > MAX_REPLANS:
-                        raise SyncError(
-                            f"{refusal} That was the {MAX_REPLANS}th time: something else keeps writing to "
-                            "this table. What was committed stays; run again when it is quiet."
-                        ) from refusal
-                    table = self._open()
-                    if table is not None and self.options.claims:
-                        table = claim.take(table, self.note, wait=self.options.wait)
+            table = self._claim(table)
+            try:
+                return self._until_undisturbed(table)
+            except BaseException as error:
+                if self.options.claims and (held := self._open()):
+                    claim.release(
+                        held, self.note, "stopped" if isinstance(error, Stopped) else "failed"
+                    )
+                raise
+
+    def _until_undisturbed(self, table: Table | None) -> Outcome:
+        scan = self._scan_source()
+        while True:
+            try:
+                return self._until_agreed(table, scan)
+            except Refused as refusal:
+                self.n_replans += 1
+                if self.n_replans > MAX_REPLANS:
+                    raise SyncError(
+                        f"{refusal} That was the {MAX_REPLANS}th time: something else keeps writing to "
+                        "this table. What was committed stays; run again when it is quiet."
+                    ) from refusal
+                table = self._claim(self._open())
+
+    def _claim(self, table: Table | None) -> Table | None:
+        if table is None or not self.options.claims:
+            return table
+        return claim.take(table, self.note, wait=self.options.wait)
 
     def preview(self, n_sample: int) -> Preview:
         """Plan, write nothing, and take a few of the texts that are due."""
@@ -198,7 +237,11 @@ class Sync:
         failures = FailureLog(self.options.table, self.options.storage_options)
         held, plan = self._plan(table, scan, failures, first=True)
         due = plan.to_embed
-        due = due[np.linspace(0, len(due) - 1, min(n_sample, len(due))).astype(int)] if len(due) else due
+        due = (
+            due[np.linspace(0, len(due) - 1, min(n_sample, len(due))).astype(int)]
+            if len(due)
+            else due
+        )
         texts: list[str] = []
         for part in due_by_piece(np.sort(due, order=["group", "piece", "position"])):
             for rows in read_due(self.source, self.pieces[part["piece"][0]], part, [], {}):
@@ -216,7 +259,9 @@ class Sync:
     def _refuse_other_space(self, table: Table) -> None:
         held = Fingerprint.of(table.schema)
         if held is None:
-            raise SyncError(f"{table.uri} is a Delta table, but not one of embeddings. Give another TABLE.")
+            raise SyncError(
+                f"{table.uri} is a Delta table, but not one of embeddings. Give another TABLE."
+            )
         if self.options.replace:
             return
         mine = self.fingerprint
@@ -237,7 +282,9 @@ class Sync:
         held = Fingerprint.of(table.schema) if table else None
         mine = self.fingerprint
         return held is not None and (
-            held.space != mine.space or held.dim != mine.dim or bool(held.chunking) != bool(mine.chunking)
+            held.space != mine.space
+            or held.dim != mine.dim
+            or bool(held.chunking) != bool(mine.chunking)
         )
 
     def _expect_work(self, table: Table | None) -> None:
@@ -272,14 +319,20 @@ class Sync:
         def scan(row: dict[str, Any]) -> dict[str, Any]:
             return scan_piece(source, row["piece"], pieces[row["piece"]])
 
-        rows = ray.data.from_items([{"piece": index} for index, _ in indexed], override_num_blocks=len(indexed))
+        rows = ray.data.from_items(
+            [{"piece": index} for index, _ in indexed], override_num_blocks=len(indexed)
+        )
         yield from rows.map(scan, num_cpus=1).iter_rows()
 
     def _plan(
         self, table: Table | None, scan: SourceScan, failures: FailureLog, *, first: bool
     ) -> tuple[TableScan, Plan]:
         rebuilds = self._rebuilds(table)
-        held = scan_table(None if rebuilds else table, self.fingerprint.recipe, passages=bool(self.fingerprint.chunking))
+        held = scan_table(
+            None if rebuilds else table,
+            self.fingerprint.recipe,
+            passages=bool(self.fingerprint.chunking),
+        )
         retrying = self.options.retry_failed or self.options.replace
         known = failures.keys(self.fingerprint.recipe, self.note["run"] if retrying else None)
         prune = self.options.prune and scan.complete
@@ -319,9 +372,9 @@ class Sync:
     def _until_agreed(self, table: Table | None, scan: SourceScan) -> Outcome:
         options = self.options
         failures = FailureLog(options.table, options.storage_options)
-        columns, warnings = source_columns(scan.schemas)
+        columns, remarks = source_columns(scan.schemas)
         if self._first_plan is None:
-            self.warnings += warnings
+            self.warnings += remarks
         rebuilds = self._rebuilds(table)
         first = self._first_plan is None
         held, plan = self._plan(table, scan, failures, first=first)
@@ -330,7 +383,10 @@ class Sync:
         fresh_schema = table_schema(columns.values(), self.fingerprint, with_text=options.with_text)
         if table is None:
             table = Table.create(
-                options.table, fresh_schema, {**self.note, "state": "claim"}, options.storage_options
+                options.table,
+                fresh_schema,
+                {**self.note, "state": "claim"},
+                options.storage_options,
             )
         if rebuilds:
             schema = fresh_schema
@@ -349,7 +405,9 @@ class Sync:
             held, plan = self._plan(table, scan, failures, first=False)
         return self._finish(table, scan, failures)
 
-    def _fit(self, table: Table, columns: dict[str, pa.Field]) -> tuple[dict[str, pa.Field], pa.Schema]:
+    def _fit(
+        self, table: Table, columns: dict[str, pa.Field]
+    ) -> tuple[dict[str, pa.Field], pa.Schema]:
         """The source's columns as the table holds them, and the schema of the files to write."""
         columns, missing = fitted(columns, table.schema)
         if missing:
@@ -357,14 +415,23 @@ class Sync:
         if Fingerprint.of(table.schema) != self.fingerprint:
             table.describe({**self.note, "state": "claim"}, self.fingerprint.metadata())
         vector = pa.field(
-            "embedding", pa.list_(pa.float32(), self.fingerprint.dim), metadata=self.fingerprint.metadata()
+            "embedding",
+            pa.list_(pa.float32(), self.fingerprint.dim),
+            metadata=self.fingerprint.metadata(),
         )
-        fields = [vector if field.name == "embedding" else pa.field(field.name, field.type) for field in table.schema]
+        fields = [
+            vector if field.name == "embedding" else pa.field(field.name, field.type)
+            for field in table.schema
+        ]
         return columns, pa.schema(fields)
 
     def _failure(self, row: Mapping[str, Any]) -> dict[str, Any]:
         content = row["content_hash"]
-        return {**row, "content_hash": content.hex() if content else None, **self._failure_columns(row["stage"])}
+        return {
+            **row,
+            "content_hash": content.hex() if content else None,
+            **self._failure_columns(row["stage"]),
+        }
 
     def _failure_columns(self, stage: str) -> dict[str, Any]:
         return {
@@ -383,10 +450,14 @@ class Sync:
         schema: pa.Schema,
         at_once: bool,
     ) -> Waves:
-        waves = Waves(table, held.files, plan, failures, self.note, self._failure_columns, at_once, self.tally)
+        waves = Waves(
+            table, held.files, plan, failures, self.note, self._failure_columns, at_once, self.tally
+        )
         started = time.monotonic()
         try:
-            with Progress("embed", len(plan.due), "rows", quiet=self.options.quiet or not len(plan.due)) as progress:
+            with Progress(
+                "embed", len(plan.due), "rows", quiet=self.options.quiet or not len(plan.due)
+            ) as progress:
                 with contextlib.closing(self._reports(plan, held, columns, schema)) as reports:
                     for report in reports:
                         if report is not None:
@@ -400,9 +471,10 @@ class Sync:
         except Refused:
             raise
         except BaseException:
-            with contextlib.suppress(Exception):  # the error that got us here is the one to tell
+            with contextlib.suppress(
+                StoreError, OSError
+            ):  # the error that got us here is the one to tell
                 waves.commit()
-                table.commit({**self.note, "state": "stopped"})
             raise
         finally:
             self.embed_seconds += time.monotonic() - started if len(plan.due) else 0.0
@@ -456,8 +528,13 @@ class Sync:
             raise SyncError(f"{n_left:,} due rows never came back from the workers; run again.")
 
     def _dataset(
-        self, plan: Plan, held: TableScan, columns: dict[str, pa.Field], schema: pa.Schema, use: Allocation
-    ) -> Any:
+        self,
+        plan: Plan,
+        held: TableScan,
+        columns: dict[str, pa.Field],
+        schema: pa.Schema,
+        use: Allocation,
+    ) -> "Dataset":
         import ray.data
 
         options = self.options
@@ -468,7 +545,9 @@ class Sync:
 
         def read(batch: pa.Table) -> Iterator[pa.Table]:
             for task in batch.to_pylist():
-                yield from read_due(source, pieces[task["piece"]], due_from_bytes(task["due"]), files, columns)
+                yield from read_due(
+                    source, pieces[task["piece"]], due_from_bytes(task["due"]), files, columns
+                )
 
         target = Target(
             uri=options.table,
@@ -479,6 +558,9 @@ class Sync:
             chunk_tokens=options.chunk_tokens,
             chunk_overlap=options.chunk_overlap,
         )
+        warnings.filterwarnings(
+            "ignore", "`ray_remote_args` is deprecated"
+        )  # no other way yet to bound restarts
         rows = ray.data.from_items(tasks, override_num_blocks=len(tasks))
         rows = rows.map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=READ_CPUS)
         return rows.map_batches(
@@ -492,12 +574,13 @@ class Sync:
             batch_size=use.window_rows,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(
-                size=use.n_actors, max_concurrent_calls_per_actor=2, enable_true_multi_threading=True
+                size=use.n_actors,
+                max_concurrent_calls_per_actor=2,
+                enable_true_multi_threading=True,
             ),
             num_cpus=use.cpus,
             num_gpus=use.gpus,
-            max_restarts=WORKER_RESTARTS,
-            max_task_retries=WORKER_RESTARTS,
+            max_task_retries=TASK_RETRIES,  # Ray's default is for ever, also for a row that kills its worker
         )
 
     # -- end ----------------------------------------------------------------------------------
@@ -506,7 +589,10 @@ class Sync:
         plan = self._first_plan
         assert plan is not None  # noqa: S101 - set before any work
         if self.options.limit is None:
-            others = np.array([name != self.options.source_name for name in failures.rows["source"].to_pylist()], bool)
+            others = np.array(
+                [name != self.options.source_name for name in failures.rows["source"].to_pylist()],
+                bool,
+            )
             failures.keep(failures.seen | others | (not scan.complete), self.note)
         tally = self.tally
         counts = Counts(
@@ -562,7 +648,9 @@ class Sync:
         def note(signum: int, _: object) -> None:
             self.stop_signal = signum
 
-        before: dict[int, Any] = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+        before: dict[int, Any] = {
+            s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)
+        }
         try:
             yield
         finally:
@@ -594,10 +682,10 @@ def _size(pieces: list[Piece]) -> int:
 
 def _worker_message(error: BaseException) -> str:
     """What went wrong in a worker, without Ray's wrapping."""
-    cause: BaseException | None = error
-    while cause is not None and "ray" in type(cause).__module__:
-        error, cause = cause, getattr(cause, "cause", None) or cause.__cause__
-    root = cause or error
-    if isinstance(root, OSError) and root.strerror:
-        return f"A worker could not write: {root.strerror}. What was committed stays; run again when it is mended."
-    return f"A worker failed: {first_line(root)}. What was committed stays; run again with --verbose to see more."
+    while isinstance(inner := getattr(error, "cause", None), BaseException):
+        error = inner
+    if isinstance(error, OSError) and error.strerror:
+        return f"A worker could not write: {error.strerror}. What was committed stays; run again when it is mended."
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    why = lines[-1] if "ray" in type(error).__module__ else f"{type(error).__name__}: {lines[0]}"
+    return f"A worker failed: {why.strip()[:300]}. What was committed stays; --verbose shows more."

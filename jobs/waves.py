@@ -96,7 +96,9 @@ class Waves:
         self.tally.work(report)
         self._waiting[group] -= report["n_due"]
         if report["name"] is not None:
-            self._fragments[group].append(Fragment(report["name"], report["size_bytes"], report["n_rows"]))
+            self._fragments[group].append(
+                Fragment(report["name"], report["size_bytes"], report["n_rows"])
+            )
         self._failed[group] += report["failures"]
 
     def seconds_since_commit(self) -> float:
@@ -204,7 +206,9 @@ def compact(table: Table, note: Mapping[str, Any]) -> int:
             added.append(write_rows(table.filesystem, name, rows.combine_chunks()))
             joined += batch
     if joined:
-        table.commit({**note, "state": "compacted", "n_files": len(joined)}, add=added, remove=joined)
+        table.commit(
+            {**note, "state": "compacted", "n_files": len(joined)}, add=added, remove=joined
+        )
     return len(joined)
 
 

@@ -68,7 +68,9 @@ class Fingerprint:
         """The fingerprint in a schema of a table or a file, None where there is none."""
         if "embedding" not in schema.names:
             return None
-        metadata = {k.decode(): v.decode() for k, v in (schema.field("embedding").metadata or {}).items()}
+        metadata = {
+            k.decode(): v.decode() for k, v in (schema.field("embedding").metadata or {}).items()
+        }
         keys = {f"embatch.{field.name}": field.name for field in fields(cls)}
         if not keys.keys() <= metadata.keys():
             return None
@@ -83,7 +85,11 @@ def delta_type(source: pa.DataType) -> pa.DataType | None:
         return _WIDER[source]
     if pa.types.is_dictionary(source) or pa.types.is_run_end_encoded(source):
         return delta_type(source.value_type)
-    if pa.types.is_string(source) or pa.types.is_large_string(source) or pa.types.is_string_view(source):
+    if (
+        pa.types.is_string(source)
+        or pa.types.is_large_string(source)
+        or pa.types.is_string_view(source)
+    ):
         return pa.string()
     if (
         pa.types.is_binary(source)
@@ -95,13 +101,19 @@ def delta_type(source: pa.DataType) -> pa.DataType | None:
     if pa.types.is_timestamp(source):
         return pa.timestamp("us", tz="UTC" if source.tz else None)
     if pa.types.is_decimal(source):
-        return pa.decimal128(source.precision, source.scale) if source.precision <= 38 else pa.string()
+        return (
+            pa.decimal128(source.precision, source.scale) if source.precision <= 38 else pa.string()
+        )
     if pa.types.is_map(source):
         key, item = delta_type(source.key_type), delta_type(source.item_type)
         return pa.map_(key, item) if key and item else None
     if pa.types.is_struct(source):
         kept = [(field.name, delta_type(field.type)) for field in source]
-        return pa.struct([(name, kind) for name, kind in kept if kind]) if any(k for _, k in kept) else None
+        return (
+            pa.struct([(name, kind) for name, kind in kept if kind])
+            if any(k for _, k in kept)
+            else None
+        )
     if hasattr(source, "value_field"):  # every kind of list
         item = delta_type(source.value_type)
         return pa.list_(item) if item else None
@@ -132,7 +144,9 @@ def source_columns(schemas: Iterable[pa.Schema]) -> tuple[dict[str, pa.Field], l
             target = f"source_{target}"
         taken.add(target.lower())
         if target != name:
-            warnings.append(f"column {name!r} becomes {target!r}: the name is taken or Delta refuses it")
+            warnings.append(
+                f"column {name!r} becomes {target!r}: the name is taken or Delta refuses it"
+            )
         if kind == pa.string() and not _is_text(source):
             warnings.append(f"column {name!r} becomes text: Delta cannot hold {source}")
         columns[name] = pa.field(target, kind)
@@ -189,7 +203,9 @@ def table_schema(
     )
 
 
-def fitted(columns: dict[str, pa.Field], table: pa.Schema) -> tuple[dict[str, pa.Field], list[pa.Field]]:
+def fitted(
+    columns: dict[str, pa.Field], table: pa.Schema
+) -> tuple[dict[str, pa.Field], list[pa.Field]]:
     """A source's columns as an existing table holds them, and those that it lacks.
 
     Raises:
@@ -238,7 +254,11 @@ def cast_column(column: pa.ChunkedArray | pa.Array, kind: pa.DataType) -> pa.Arr
 def _as_text(value: object) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    return json.dumps(value, default=str, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+    return (
+        json.dumps(value, default=str, ensure_ascii=False)
+        if isinstance(value, dict | list)
+        else str(value)
+    )
 
 
 def vector_column(vectors: np.ndarray, *, half: bool = False) -> pa.FixedSizeListArray:

@@ -39,7 +39,9 @@ _IDENTITY = ("id", "content_hash", "recipe", "source", "source_file", "position"
 def identities(failures: pa.Table) -> np.ndarray:
     """A 64-bit hash of what makes a failure the same one the next night; (n,) uint64."""
     rows = zip(*(failures[name].to_pylist() for name in _IDENTITY), strict=True)
-    return np.fromiter((xxhash.xxh3_64_intdigest(repr(row)) for row in rows), np.uint64, len(failures))
+    return np.fromiter(
+        (xxhash.xxh3_64_intdigest(repr(row).encode()) for row in rows), np.uint64, len(failures)
+    )
 
 
 class FailureLog:

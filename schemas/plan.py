@@ -109,7 +109,9 @@ def make_plan(
     """
     n = len(source)
     ids = dense_codes(np.concatenate([source["id"], stored["id"], failed["id"]]))
-    contents = dense_codes(np.concatenate([source["content"], stored["content"], failed["content"]]))
+    contents = dense_codes(
+        np.concatenate([source["content"], stored["content"], failed["content"]])
+    )
     n_ids = int(ids.max(initial=-1)) + 1
     id_s, id_t, id_f = np.split(ids, [n, n + len(stored)])
     content_s, content_t, content_f = np.split(contents, [n, n + len(stored)])

@@ -11,7 +11,7 @@ import time
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -24,6 +24,7 @@ from deltalake.transaction import AddAction, RemoveAction
 
 ROW_GROUP_ROWS = 25_000  # viewers refuse larger ones, and random reads want them small
 LOG_RETENTION = "interval 3650 days"  # the history is the list of runs
+ORPHAN_HOURS = 24
 _APPLICATION = "embatch"
 _FEATURES_READ = {"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"}
 
@@ -60,7 +61,9 @@ class Table:
     options: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, uri: str, options: Mapping[str, str] | None = None, version: int | None = None) -> "Table | None":
+    def open(
+        cls, uri: str, options: Mapping[str, str] | None = None, version: int | None = None
+    ) -> "Table | None":
         """The table, at its newest or the given version; None where there is none.
 
         Raises:
@@ -83,7 +86,11 @@ class Table:
 
     @classmethod
     def create(
-        cls, uri: str, schema: pa.Schema, note: Mapping[str, Any], options: Mapping[str, str] | None = None
+        cls,
+        uri: str,
+        schema: pa.Schema,
+        note: Mapping[str, Any],
+        options: Mapping[str, str] | None = None,
     ) -> "Table":
         """Make an empty table; its first commit carries the note.
 
@@ -134,7 +141,9 @@ class Table:
             actions["num_records"].to_pylist(),
             strict=True,
         )
-        fragments = [Fragment(urllib.parse.unquote(p), s, -1 if n is None else n) for p, s, n in rows]
+        fragments = [
+            Fragment(urllib.parse.unquote(p), s, -1 if n is None else n) for p, s, n in rows
+        ]
         return sorted(fragments, key=lambda fragment: fragment.name)
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
@@ -165,7 +174,9 @@ class Table:
         for fragment in add:
             self._check(fragment)
         now_ms = time.time_ns() // 1_000_000
-        actions: list[AddAction | RemoveAction] = [_add_action(fragment, now_ms) for fragment in add]
+        actions: list[AddAction | RemoveAction] = [
+            _add_action(fragment, now_ms) for fragment in add
+        ]
         actions += [
             RemoveAction(urllib.parse.quote(fragment.name), True, now_ms, fragment.size_bytes)
             for fragment in remove
@@ -179,7 +190,9 @@ class Table:
                 post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
             )
 
-    def overwrite(self, note: Mapping[str, Any], schema: pa.Schema, add: Sequence[Fragment]) -> None:
+    def overwrite(
+        self, note: Mapping[str, Any], schema: pa.Schema, add: Sequence[Fragment]
+    ) -> None:
         """One new version that holds `add` alone, under another schema. Raises as `commit` does."""
         for fragment in add:
             self._check(fragment)
@@ -203,7 +216,9 @@ class Table:
     def describe(self, note: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
         """Replace the metadata of the field `embedding`. Raises as `commit` does."""
         with self._fence(note) as properties:
-            self.handle.alter.set_column_metadata("embedding", dict(metadata), commit_properties=properties)
+            self.handle.alter.set_column_metadata(
+                "embedding", dict(metadata), commit_properties=properties
+            )
 
     def history(self, limit: int | None = None) -> list[dict[str, Any]]:
         """The commits, newest first: `version`, `timestamp` (ms) and, where ours, `note`."""
@@ -223,9 +238,15 @@ class Table:
         past = Table.open(self.uri, self.options, version)
         assert past is not None  # noqa: S101 - this handle stands on the same table
         held, wanted = self.files(), past.files()
-        gone = [f.name for f in wanted if self.filesystem.get_file_info(f.name).type != pafs.FileType.File]
+        gone = [
+            f.name
+            for f in wanted
+            if self.filesystem.get_file_info(f.name).type != pafs.FileType.File
+        ]
         if gone:
-            raise StoreError(f"Version {version} of {self.uri} cannot come back: vacuum took {gone[0]}.")
+            raise StoreError(
+                f"Version {version} of {self.uri} cannot come back: vacuum took {gone[0]}."
+            )
         self.overwrite(note, past.schema, wanted) if past.schema != self.schema else self.commit(
             note,
             [f for f in wanted if f not in held],
@@ -233,14 +254,25 @@ class Table:
         )
 
     def vacuum(self, hours: float, *, dry_run: bool) -> list[str]:
-        """Delete files that no version younger than `hours` holds; returns their names."""
-        removed = self.handle.vacuum(
-            retention_hours=max(0, int(hours)),
-            dry_run=dry_run,
-            enforce_retention_duration=False,
-            full=False,
-        )
-        return sorted(removed)
+        """Delete files that no version of the last `hours` holds.
+
+        Files that were never committed may belong to a run that is at work: they go only when they
+        are older than a day.
+
+        Returns:
+            The files' names.
+        """
+        gone: set[str] = set()
+        for retention, everything in ((hours, False), (max(hours, ORPHAN_HOURS), True)):
+            gone |= set(
+                self.handle.vacuum(
+                    retention_hours=int(retention),
+                    dry_run=dry_run,
+                    enforce_retention_duration=False,
+                    full=everything,
+                )
+            )
+        return sorted(gone)
 
     def checkpoint(self) -> None:
         """Write the log's state to one file, so that the table opens quickly."""
@@ -256,7 +288,9 @@ class Table:
         with self.filesystem.open_input_file(fragment.name) as source:
             n_rows = pq.read_metadata(source).num_rows
         if n_rows != fragment.n_rows:
-            raise StoreError(f"{self.uri}/{fragment.name} holds {n_rows} rows, not {fragment.n_rows}.")
+            raise StoreError(
+                f"{self.uri}/{fragment.name} holds {n_rows} rows, not {fragment.n_rows}."
+            )
 
     @contextlib.contextmanager
     def _fence(self, note: Mapping[str, Any]) -> Iterator[CommitProperties]:
@@ -275,14 +309,20 @@ class Table:
             if newest is None or newest.version < next_version:
                 raise StoreError(f"Cannot write to {self.uri}: {first_line(error)}") from error
             past = Table.open(self.uri, self.options, next_version)
-            if past is None or past.history(1)[0].get(_APPLICATION) != mine:  # else our own answer got lost
-                raise Refused(f"Somebody else wrote version {next_version} of {self.uri}.") from error
+            if (
+                past is None or past.history(1)[0].get(_APPLICATION) != mine
+            ):  # else our own answer got lost
+                raise Refused(
+                    f"Somebody else wrote version {next_version} of {self.uri}."
+                ) from error
         self.handle.load_as_version(next_version)
 
 
 def _add_action(fragment: Fragment, now_ms: int) -> AddAction:
     stats = json.dumps({"numRecords": fragment.n_rows})
-    return AddAction(urllib.parse.quote(fragment.name), fragment.size_bytes, {}, now_ms, True, stats)
+    return AddAction(
+        urllib.parse.quote(fragment.name), fragment.size_bytes, {}, now_ms, True, stats
+    )
 
 
 def filesystem(uri: str, options: Mapping[str, str] | None = None) -> pafs.FileSystem:
@@ -307,7 +347,9 @@ def write_rows(fs: pafs.FileSystem, name: str, rows: pa.Table) -> Fragment:
                 compression="zstd",
                 row_group_size=ROW_GROUP_ROWS,
                 use_dictionary=[column for column in rows.column_names if column != "embedding"],
-                column_encoding={vector: "BYTE_STREAM_SPLIT"} if "embedding" in rows.column_names else None,
+                column_encoding={vector: "BYTE_STREAM_SPLIT"}
+                if "embedding" in rows.column_names
+                else None,
                 write_page_index=True,
             )
     except BaseException:
@@ -325,15 +367,21 @@ def _refuse_other_content(uri: str, options: Mapping[str, str]) -> None:
     if info.type == pafs.FileType.File:
         raise StoreError(f"{uri} is a file. TABLE is a folder (a new one, or a table of embatch).")
     if info.type == pafs.FileType.Directory:
-        found = [f.base_name for f in fs.get_file_info(pafs.FileSelector(uri)) if f.base_name != "_delta_log"]
+        found = [
+            f.base_name
+            for f in fs.get_file_info(pafs.FileSelector(uri))
+            if f.base_name != "_delta_log"
+        ]
         foreign = [name for name in found if not name.endswith(".parquet")]
         if foreign:
-            raise StoreError(f"{uri} is no table and not empty (it holds {foreign[0]}). Give a new folder as TABLE.")
+            raise StoreError(
+                f"{uri} is no table and not empty (it holds {foreign[0]}). Give a new folder as TABLE."
+            )
 
 
 def now() -> datetime:
     """The time, UTC."""
-    return datetime.now(timezone.utc)
+    return datetime.now(UTC)
 
 
 def first_line(error: BaseException) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from sources.folder import group_small, with_columns
+from sources.columns import with_columns
+from sources.folder import group_small
 from sources.listing import Listing, Place
-from sources.opening import SourceFile, ending
+from sources.opening import BYTE_ORDER_MARK, SourceFile, ending
 from sources.prepare import prepare
 from sources.rows import MAX_ROWS, Piece, Rows, unread
 
@@ -72,7 +73,7 @@ class FeedSource:
             try:
                 where = described(name)
                 with file.open() as stream:
-                    items = stream.read().removeprefix(b"\xef\xbb\xbf").split(SEPARATOR)
+                    items = stream.read().removeprefix(BYTE_ORDER_MARK).split(SEPARATOR)
             except Exception as error:  # each file system has errors of its own
                 yield unread(name, position, error)
                 position += 1

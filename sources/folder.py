@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from sources.columns import with_columns
 from sources.delimited import delimited_schema, read_delimited
 from sources.jsonl import jsonl_schema, read_jsonl
 from sources.listing import Found, Listing, Place
@@ -90,9 +91,16 @@ class FolderSource:
     def pieces(self) -> list[Piece]:
         """Parquet files by row groups; else files, where small ones of a kind go together."""
         assert self._listing is not None, "pieces are listed on the driver"
+        tables = [file for file in self._listing.files if self._kind(file.name) is PARQUET]
         with ThreadPoolExecutor(16) as pool:  # footers wait for the network, not for a core
-            cut = pool.map(self._cut, self._listing.files)
-            return list(group_small(piece for pieces in cut for piece in pieces))
+            cut = dict(zip(tables, pool.map(self._cut, tables), strict=True))
+        return list(
+            group_small(
+                piece
+                for file in self._listing.files
+                for piece in cut.get(file, [Piece((file.name,), file.size_bytes)])
+            )
+        )
 
     def unlisted(self) -> list[tuple[str, str]]:
         """Folders and links that could not be followed: (path, reason)."""
@@ -142,8 +150,6 @@ class FolderSource:
 
     def _cut(self, found: Found) -> list[Piece]:
         whole = Piece((found.name,), found.size_bytes)
-        if self._kind(found.name) is not PARQUET:
-            return [whole]
         try:
             parts = parquet_parts(self._file(found.name))
         except Exception:  # its failure is told when the file is read
@@ -151,47 +157,6 @@ class FolderSource:
         if len(parts) < 2:
             return [whole] if parts else []
         return [Piece((found.name,), n_bytes, (start, stop)) for start, stop, n_bytes in parts]
-
-
-def with_columns(options: SourceOptions, schema: pa.Schema) -> SourceOptions:
-    """The options with the text column found, checked against a file's columns.
-
-    Raises:
-        SourceError: A column does not exist, or the text column is not to be found.
-    """
-    names = schema.names
-    for option, wanted in (
-        ("text", options.text_column),
-        ("id", () if options.id_column is None else (options.id_column,)),
-        ("other", options.columns or ()),
-    ):
-        for name in wanted:
-            if name not in names:
-                raise SourceError(
-                    f"{options.path} has no column {name!r} (asked for as {option} column). "
-                    f"It has: {', '.join(names)}."
-                )
-    if options.text_column:
-        return options
-    strings = [f.name for f in schema if is_text(f.type) and f.name != options.id_column]
-    if "text" in names:
-        strings = ["text"]
-    if len(strings) != 1:
-        found = "several columns of strings" if strings else "no column of strings"
-        raise SourceError(
-            f"{options.path} has no column 'text' and {found}, so the text column must be named. "
-            f"Its columns: {', '.join(f'{f.name} ({f.type})' for f in schema)}."
-        )
-    return replace(options, text_column=tuple(strings))
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Whether a column holds strings, also behind a dictionary."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return any(
-        f(kind) for f in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    )
 
 
 def _kind_of(name: str, options: SourceOptions) -> Kind:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from sources.folder import with_columns
+from sources.columns import with_columns
 from sources.listing import Place
 from sources.prepare import prepare
 from sources.rows import (
@@ -20,7 +20,6 @@ from sources.rows import (
     Piece,
     Rows,
     SourceError,
-    SourceOptions,
     short_reason,
     unread,
 )
@@ -57,12 +56,15 @@ class DatasetSource:
         Raises:
             SourceError: It cannot be loaded, or a column does not exist.
         """
-        self._plain_options = options = place.options
+        on_disk = place.exists
+        # A worker may stand in another folder: what is on disk is named in full.
+        where = place.fs.unstrip_protocol(place.path) if on_disk else place.options.path
+        self._load_key = (where, on_disk, tuple(sorted(place.options.storage_options.items())))
         try:
             splits = self._splits()
         except Exception as error:  # datasets raises many kinds, some of them bare
             raise SourceError(_unloaded(place, error)) from error
-        self.options = with_columns(options, _schema(splits))
+        self.options = with_columns(place.options, _schema(splits))
         self.columns = tuple(filter(self.options.wants, _schema(splits).names))
 
     def pieces(self) -> list[Piece]:
@@ -100,23 +102,22 @@ class DatasetSource:
             yield unread(name, done - start, error)
 
     def _splits(self) -> dict[str, "Dataset"]:
-        options = self._plain_options
-        return _load(options.path, tuple(sorted(options.storage_options.items())))
+        return _load(*self._load_key)
 
 
 @lru_cache(maxsize=4)
-def _load(path: str, storage: tuple[tuple[str, str], ...]) -> dict[str, "Dataset"]:
-    """The splits by name, memory-mapped; a dataset without splits is one of the path's last name."""
+def _load(where: str, on_disk: bool, storage: tuple[tuple[str, str], ...]) -> dict[str, "Dataset"]:
+    """The splits by name, memory-mapped; a dataset without splits has the last name of its path."""
     import datasets
 
-    if Place(SourceOptions(path, storage_options=dict(storage))).exists:
-        loaded = datasets.load_from_disk(path, storage_options=dict(storage) or None)
+    if on_disk:
+        loaded = datasets.load_from_disk(where, storage_options=dict(storage) or None)
     else:
-        name, _, only = path.partition(":")
+        name, _, only = where.partition(":")
         loaded = datasets.load_dataset(name, split=only or None)
     if isinstance(loaded, Mapping):
         return {str(name): loaded[name] for name in sorted(loaded)}
-    return {path.rstrip("/").rpartition("/")[2]: loaded}
+    return {where.rstrip("/").rpartition("/")[2]: loaded}
 
 
 def _schema(splits: Mapping[str, "Dataset"]) -> pa.Schema:

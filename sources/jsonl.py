@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sources.opening import Lines, SourceFile, ending
+from sources.opening import BYTE_ORDER_MARK, Lines, SourceFile, ending
 from sources.prepare import id_of, prepare, text_of
 from sources.row_hash import hash_column
 from sources.rows import MAX_BYTES, MAX_ROWS, Failure, Rows, SourceOptions, short_reason, unread
@@ -83,7 +83,7 @@ def parse_line(raw: bytes) -> Record:
         NotAnObject: It holds something else, with the reason.
     """
     try:
-        record = json.loads(raw.decode("utf-8-sig"))
+        record = json.loads(raw.removeprefix(BYTE_ORDER_MARK).decode())
         if b"\\u" in raw:
             json.dumps(record, ensure_ascii=False).encode()  # escapes can spell half a character
     except UnicodeDecodeError as error:

@@ -8,6 +8,7 @@ from typing import IO
 import pyarrow as pa
 from fsspec import AbstractFileSystem
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
 
 

@@ -36,7 +36,9 @@ def hash_column(name: str, values: Iterable[object]) -> Hashes:
             if type(value) is str
             else 0
             if value is None
-            else xxh3_64_intdigest(canonical(value), other)
+            else xxh3_64_intdigest(
+                b"d%x;" % value if type(value) is int else canonical(value), other
+            )
             for value in values
         ),
         np.uint64,

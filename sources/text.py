@@ -4,11 +4,9 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from sources.opening import Lines, SourceFile
+from sources.opening import BYTE_ORDER_MARK, Lines, SourceFile
 from sources.prepare import prepare
 from sources.rows import MAX_BYTES, MAX_ROWS, Rows, SourceOptions, short_reason, unread
-
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def text_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:

@@ -12,7 +12,7 @@ from sources.prepare import prepare
 from sources.rows import SourceOptions
 
 
-def prepared(columns: dict, **options):
+def prepared(columns: dict, /, **options):
     table = pa.table(columns)
     given = {"text_column": ("text",), **options}
     return prepare(table, SourceOptions("x", **given), "f", range(len(table)))
@@ -24,14 +24,20 @@ def reasons(rows) -> list[tuple]:
 
 def test_the_id_is_the_content_hash_where_there_is_no_other():
     table = prepared({"text": ["häuser", "a\0b"]}).table
-    assert table["content_hash"].to_pylist() == [xxh3_128_digest(t.encode()) for t in ("häuser", "a\0b")]
+    assert table["content_hash"].to_pylist() == [
+        xxh3_128_digest(t.encode()) for t in ("häuser", "a\0b")
+    ]
     assert table["id"].to_pylist() == [xxh3_128_hexdigest(t.encode()) for t in ("häuser", "a\0b")]
     assert table["text"].to_pylist() == ["häuser", "a\0b"]
 
 
 def test_text_columns_are_joined_by_a_newline_without_nulls():
     rows = prepared(
-        {"title": ["a", None, "c", None, None], "n": [1, 2, None, 4, None], "text": ["x", "y", "z", None, None]},
+        {
+            "title": ["a", None, "c", None, None],
+            "n": [1, 2, None, 4, None],
+            "text": ["x", "y", "z", None, None],
+        },
         text_column=("title", "n", "text"),
     )
     assert rows.table["text"].to_pylist() == ["a\n1\nx", "2\ny", "c\nz", "4"]
@@ -51,13 +57,17 @@ def test_other_types_become_text_as_python_writes_them():
 def test_the_text_is_cut_to_max_chars_before_it_is_hashed(texts, max_chars):
     table = prepared({"text": texts}, max_chars=max_chars).table
     kept = [t[:max_chars] for t in texts]
-    for text, digest, position in zip(*(table[c].to_pylist() for c in ("text", "content_hash", "position")), strict=True):
+    for text, digest, position in zip(
+        *(table[c].to_pylist() for c in ("text", "content_hash", "position")), strict=True
+    ):
         assert text == kept[position]
         assert digest == xxh3_128_digest(text.encode())
 
 
 def test_null_and_empty_texts_fail():
-    rows = prepared({"text": [None, "", " \n\t\u2003", "good"], "key": ["a", "b", "c", "d"]}, id_column="key")
+    rows = prepared(
+        {"text": [None, "", " \n\t\u2003", "good"], "key": ["a", "b", "c", "d"]}, id_column="key"
+    )
     assert reasons(rows) == [(0, "text is null"), (1, "text is empty"), (2, "text is empty")]
     assert rows.table["position"].to_pylist() == [3]
     null, empty, _ = rows.failures.to_pylist()
@@ -102,7 +112,9 @@ def test_invalid_utf8_fails_in_binary_texts_in_ids_and_deep_inside():
     bad_id = prepared({"text": ["a"], "key": bad_utf8(b"\xff")}, id_column="key")
     assert reasons(bad_id) == [(0, "id is not UTF-8: byte 0")]
     nested = pa.ListArray.from_arrays([0, 1, 2], bad_utf8(b"ok", b"\xff"))
-    assert reasons(prepared({"text": ["a", "b"], "tags": nested})) == [(1, "tags is not UTF-8: byte 0")]
+    assert reasons(prepared({"text": ["a", "b"], "tags": nested})) == [
+        (1, "tags is not UTF-8: byte 0")
+    ]
 
 
 def test_what_python_cannot_hold_fails_only_its_row():
@@ -148,9 +160,17 @@ def test_columns_chooses_and_the_rest_is_not_hashed():
 
 
 def test_other_columns_keep_their_types_and_dictionaries_are_decoded():
-    columns = {"f": pa.array([1], pa.float16()), "l": [[1]], "k": pa.array(["k"]).dictionary_encode()}
+    columns = {
+        "f": pa.array([1], pa.float16()),
+        "l": [[1]],
+        "k": pa.array(["k"]).dictionary_encode(),
+    }
     schema = prepared({"text": ["a"], **columns}).table.schema
-    assert [schema.field(n).type for n in "flk"] == [pa.float16(), pa.list_(pa.int64()), pa.string()]
+    assert [schema.field(n).type for n in "flk"] == [
+        pa.float16(),
+        pa.list_(pa.int64()),
+        pa.string(),
+    ]
 
 
 def test_no_rows_are_no_rows():

@@ -1,0 +1,117 @@
+"""Remove rows by id, from the table and from its failures: for requests of erasure.
+
+    embatch delete tables/articles --ids ids.txt
+    embatch vacuum tables/articles --hours 0
+
+Older versions hold the rows until `vacuum` has run. An id of a document takes all its passages.
+"""
+
+import json
+import sys
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs import claim
+from jobs.options import TableOptions, parse, user_errors
+from jobs.waves import fixed_size
+from schemas.failures import FailureLog
+from schemas.store import Table, write_rows
+
+
+@dataclass(frozen=True)
+class DeleteConfig(TableOptions):
+    """Which rows of which table.
+
+    Attributes:
+        ids: file with one id a line
+        wait: wait while another run writes to the table, instead of leaving
+    """
+
+    ids: str = ""
+    wait: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.ids:
+            raise ValueError("--ids is missing: give a file with one id a line.")
+
+
+@dataclass(frozen=True)
+class DeleteSummary:
+    """What was removed; `unknown` ids were in neither table."""
+
+    deleted: int
+    failures_deleted: int
+    unknown: int
+    table_version: int
+
+
+def run(config: DeleteConfig) -> DeleteSummary:
+    """Remove the rows in one commit.
+
+    Raises:
+        StoreError: there is no such table.
+        TableBusy: another run writes to it.
+        OSError: the file of ids cannot be read.
+    """
+    lines = Path(config.ids).read_text(encoding="utf-8").splitlines()
+    ids = pa.array(sorted({line for line in lines if line.strip()}), pa.string())
+    note = {**claim.identity(f"delete-{uuid.uuid4().hex[:6]}"), "command": "delete"}
+    with claim.held(config.open(), note, wait=config.wait) as table:
+        return _delete(table, ids, note)
+
+
+def _delete(table: Table, ids: pa.Array, note: Mapping[str, Any]) -> DeleteSummary:
+    columns = ["id", "parent_id"] if "parent_id" in table.schema.names else ["id"]
+    found: set[str] = set()
+    n_deleted, add, remove = 0, [], []
+    for file in table.files():
+        keys = table.read_file(file.name, columns)
+        hits = np.zeros(len(keys), bool)
+        for name in keys.column_names:
+            mask = pc.is_in(keys[name], value_set=ids).to_numpy()
+            hits |= mask
+            found |= set(keys[name].filter(pa.array(mask)).to_pylist())
+        if not hits.any():
+            continue
+        n_deleted += int(hits.sum())
+        remove.append(file)
+        rest = fixed_size(table.read_file(file.name).filter(pa.array(~hits)))
+        if len(rest):
+            add.append(
+                write_rows(table.filesystem, f"{note['run']}-rest-{uuid.uuid4().hex}.parquet", rest)
+            )
+    failures = FailureLog(table.uri, table.options)
+    failed = pc.fill_null(pc.is_in(failures.rows["id"], value_set=ids), False).to_numpy()
+    found |= set(failures.rows["id"].filter(pa.array(failed)).to_pylist())
+    failures.keep(~failed, note)
+    table.commit({**note, "state": "deleted", "deleted": n_deleted}, add=add, remove=remove)
+    return DeleteSummary(
+        n_deleted, int(failed.sum()), len(set(ids.to_pylist()) - found), table.version
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, run, print; returns the exit code."""
+    config = parse(DeleteConfig, "delete", __doc__, arguments)
+    with user_errors() as outcome:
+        summary = run(config)
+        if config.json:
+            print(json.dumps(asdict(summary)))
+        else:
+            print(
+                f"{summary.deleted:,} rows and {summary.failures_deleted:,} failures deleted, "
+                f"{summary.unknown:,} ids unknown; version {summary.table_version}.\n"
+                f"Older versions hold them until `embatch vacuum {config.table} --hours 0`."
+            )
+    return outcome.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

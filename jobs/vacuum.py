@@ -1,0 +1,78 @@
+"""Delete files that no recent version of a table holds; older versions are gone then.
+
+embatch vacuum tables/articles --dry-run
+embatch vacuum tables/articles --hours 168
+"""
+
+import json
+import sys
+import uuid
+from dataclasses import asdict, dataclass
+
+from jobs import claim
+from jobs.options import TableOptions, parse, user_errors
+
+
+@dataclass(frozen=True)
+class VacuumConfig(TableOptions):
+    """What to keep.
+
+    Attributes:
+        hours: keep what versions of so many hours hold (default: a week)
+        dry_run: list the files and delete nothing
+        wait: wait while another run writes to the table, instead of leaving
+    """
+
+    hours: float = 168.0
+    dry_run: bool = False
+    wait: bool = False
+
+    def __post_init__(self) -> None:
+        if self.hours < 0:
+            raise ValueError(f"--hours is {self.hours}, expected 0 or more.")
+
+
+@dataclass(frozen=True)
+class VacuumSummary:
+    """Files that were deleted, or would be."""
+
+    files: list[str]
+    dry_run: bool
+
+
+def run(config: VacuumConfig) -> VacuumSummary:
+    """Delete old files, under a claim: a run at work may still read them.
+
+    Raises:
+        StoreError: there is no such table.
+        TableBusy: another run writes to it.
+    """
+    table = config.open()
+    if config.dry_run:
+        return VacuumSummary(table.vacuum(config.hours, dry_run=True), True)
+    note = {**claim.identity(f"vacuum-{uuid.uuid4().hex[:6]}"), "command": "vacuum"}
+    with claim.held(table, note, wait=config.wait) as table:
+        return VacuumSummary(table.vacuum(config.hours, dry_run=False), False)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, run, print; returns the exit code."""
+    config = parse(VacuumConfig, "vacuum", __doc__, arguments)
+    with user_errors() as outcome:
+        summary = run(config)
+        if config.json:
+            print(json.dumps(asdict(summary)))
+        else:
+            print(
+                "\n".join(
+                    [
+                        *summary.files,
+                        f"{len(summary.files):,} files {'would go' if summary.dry_run else 'deleted'}.",
+                    ]
+                )
+            )
+    return outcome.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

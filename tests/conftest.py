@@ -1,0 +1,27 @@
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def data_folder():
+    """The folder of real corpora, which is not a part of the project."""
+    folder = Path(os.environ.get("EMBATCH_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"real data is missing: set EMBATCH_TEST_DATA (looked at {folder})")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def local_ray():
+    """One Ray for all tests of a session."""
+    from jobs.cluster import Cluster
+
+    cluster = Cluster(None, verbose=False)
+    cluster.nodes()
+    yield cluster
+    cluster.stop()

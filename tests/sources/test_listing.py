@@ -1,0 +1,209 @@
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import fsspec
+import pytest
+
+from sources import SOURCES, SourceError, SourceOptions, open_source
+
+
+def write(path, data="a"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(data)
+    return path
+
+
+def test_hidden_files_and_folders_are_skipped(tmp_path, read):
+    for name in ("a.txt", ".b.txt", "_c.txt", ".d/e.txt", "f/_g/h.txt", "f/i.txt"):
+        write(tmp_path / name)
+    assert read(tmp_path).ids() == ["a.txt", "f/i.txt"]
+
+
+def test_a_folder_under_a_hidden_one_is_read(tmp_path, read):
+    write(tmp_path / ".cache" / "corpus" / "a.txt")
+    assert read(tmp_path / ".cache" / "corpus").ids() == ["a.txt"]
+
+
+def test_loops_of_links_end_and_links_are_followed(tmp_path, read):
+    write(tmp_path / "elsewhere" / "b.txt")
+    write(tmp_path / "corpus" / "a" / "x.txt")
+    (tmp_path / "corpus" / "a" / "loop").symlink_to(tmp_path / "corpus")
+    (tmp_path / "corpus" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "corpus" / "file.txt").symlink_to(tmp_path / "elsewhere" / "b.txt")
+    assert read(tmp_path / "corpus").ids() == ["a/x.txt", "file.txt", "link/b.txt"]
+
+
+def test_a_link_to_nowhere_is_unlisted(tmp_path, read):
+    write(tmp_path / "a.txt")
+    (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
+    result = read(tmp_path)
+    assert result.ids() == ["a.txt"]
+    assert result.source.unlisted() == [("gone.txt", "No such file or directory")]
+
+
+def test_a_pipe_is_no_file(tmp_path, read):
+    write(tmp_path / "a.txt")
+    os.mkfifo(tmp_path / "pipe.txt")
+    assert read(tmp_path).ids() == ["a.txt"]
+
+
+@contextmanager
+def nobody():
+    """As a user who may not read everything; root may."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_what_may_not_be_read_is_told_and_the_rest_goes_on(read):
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        for file in ("a.txt", "b.txt", "locked/c.txt", "open/d.txt"):
+            write(folder / file)
+        (folder / "b.txt").chmod(0)
+        (folder / "locked").chmod(0)
+        try:
+            with nobody():
+                result = read(folder)
+        finally:
+            (folder / "locked").chmod(0o755)
+    assert result.ids() == ["a.txt", "open/d.txt"]
+    assert result.reasons() == [(1, "file", "Permission denied")]
+    assert result.source.unlisted() == [("locked", "Permission denied")]
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv", "parquet"])
+def test_a_file_that_vanishes_after_listing_is_a_failure(tmp_path, kind):
+    path = write(tmp_path / f"a.{kind}", '{"text": "a"}')
+    source = open_source(SourceOptions(str(path), text_column=() if kind == "txt" else ("text",)) if kind in
+                         ("txt", "jsonl", "parquet") else SourceOptions(str(path), no_header=True))  # fmt: skip
+    pieces = source.pieces()
+    path.unlink()
+    ((table, failures),) = source.read(pieces[0])
+    assert len(table) == 0
+    assert failures.select(["position", "stage", "reason"]).to_pylist() == [
+        {"position": 0, "stage": "file", "reason": "No such file or directory"}
+    ]
+
+
+@pytest.mark.parametrize(
+    "kind", ["txt", "md", "jsonl", "csv", "tsv", "parquet", "jsonl.gz", "csv.zst"]
+)
+def test_an_empty_file_has_no_rows_and_is_no_error(tmp_path, read, kind):
+    path = write(tmp_path / f"a.{kind}", "")
+    assert (read(path).rows, read(path).failures, read(path).pieces) == ([], [], [])
+    assert read(tmp_path).pieces == []
+
+
+def test_globs(tmp_path, read):
+    for name in ("a.txt", "b.md", "x/c.txt", "x/y/d.txt", "x/_z/e.txt"):
+        write(tmp_path / name)
+    assert read(tmp_path / "*.txt").ids() == ["a.txt"]
+    assert read(tmp_path / "**/*.txt").ids() == ["a.txt", "x/c.txt", "x/y/d.txt"]
+    assert read(tmp_path / "x/?.txt").ids() == ["c.txt"]
+    assert read(tmp_path / "[ab].*").ids() == ["a.txt", "b.md"]
+
+
+def test_a_name_that_looks_like_a_glob_is_a_file_if_there_is_one(tmp_path, read):
+    assert read(write(tmp_path / "a[1].txt")).ids() == ["a[1].txt"]
+
+
+def test_any_fsspec_address(read):
+    fs = fsspec.filesystem("memory")
+    fs.pipe(
+        {
+            "/corpus/a.txt": b"a",
+            "/corpus/x/b.txt": b"b",
+            "/corpus/.c.txt": b"c",
+            "/one.jsonl": b'{"text": "d"}',
+        }
+    )
+    try:
+        assert read("memory://corpus").ids() == ["a.txt", "x/b.txt"]
+        assert read("memory://corpus/**/*.txt").ids() == ["a.txt", "x/b.txt"]
+        assert read("memory://one.jsonl").texts() == ["d"]
+        with pytest.raises(
+            SourceError,
+            match="There is no file or folder memory://corpu. / holds corpus, one.jsonl",
+        ):
+            read("memory://corpu")
+    finally:
+        fs.rm("/", recursive=True)
+
+
+def test_storage_options_reach_the_file_system(tmp_path, read):
+    write(tmp_path / "a.txt")
+    source = open_source(SourceOptions(str(tmp_path), storage_options={"auto_mkdir": "yes"}))
+    assert source.fs.auto_mkdir == "yes"
+
+
+def test_an_unknown_protocol_is_refused(read):
+    with pytest.raises(
+        SourceError, match="Cannot open nope://x: .*Expected a local path or an address"
+    ):
+        read("nope://x")
+
+
+def test_a_missing_path_names_what_is_there(tmp_path, read):
+    write(tmp_path / "corpus.jsonl")
+    with pytest.raises(
+        SourceError,
+        match=r"no file or folder .*corpsu.jsonl. .* holds corpus.jsonl. Did you mean 'corpus.jsonl'\?",
+    ):
+        read(tmp_path / "corpsu.jsonl")
+    with pytest.raises(SourceError, match=rf"{tmp_path} holds corpus.jsonl\."):
+        read(tmp_path / "no" / "such" / "folder")
+
+
+@pytest.mark.parametrize(
+    "path", ["./corpus", "a/b/c", "corpus.csv", "/corpus", "data/corpus.jsonl", "../x"]
+)
+def test_what_looks_like_a_path_is_not_looked_for_on_the_hub(tmp_path, read, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        SourceError, match="^There is no file or folder [^ ]+ [^ ]+ holds (?!.*hub)"
+    ):
+        read(path)
+
+
+def test_an_empty_folder_is_refused(tmp_path, read):
+    with pytest.raises(SourceError, match="Folder .* is empty, or holds hidden files alone"):
+        read(tmp_path)
+
+
+def test_a_glob_that_matches_nothing_is_refused(tmp_path, read):
+    write(tmp_path / "a.txt")
+    with pytest.raises(
+        SourceError, match=r"The glob .*\*.csv matches no file. .* holds a.txt\. A glob names files"
+    ):
+        read(tmp_path / "*.csv")
+    with pytest.raises(SourceError, match=rf"matches no file. {tmp_path} holds a.txt"):
+        read(tmp_path / "nowhere" / "*.csv")
+
+
+def test_a_folder_of_unknown_files_is_refused(tmp_path, read):
+    write(tmp_path / "a.pdf")
+    write(tmp_path / "README")
+    with pytest.raises(
+        SourceError, match=r"no file of a known ending. Known: .parquet, .*Found: .pdf, none"
+    ):
+        read(tmp_path)
+    with pytest.raises(SourceError, match=r"Found: .pdf\. With --lines"):
+        read(tmp_path / "a.pdf")
+
+
+def test_unknown_files_beside_known_ones_are_passed_over(tmp_path, read):
+    write(tmp_path / "a.pdf")
+    write(tmp_path / "b.txt")
+    assert read(tmp_path).ids() == ["b.txt"]
+
+
+def test_each_source_is_listed():
+    assert list(SOURCES) == ["dataset", "feeds", "folder"]
