@@ -5,6 +5,7 @@ import importlib
 import sys
 
 COMMANDS = {
+    "demo": "embed 300 real news texts and look at what lies near a story",
     "embed": "bring a table of vectors in line with a source",
     "models": "list the models that are known by name",
     "status": "rows, model, failures, versions and last runs of a table",

@@ -15,8 +15,8 @@ READ_CPUS = 0.25  # what a read task reserves; actors leave room for some of the
 ACTOR_SHARE = 0.75  # of its threads is what an actor reserves
 CPU_THREADS = 8  # threads that one encoder uses well on a CPU
 WINDOW_ROWS = 4096
-WINDOWS_PER_ACTOR = 4  # so that actors end together on small runs
-SMALLEST_WINDOW = 256
+WINDOWS_PER_ACTOR = 8  # so that progress shows and actors end together on small runs
+SMALLEST_WINDOW = 128  # rows
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pyarrow as pa
 
@@ -59,7 +60,8 @@ class DatasetSource:
         on_disk = place.exists
         # A worker may stand in another folder: what is on disk is named in full.
         where = place.fs.unstrip_protocol(place.path) if on_disk else place.options.path
-        self._load_key = (where, on_disk, tuple(sorted(place.options.storage_options.items())))
+        storage = tuple(sorted(place.options.storage_options.items()))
+        self._load_key = (where, on_disk, storage, uuid4().hex)
         try:
             splits = self._splits()
         except Exception as error:  # datasets raises many kinds, some of them bare
@@ -106,8 +108,14 @@ class DatasetSource:
 
 
 @lru_cache(maxsize=4)
-def _load(where: str, on_disk: bool, storage: tuple[tuple[str, str], ...]) -> dict[str, "Dataset"]:
-    """The splits by name, memory-mapped; a dataset without splits has the last name of its path."""
+def _load(
+    where: str, on_disk: bool, storage: tuple[tuple[str, str], ...], opened: str
+) -> dict[str, "Dataset"]:
+    """The splits by name, memory-mapped; a dataset without splits has the last name of its path.
+
+    Loaded once in each process, but anew for each source that is opened: the same folder may have
+    been written again since the last run.
+    """
     import datasets
 
     if on_disk:

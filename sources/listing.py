@@ -113,7 +113,8 @@ def beside(fs: AbstractFileSystem, path: str) -> str:
     while not fs.isdir(str(folder)) and folder != folder.parent:
         folder = folder.parent
     try:
-        names = sorted(PurePosixPath(name).name for name in fs.ls(str(folder), detail=False))
+        inside = (PurePosixPath(name).name for name in fs.ls(str(folder), detail=False))
+        names = sorted(name for name in inside if not _is_hidden(name))
     except OSError:
         names = []
     wanted = PurePosixPath(path).relative_to(folder).parts[0]

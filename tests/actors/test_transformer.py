@@ -39,6 +39,7 @@ TEXTS = [
     *("[CLS] and [SEP] and <mask> </s>", "x" * 300, "fox " * 10_000, "the lazy dog, " * 30),
     *(" ".join(["fox", "dog", "the", "quick"][:k]) for k in range(1, 5)),
 ]
+SHORT = [text for text in TEXTS if len(text) < 1000]
 WORDS = (
     "the quick brown fox jumps over lazy dog query passage : . , a b c d e x o ##s ##x é ö".split()
 )

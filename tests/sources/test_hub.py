@@ -75,6 +75,13 @@ def test_rows_are_read_by_range_also_after_select(tmp_path, read, monkeypatch):
     assert len(result.tables) == 5
 
 
+def test_a_dataset_written_again_is_read_anew(tmp_path, read):
+    dataset(2).save_to_disk(tmp_path / "d")
+    assert len(read(tmp_path / "d").rows) == 2
+    dataset(3).save_to_disk(tmp_path / "d")
+    assert len(read(tmp_path / "d").rows) == 3
+
+
 def test_columns_are_checked(tmp_path, read):
     dataset().save_to_disk(tmp_path / "d")
     with pytest.raises(SourceError, match="no column 'key'.*It has: text, label, n"):
