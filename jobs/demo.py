@@ -63,7 +63,9 @@ def run(config: DemoConfig) -> int:
     try:
         from gensim.test.utils import datapath
     except ImportError as error:
-        raise StoreError("The demo reads a corpus that gensim ships: pip install -e '.[demo]'") from error
+        raise StoreError(
+            "The demo reads a corpus that gensim ships: pip install -e '.[demo]'"
+        ) from error
     corpus = datapath("lee_background.cor")
     arguments = [corpus, config.table, "--model", MODEL, "--lines"]
     for title in ("The first run embeds:", "\nThe same command again finds nothing to do:"):
@@ -79,7 +81,9 @@ def run(config: DemoConfig) -> int:
     print(f"\nThree nearest neighbours of\n        {textwrap.shorten(texts[STORY], WIDTH)}")
     for index, cosine in zip(order, similarity, strict=True):
         print(f"{cosine:.3f}   {textwrap.shorten(texts[index], WIDTH)}")
-    print(f"\nThe table lies in {config.table}: read it with pandas, Polars, DuckDB or `embatch status {config.table}`.")
+    print(
+        f"\nThe table lies in {config.table}: read it with pandas, Polars, DuckDB or `embatch status {config.table}`."
+    )
     return 0
 
 

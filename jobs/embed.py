@@ -201,7 +201,7 @@ def run(
 
     started = time.monotonic()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    table = table_uri(config.table, shared=config.shared_filesystem)
+    table = table_uri(config.table)
     _refuse_nesting(config.source, table)
     credentials = storage_options(config.storage_option)
     source = open_source(
@@ -244,6 +244,7 @@ def run(
         quiet=config.json and not sys.stderr.isatty(),
         wave_seconds=wave_seconds,
         claims=claims,
+        shared_filesystem=config.shared_filesystem,
     )
     run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
     with cluster(config.address or None, verbose=config.verbose) as ray_cluster:

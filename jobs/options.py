@@ -106,18 +106,17 @@ def storage_options(pairs: Sequence[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def table_uri(table: str, *, shared: bool = False) -> str:
+def table_uri(table: str) -> str:
     """The table's place in a form that holds on every node: a URI or an absolute path.
 
     Raises:
-        ValueError: a local path under a submitted job, where it would be lost or seen by one node.
+        ValueError: a relative path under a submitted job, where the table would be lost.
     """
     if "://" in table:
         return table.rstrip("/")
-    if under_submitted_job():
-        if not os.path.isabs(table):
-            raise ValueError(
-                f"TABLE {table} is relative, and a submitted job runs in a temporary copy of its folder, "
-                "where the table would be lost. Give an absolute path or a URI such as s3://bucket/table."
-            )
+    if under_submitted_job() and not os.path.isabs(table):
+        raise ValueError(
+            f"TABLE {table} is relative, and a submitted job runs in a temporary copy of its folder, "
+            "where the table would be lost. Give an absolute path or a URI such as s3://bucket/table."
+        )
     return str(Path(table).absolute())

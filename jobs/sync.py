@@ -106,6 +106,7 @@ class SyncOptions:
     wave_seconds: float = 30.0
     token_budget: int = 4096
     claims: bool = True
+    shared_filesystem: bool = False
 
 
 @dataclass
@@ -488,6 +489,15 @@ class Sync:
         if not len(plan.due):
             return
         nodes = self.cluster.nodes()
+        if (
+            len(nodes) > 1
+            and "://" not in self.options.table
+            and not self.options.shared_filesystem
+        ):
+            raise SyncError(
+                f"TABLE {self.options.table} is a local path, and this Ray cluster has {len(nodes)} nodes. Give a "
+                "URI such as s3://bucket/table, or --shared-filesystem if all nodes see that path."
+            )
         n_embed = int((plan.due["action"] == EMBED).sum())
         self.allocation = allocate(
             nodes, device=self.options.device, actors=self.options.actors, n_due=max(n_embed, 1)

@@ -5,6 +5,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["PYTHONPATH"] = (
+    f"{ROOT}{os.pathsep}{ROOT / 'tests'}"  # for Ray's workers and child processes
+)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,12 @@ from actors.engine import Tokens
 
 class HashEncoder:
     def __init__(self, dim, poison="", seconds_a_row=0.0):
-        self.dim, self.max_tokens, self.poison, self.seconds_a_row = dim, 1 << 20, poison, seconds_a_row
+        self.dim, self.max_tokens, self.poison, self.seconds_a_row = (
+            dim,
+            1 << 20,
+            poison,
+            seconds_a_row,
+        )
 
     def tokenize(self, texts):
         if self.poison and any(self.poison in text for text in texts):
@@ -24,7 +29,9 @@ class HashEncoder:
     def forward(self, ids):
         time.sleep(self.seconds_a_row * len(ids))
         seeds = [xxhash.xxh3_64_intdigest(bytes(row)) for row in ids]
-        vectors = np.stack([np.random.default_rng(seed).standard_normal(self.dim) for seed in seeds])
+        vectors = np.stack(
+            [np.random.default_rng(seed).standard_normal(self.dim) for seed in seeds]
+        )
         return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
     def spans(self, text):

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 import actors.models
 from actors.engine import encode
-from actors.models import MODELS, ModelError, ModelSpec, resolve
+from actors.models import MODELS, ModelError, ModelSpec, is_here, resolve
 
 MINILM = "all-MiniLM-L6-v2"
 
@@ -82,6 +82,30 @@ def test_a_known_model_is_found_in_its_package():
     assert (model.name, model.dim, model.max_tokens, model.prompt) == (MINILM, 384, 256, "")
     assert len(model.space) == len(model.recipe) == 32
     assert model == resolve("sentence-transformers/" + MINILM)
+
+
+def test_whether_weights_are_here(tiny, monkeypatch):
+    here = [name for name, spec in MODELS.items() if is_here(spec)]
+    assert here[0] == MINILM
+    assert here[-1] == "use-multilingual-v3"
+    bert = MODELS["bert-base-uncased"]
+    monkeypatch.setattr(actors.models, "_snapshot", lambda *args, **kwargs: str(tiny))
+    assert is_here(bert)
+    assert actors.models._find(bert) == str(tiny)
+    (tiny / "model.safetensors").unlink()  # only a part is in the cache
+    assert not is_here(bert)
+    with pytest.raises(ModelError, match="has no weights"):
+        resolve("bert-base-uncased")
+
+
+def test_a_failed_fetch_says_why(monkeypatch):
+    def snapshot(repository, cache_only):
+        raise FileNotFoundError("no cache") if cache_only else RuntimeError("no route\nmore")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(actors.models, "_snapshot", snapshot)
+    with pytest.raises(ModelError, match="Could not fetch x/y from the hub: no route Check name"):
+        resolve("x/y")
 
 
 def test_resolving_imports_no_torch_and_takes_no_second():

@@ -91,14 +91,14 @@ def test_golden_numbers(encoder, text):
     np.testing.assert_allclose(vector[:5], GOLDEN[text], rtol=0, atol=1e-5)
 
 
-def test_600_english_sentences_equal_the_reference(encoder, reference, english):
-    assert_equals_reference(encoder, reference, english[:600])
+def test_500_english_sentences_equal_the_reference(encoder, reference, english):
+    assert_equals_reference(encoder, reference, english[:500])
 
 
 @pytest.mark.data
-def test_600_german_sentences_and_5_articles_equal_the_reference(encoder, reference, articles):
+def test_500_german_sentences_and_3_articles_equal_the_reference(encoder, reference, articles):
     sentences = [part for article in articles[:60] for part in SENTENCE_END.split(article)]
-    assert_equals_reference(encoder, reference, sentences[:600] + articles[:5])
+    assert_equals_reference(encoder, reference, sentences[:500] + articles[:3])
 
 
 @pytest.mark.data
@@ -111,7 +111,7 @@ def test_odd_texts_equal_the_reference(encoder, reference):
     assert_equals_reference(encoder, reference, ODD)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(text=st.text(CHARACTERS, max_size=60))
 def test_ids_and_spans_of_any_text(encoder, reference, text):
     ids = encoder.tokenize([text]).ids[0]
@@ -125,7 +125,7 @@ def test_ids_and_spans_of_any_text(encoder, reference, text):
     assert spans.max() <= len(text)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(words=st.lists(st.text(CHARACTERS, min_size=1, max_size=12), min_size=1, max_size=9))
 def test_a_text_tokenised_in_parts_equals_the_reference(encoder, reference, words):
     text = " ".join(words) * 60
@@ -156,7 +156,7 @@ def test_spans_map_back(encoder):
 
 
 def test_a_vector_does_not_depend_on_the_others(encoder, english):
-    ids = encoder.tokenize([*english[:80], "", " ".join(english[:100])]).ids
+    ids = encoder.tokenize([*english[:25], "", " ".join(english[:100])]).ids
     alone = np.concatenate([encoder.forward([one]) for one in ids])
     order = np.random.default_rng(0).permutation(len(ids))
     together = encoder.forward([ids[row] for row in order])
@@ -174,15 +174,15 @@ def test_slices_do_not_show(encoder, english, monkeypatch, n_pieces):
 
 
 def test_a_long_text_takes_little_memory(encoder, english):
-    text = " ".join(english * 4)
+    text = " ".join(english * 2)
     ids = encoder.tokenize([text]).ids
-    assert len(ids[0]) > 60_000
+    assert len(ids[0]) > 30_000
     encoder.forward([ids[0][:5000]])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     vector = encoder.forward(ids)
     grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert np.isfinite(vector).all()
-    assert grown_kib < 100 * 1024  # 1,280 features a piece alone would be 300 MiB
+    assert grown_kib < 75 * 1024  # 1,280 features a piece alone would be 150 MiB
 
 
 def test_a_text_beyond_max_tokens_is_cut(encoder, monkeypatch):
