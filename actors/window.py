@@ -9,7 +9,6 @@ counts go back to the driver, and the failures; vectors never travel. It needs n
 
 import threading
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -21,7 +20,7 @@ from actors.engine import Encoded, Encoder, encode, passages
 from schemas.embeddings import cast_column, vector_column, vectors_of
 from schemas.keys import hex_of
 from schemas.plan import COPY
-from schemas.store import filesystem, now, write_rows
+from schemas.store import filesystem, new_name, now, write_rows
 
 FAILED = pa.struct(
     [
@@ -66,7 +65,7 @@ DUE_FIELDS = (
 
 
 class HostedModel(Protocol):
-    """What a worker needs of a model; `actors.models.Model` is one."""
+    """What a worker needs of a model; `actors.checkpoints.Model` is one."""
 
     @property
     def dim(self) -> int:
@@ -243,7 +242,7 @@ class EmbedWindow:
                 and (part := made.filter(pa.array(mine[made["row"].to_numpy()]))).num_rows
             ):
                 table = self._rows(rows, part)
-                name = f"{self.target.run}-{int(group):05d}-{uuid.uuid4().hex}.parquet"
+                name = new_name(self.target.run, f"{int(group):05d}")
                 fragment = write_rows(filesystem(self.target.uri, self.target.options), name, table)
                 report |= {
                     "name": name,

@@ -53,7 +53,7 @@ def _lives(note: Mapping[str, Any]) -> bool:
     if note.get("host") != socket.gethostname():
         return True  # only its silence can tell
     try:
-        return int(psutil.Process(note["pid"]).create_time()) == note["started"]
+        return bool(int(psutil.Process(note["pid"]).create_time()) == note["started"])
     except psutil.NoSuchProcess:
         return False
 
@@ -94,13 +94,13 @@ def take(table: Table, note: Mapping[str, Any], *, wait: bool, poll_seconds: flo
         table = newest
 
 
-def release(table: Table, note: Mapping[str, Any], state: str) -> None:
+def release(uri: str, options: Mapping[str, str], note: Mapping[str, Any], state: str) -> None:
     """Give a claim up after a run that ended early; best effort, since time ends it too."""
     with contextlib.suppress(StoreError):
-        newest = Table.open(table.uri, table.options)
-        last = newest.history(1)[0].get("note", {}) if newest else {}
-        if newest and last.get("run") == note["run"] and last.get("state") in _HOLDING:
-            newest.commit({**note, "state": state})
+        table = Table.open(uri, options)
+        last = table.history(1)[0].get("note", {}) if table else {}
+        if table and last.get("run") == note["run"] and last.get("state") in _HOLDING:
+            table.commit({**note, "state": state})
 
 
 @contextlib.contextmanager
@@ -110,4 +110,4 @@ def held(table: Table, note: Mapping[str, Any], *, wait: bool) -> Iterator[Table
     try:
         yield table
     finally:
-        release(table, note, "released")
+        release(table.uri, table.options, note, "released")

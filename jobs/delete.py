@@ -22,7 +22,7 @@ from jobs import claim
 from jobs.options import TableOptions, parse, user_errors
 from jobs.waves import fixed_size
 from schemas.failures import FailureLog
-from schemas.store import Table, write_rows
+from schemas.store import KEPT, Table, new_name, write_rows
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,7 @@ def _delete(table: Table, ids: pa.Array, note: Mapping[str, Any]) -> DeleteSumma
         remove.append(file)
         rest = fixed_size(table.read_file(file.name).filter(pa.array(~hits)))
         if len(rest):
-            add.append(
-                write_rows(table.filesystem, f"{note['run']}-rest-{uuid.uuid4().hex}.parquet", rest)
-            )
+            add.append(write_rows(table.filesystem, new_name(note["run"], KEPT), rest))
     failures = FailureLog(table.uri, table.options)
     failed = pc.fill_null(pc.is_in(failures.rows["id"], value_set=ids), False).to_numpy()
     found |= set(failures.rows["id"].filter(pa.array(failed)).to_pylist())

@@ -14,7 +14,6 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from jobs.embed import EmbedConfig
 from jobs.embed import main as embed
 from jobs.options import parse, user_errors
 from schemas.embeddings import vectors_of

@@ -9,12 +9,11 @@ pays only for what is due.
 """
 
 import contextlib
-import json
 import os
 import sys
 import time
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,7 +21,9 @@ import tyro
 
 from jobs.cluster import cluster, native_noise_in_a_file
 from jobs.options import parse, storage_options, table_uri, user_errors
-from jobs.sync import Outcome, Stopped, Sync, SyncError, SyncModel, SyncOptions, too_many_failures
+from jobs.outcome import DryRunSummary, EmbedSummary
+from jobs.stop import Stopped
+from jobs.sync import Outcome, Sync, SyncError, SyncModel, SyncOptions, too_many_failures
 
 DRY_RUN_ROWS = 64
 Names = Annotated[str, tyro.conf.arg(metavar="A,B")]
@@ -125,58 +126,6 @@ class EmbedConfig:
         storage_options(self.storage_option)
 
 
-@dataclass(frozen=True)
-class EmbedSummary:
-    """What a run did; all counts but `deleted` are rows of the source and add up to `rows_read`.
-
-    Attributes:
-        rows_per_second: embedded and replaced rows over the seconds of the embedding stage.
-        n_truncated: texts cut at the model's bound.
-        replans: times that somebody else wrote in between.
-    """
-
-    rows_read: int
-    unchanged: int
-    embedded: int
-    replaced: int
-    updated: int
-    duplicates: int
-    failed: int
-    deleted: int
-    seconds: float
-    rows_per_second: float
-    table_version: int
-    table: str
-    model: str
-    run: str
-    n_tokens: int
-    n_truncated: int
-    n_passages: int
-    waves: int
-    replans: int
-    failures: dict[str, int]
-    warnings: list[str]
-
-
-@dataclass(frozen=True)
-class DryRunSummary:
-    """What a run would do; times are estimates from a sample."""
-
-    rows_read: int
-    unchanged: int
-    embedded: int
-    replaced: int
-    updated: int
-    duplicates: int
-    failed: int
-    deleted: int
-    rows_to_embed: int
-    tokens_to_embed: int
-    seconds_expected: float
-    rows_per_second: float
-    warnings: list[str]
-
-
 def run(
     config: EmbedConfig,
     model: SyncModel | None = None,
@@ -219,7 +168,7 @@ def run(
         )
     )
     if model is None:
-        from actors.models import resolve
+        from actors.checkpoints import resolve
 
         model = resolve(
             config.model, prompt=config.prompt or None, max_tokens=config.max_tokens or None
@@ -254,7 +203,7 @@ def run(
         outcome = sync.run()
     summary = _summary(outcome, config, model, run_id, time.monotonic() - started)
     if outcome.failure_share > config.max_failures:
-        _print(summary, config)
+        _tell(summary, config)
         raise SyncError(too_many_failures(outcome.failure_share, config.max_failures, config.table))
     return summary
 
@@ -264,7 +213,7 @@ def _summary(
 ) -> EmbedSummary:
     counts, tally = outcome.counts, outcome.tally
     return EmbedSummary(
-        **asdict(counts),
+        **vars(counts),
         seconds=round(seconds, 3),
         rows_per_second=round(
             (counts.embedded + counts.replaced) / max(outcome.embed_seconds, 1e-9), 1
@@ -290,25 +239,17 @@ def _dry_run(sync: Sync, model: SyncModel, config: EmbedConfig) -> DryRunSummary
     from actors.engine import encode
 
     preview = sync.preview(DRY_RUN_ROWS)
-    plan = preview.plan
-    n_due = len(plan.to_embed)
+    n_due, budget = preview.n_to_embed, sync.options.token_budget
     tokens_a_row, rate = 0.0, 0.0
     if preview.sample:
         encoder = model.load("cpu" if config.device == "auto" else config.device, None)
-        encode(encoder, preview.sample[:4], 4096)  # the first call pays for what later ones do not
+        encode(encoder, preview.sample[:4], budget)  # pays for what later calls do not
         started = time.monotonic()
-        encoded = encode(encoder, preview.sample, 4096)
+        encoded = encode(encoder, preview.sample, budget)
         rate = len(preview.sample) / (time.monotonic() - started)
         tokens_a_row = float(encoded.n_tokens.mean())
     return DryRunSummary(
-        rows_read=plan.n_rows + preview.n_unreadable,
-        unchanged=plan.unchanged,
-        embedded=plan.embedded,
-        replaced=plan.replaced,
-        updated=plan.updated,
-        duplicates=plan.duplicates,
-        failed=preview.n_unreadable + plan.conflicts + plan.known,
-        deleted=plan.deleted,
+        **vars(preview.counts),
         rows_to_embed=n_due,
         tokens_to_embed=round(n_due * tokens_a_row),
         seconds_expected=round(n_due / rate, 1) if rate else 0.0,
@@ -332,46 +273,8 @@ def _refuse_nesting(source: str, table: str) -> None:
         )
 
 
-def _print(summary: EmbedSummary | DryRunSummary, config: EmbedConfig) -> None:
-    """The summary for a person on stderr, or for a machine on stdout."""
-    if config.json:
-        print(json.dumps(asdict(summary)), flush=True)
-        return
-    lines = [f"{summary.rows_read:>12,}  rows read"]
-    meanings = {
-        "unchanged": "unchanged",
-        "embedded": "embedded",
-        "replaced": "replaced, content or recipe changed",
-        "updated": "updated, other columns changed, old vector kept",
-        "duplicates": "duplicates of another row of the source",
-        "failed": f"failed, see `embatch failures {config.table}`",
-    }
-    signs = iter("=" + "+" * len(meanings))
-    for name, meaning in meanings.items():
-        lines.append(f"{next(signs)} {getattr(summary, name):>10,}  {meaning}")
-    lines.append(f"{summary.deleted:>12,}  deleted from the table")
-    if isinstance(summary, DryRunSummary):
-        lines.append(
-            f"\nDry run: nothing was written. {summary.rows_to_embed:,} rows and about "
-            f"{summary.tokens_to_embed:,} tokens to embed, about {summary.seconds_expected:,.0f} s at "
-            f"{summary.rows_per_second:,.0f} rows/s (measured on a sample, one process)."
-        )
-    else:
-        if summary.n_passages:
-            lines.append(f"{summary.n_passages:>12,}  passages written")
-        if summary.n_truncated:
-            lines.append(
-                f"{summary.n_truncated:>12,}  texts were longer than the model reads (--chunk-tokens cuts them)"
-            )
-        lines.append(
-            f"\n{summary.table} is at version {summary.table_version}: {summary.model}, "
-            f"{summary.seconds:.1f} s, {summary.rows_per_second:,.0f} rows/s while embedding."
-        )
-        lines += [
-            f"failed {n:,}: {reason}"
-            for reason, n in sorted(summary.failures.items(), key=lambda x: -x[1])[:5]
-        ]
-    print("\n".join(lines + [f"Warning: {warning}" for warning in summary.warnings]), flush=True)
+def _tell(summary: EmbedSummary | DryRunSummary, config: EmbedConfig) -> None:
+    print(summary.json() if config.json else summary.text(), flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -380,7 +283,7 @@ def main(arguments: list[str] | None = None) -> int:
     quiet = contextlib.nullcontext() if config.verbose else native_noise_in_a_file()
     with quiet, user_errors() as outcome:
         try:
-            _print(run(config), config)
+            _tell(run(config), config)
         except Stopped as stopped:
             print(
                 f"embatch: {stopped}; what was complete is committed, run again to go on.",

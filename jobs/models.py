@@ -23,7 +23,8 @@ class ModelsConfig:
 
 def run(config: ModelsConfig) -> list[dict[str, object]]:
     """One entry a model, in the order of `actors.models.MODELS`."""
-    from actors.models import MODELS, is_here
+    from actors.checkpoints import is_here
+    from actors.models import MODELS
 
     return [
         {

@@ -77,6 +77,7 @@ def user_errors() -> Iterator[CommandOutcome]:
     """Turn the errors that a user can cause into one message on stderr and an exit code."""
     from actors.engine import ModelError
     from jobs.claim import TableBusy
+    from jobs.pipeline import WorkerError
     from jobs.sync import SyncError
     from schemas.embeddings import SchemaError
     from sources.rows import SourceError
@@ -87,7 +88,7 @@ def user_errors() -> Iterator[CommandOutcome]:
     except (SourceError, ModelError, SchemaError, ValueError) as error:
         print(f"embatch: {error}", file=sys.stderr)
         outcome.exit_code = 2 if type(error) is ValueError else 1
-    except (StoreError, TableBusy, SyncError, OSError) as error:
+    except (StoreError, TableBusy, SyncError, WorkerError, OSError) as error:
         print(f"embatch: {error}", file=sys.stderr)
         outcome.exit_code = 1
 

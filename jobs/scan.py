@@ -16,9 +16,10 @@ from actors.window import DUE_FIELDS
 from schemas.embeddings import Fingerprint, cast_column, common_schema
 from schemas.keys import KEYS, from_hex, id_hashes
 from schemas.plan import CONFLICT, COPY, DUE
-from schemas.store import Fragment, Table
+from schemas.store import Fragment, Table, is_made_by
 from sources.rows import FAILURE_SCHEMA, PREPARED_FIELDS, Piece, Source
 
+SCAN_THREADS = 8
 CONFLICT_REASON = "another row of the source has this id and other content"
 CHANGED_REASON = "the source changed while the run went on; the next run takes it"
 
@@ -99,38 +100,48 @@ def gather(
     )
 
 
-def scan_table(table: Table | None, recipe: str, *, passages: bool) -> TableScan:
-    """Read the keys of every row of a table; None is a table of no rows."""
-    files = table.files() if table else []
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        parts = (
-            list(pool.map(lambda f: _scan_file(table, f, recipe, passages), files)) if table else []
-        )
-    for index, (keys, _) in enumerate(parts):
+def scan_table(
+    table: Table | None, recipe: str, *, passages: bool, only_run: str | None = None
+) -> TableScan:
+    """Read the keys of every row of a table; None is a table of no rows.
+
+    Args:
+        table: at the version that is planned for.
+        recipe: a file is current if its rows were made by this recipe.
+        passages: rows belong to documents, which are what is compared.
+        only_run: a file is current only if this run embedded its rows.
+    """
+    if table is None:
+        return TableScan(np.zeros(0, KEYS), [], np.zeros(0, bool))
+    files = table.files()
+
+    def scan(index: int) -> tuple[np.ndarray, bool]:
+        name = files[index].name
+        keys, current = _scan_file(table, name, recipe, passages)
         keys["where"] = index
+        return keys, current and (only_run is None or is_made_by(name, only_run))
+
+    with ThreadPoolExecutor(max_workers=SCAN_THREADS) as pool:
+        parts = list(pool.map(scan, range(len(files))))
     return TableScan(
-        keys=np.concatenate([keys for keys, _ in parts]) if parts else np.zeros(0, KEYS),
+        keys=np.concatenate([np.zeros(0, KEYS), *(keys for keys, _ in parts)]),
         files=files,
         current_file=np.array([current for _, current in parts], bool),
     )
 
 
-def _scan_file(
-    table: Table, file: Fragment, recipe: str, passages: bool
-) -> tuple[np.ndarray, bool]:
+def _scan_file(table: Table, name: str, recipe: str, passages: bool) -> tuple[np.ndarray, bool]:
     id_column = "parent_id" if passages else "id"
-    held = table.read_file(file.name, [id_column, "content_hash", "row_hash"])
+    held = table.read_file(name, [id_column, "content_hash", "row_hash"])
     keys = np.zeros(len(held), KEYS)
     keys["id"] = id_hashes(held[id_column])
     keys["position"] = np.arange(len(held))
-    written_here = {"content_hash", "row_hash"} <= set(
-        held.column_names
-    )  # a foreign file may lack them
-    if written_here:
-        keys["content"] = from_hex(held["content_hash"], 2)
-        keys["row"] = from_hex(held["row_hash"], 1)[:, 0]
-    fingerprint = Fingerprint.of(table.file_schema(file.name))
-    return keys, written_here and fingerprint is not None and fingerprint.recipe == recipe
+    if "content_hash" not in held.column_names or "row_hash" not in held.column_names:
+        return keys, False  # a foreign tool wrote it
+    keys["content"] = from_hex(held["content_hash"], 2)
+    keys["row"] = from_hex(held["row_hash"], 1)[:, 0]
+    fingerprint = Fingerprint.of(table.file_schema(name))
+    return keys, fingerprint is not None and fingerprint.recipe == recipe
 
 
 def read_due(

@@ -5,65 +5,43 @@ somebody else writes to the table in between, the commit is refused and the run 
 """
 
 import contextlib
-import queue
-import signal
-import threading
 import time
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from actors.window import EmbedWindow, HostedModel, Target
+from actors.window import HostedModel, Target
 from jobs import claim
-from jobs.cluster import READ_CPUS, Allocation, Cluster, allocate
+from jobs.cluster import Cluster, allocate
+from jobs.outcome import Counts
+from jobs.pipeline import Work, reports, scan_pieces
 from jobs.progress import Progress
-from jobs.scan import (
-    SourceScan,
-    TableScan,
-    due_by_piece,
-    due_from_bytes,
-    gather,
-    read_due,
-    scan_piece,
-    scan_table,
-)
+from jobs.scan import SourceScan, TableScan, due_by_piece, gather, read_due, scan_piece, scan_table
+from jobs.stop import Stopped, StopSignal
 from jobs.waves import Tally, Waves, compact
 from schemas.embeddings import Fingerprint, fitted, source_columns, table_schema
 from schemas.failures import FailureLog
 from schemas.keys import KEYS
 from schemas.plan import CONFLICT, EMBED, Plan, make_plan
 from schemas.store import Refused, StoreError, Table
-from sources.rows import Piece, Source
-
-if TYPE_CHECKING:
-    from ray.data import Dataset
+from sources.rows import Source
 
 DRIVER_BYTES = 256 << 20  # a source up to this size is scanned in the driver while Ray starts
 MAX_REPLANS = 20
 PRUNE_SHARE = 0.2  # a prune of more than this share of the table's ids asks first
 HOPELESS_FAILURES = 1000  # so many, and above --max-failures: stop early
 CHECKPOINT_VERSIONS = 50
-TASK_RETRIES = 10
 
 
 class SyncError(RuntimeError):
     """A run that ends without having done its work; the message says why and what to do."""
 
 
-class Stopped(Exception):
-    """A signal ended the run; what was complete is committed."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
-        self.signum = signum
-
-
 class SyncModel(HostedModel, Protocol):
-    """What a sync needs to know of a model; `actors.models.Model` is one."""
+    """What a sync needs to know of a model; `actors.checkpoints.Model` is one."""
 
     @property
     def name(self) -> str:
@@ -87,8 +65,8 @@ class SyncOptions:
     """What a sync may do; see the options of `embatch embed`."""
 
     table: str
+    source_name: str
     storage_options: Mapping[str, str] = field(default_factory=dict)
-    source_name: str = ""
     prune: bool = False
     force_prune: bool = False
     replace: bool = False
@@ -103,42 +81,20 @@ class SyncOptions:
     actors: int | None = None
     wait: bool = False
     quiet: bool = False
-    wave_seconds: float = 30.0
-    token_budget: int = 4096
-    claims: bool = True
     shared_filesystem: bool = False
+    token_budget: int = 4096
+    wave_seconds: float = 30.0
+    claims: bool = True
 
 
-@dataclass
-class Counts:
-    """Where the rows of the source went; all but `rows_read` and `deleted` add up to `rows_read`."""
-
-    rows_read: int = 0
-    unchanged: int = 0
-    embedded: int = 0
-    replaced: int = 0
-    updated: int = 0
-    duplicates: int = 0
-    failed: int = 0
-    deleted: int = 0
-
-    def check(self) -> None:
-        """Raise AssertionError unless every row is accounted for."""
-        parts = (
-            self.unchanged
-            + self.embedded
-            + self.replaced
-            + self.updated
-            + self.duplicates
-            + self.failed
-        )
-        if parts != self.rows_read:
-            raise AssertionError(f"{self.rows_read} rows read, {parts} accounted for: {self}")
-
-
-@dataclass
+@dataclass(frozen=True)
 class Outcome:
-    """What a sync did."""
+    """What a sync did.
+
+    Attributes:
+        failure_share: rows that failed in this run over rows due.
+        reasons: rows without a vector, by reason.
+    """
 
     counts: Counts
     tally: Tally
@@ -146,18 +102,17 @@ class Outcome:
     embed_seconds: float
     n_waves: int
     n_replans: int
-    warnings: list[str]
     failure_share: float
     reasons: dict[str, int]
-    allocation: Allocation | None
+    warnings: list[str]
 
 
 @dataclass(frozen=True)
 class Preview:
     """What a sync would do, with a few of the rows that it would embed."""
 
-    plan: Plan
-    n_unreadable: int
+    counts: Counts
+    n_to_embed: int
     sample: list[str]
     warnings: list[str]
 
@@ -168,49 +123,55 @@ class Sync:
     def __init__(
         self, source: Source, model: SyncModel, options: SyncOptions, run: str, cluster: Cluster
     ) -> None:
-        self.source, self.model, self.options = source, model, options
-        self.cluster = cluster
-        self.note = {
-            **claim.identity(run),
-            "command": "embed",
-            "model": model.name,
-            "precision": "fp32",
-        }
+        self.source, self.model, self.options, self.cluster = source, model, options, cluster
+        identity = claim.identity(run)
+        self.note = {**identity, "command": "embed", "model": model.name, "precision": "fp32"}
         self.fingerprint = _fingerprint(model, options)
         self.pieces = source.pieces()
-        self.warnings: list[str] = [
-            f"{path} could not be listed: {why}" for path, why in source.unlisted()
-        ]
-        self.stop_signal: int | None = None
+        unlisted = source.unlisted()
+        self.all_listed = not unlisted
+        self.warnings = [f"{path} could not be listed: {reason}" for path, reason in unlisted]
+        self.stop = StopSignal()
         self.tally = Tally()
         self.embed_seconds = 0.0
         self.n_waves = 0
         self.n_replans = 0
-        self.allocation: Allocation | None = None
-        self._first_plan: Plan | None = None
+        self._first_plan: Plan | None = None  # its counts are the run's
+        self._n_lost = 0  # ids that a rebuilt table loses, since the source lacks them
         self._n_unreadable_new = 0
-        self._deleted = 0
 
     def run(self) -> Outcome:
         """Do the work.
 
         Raises:
-            SyncError: the run cannot go on; what was committed stays.
-            Stopped: SIGINT or SIGTERM came; the wave in hand is committed.
+            SyncError, WorkerError: the run cannot go on; what was committed stays.
+            Stopped: SIGINT or SIGTERM came; what was complete is committed.
             TableBusy: another run holds the table.
         """
-        with self._signals():
+        with self.stop.watched():
             table = self._open()
-            self._expect_work(table)
-            table = self._claim(table)
+            if table is None or self.options.replace or self._is_large:
+                self.cluster.start()  # it will be needed: let it start while the source is read
             try:
-                return self._until_undisturbed(table)
+                return self._until_undisturbed(self._claim(table))
             except BaseException as error:
-                if self.options.claims and (held := self._open()):
-                    claim.release(
-                        held, self.note, "stopped" if isinstance(error, Stopped) else "failed"
-                    )
+                state = "stopped" if isinstance(error, Stopped) else "failed"
+                claim.release(self.options.table, self.options.storage_options, self.note, state)
                 raise
+
+    def preview(self, n_sample: int) -> Preview:
+        """Plan, write nothing, and take a few of the texts that are due."""
+        scan = self._scan_source()
+        log = FailureLog(self.options.table, self.options.storage_options)
+        _, plan = self._plan(self._open(), scan, log, defer=True)
+        due = plan.due[plan.due["action"] == EMBED]
+        n_sample = min(n_sample, len(due))
+        chosen = due[np.linspace(0, len(due) - 1, n_sample).astype(int)] if n_sample else due
+        texts: list[str] = []
+        for part in due_by_piece(np.sort(chosen, order=["group", "piece", "position"])):
+            for rows in read_due(self.source, self.pieces[part["piece"][0]], part, [], {}):
+                texts += [text for text in rows["text"].to_pylist() if text]
+        return Preview(self._counts(plan, scan), len(due), texts, self.warnings)
 
     def _until_undisturbed(self, table: Table | None) -> Outcome:
         scan = self._scan_source()
@@ -221,344 +182,152 @@ class Sync:
                 self.n_replans += 1
                 if self.n_replans > MAX_REPLANS:
                     raise SyncError(
-                        f"{refusal} That was the {MAX_REPLANS}th time: something else keeps writing to "
-                        "this table. What was committed stays; run again when it is quiet."
+                        f"{refusal} That was the {MAX_REPLANS}th time: something else keeps "
+                        "writing to this table. What was committed stays; run again when it is "
+                        "quiet."
                     ) from refusal
                 table = self._claim(self._open())
+
+    def _until_agreed(self, table: Table | None, scan: SourceScan) -> Outcome:
+        options = self.options
+        log = FailureLog(options.table, options.storage_options)
+        columns, remarks = source_columns(scan.schemas)
+        rebuilds = table is not None and self._rebuilds(table)
+        held, plan = self._plan(table, scan, log, defer=not rebuilds)
+        if self._first_plan is None:
+            self.warnings += remarks
+            if table is not None:
+                self._guard_prune(table, scan, plan, rebuilds)
+            self._first_plan = plan
+        schema = table_schema(columns.values(), self.fingerprint, with_text=options.with_text)
+        if table is None:
+            claimed = {**self.note, "state": "claim"}
+            table = Table.create(options.table, schema, claimed, options.storage_options)
+        if not rebuilds:
+            columns, schema = self._fit(table, columns)
+        unreadable = [self._failure(row) for row in scan.failures.to_pylist()]
+        self._n_unreadable_new += log.add(unreadable, self.note)
+        while True:
+            log.seen[plan.known_failures] = True
+            waves = self._work(table, held, plan, log, columns, schema, rebuilds)
+            if rebuilds:
+                waves.finish_overwrite(schema)
+            if not plan.deferred:
+                return self._finish(table, scan, log)
+            held, plan = self._plan(table, scan, log, defer=False)
+
+    # What is due
+
+    def _open(self) -> Table | None:
+        table = Table.open(self.options.table, self.options.storage_options)
+        if table is not None and not self.options.replace:
+            _refuse_other_space(table, self.fingerprint)
+        return table
 
     def _claim(self, table: Table | None) -> Table | None:
         if table is None or not self.options.claims:
             return table
         return claim.take(table, self.note, wait=self.options.wait)
 
-    def preview(self, n_sample: int) -> Preview:
-        """Plan, write nothing, and take a few of the texts that are due."""
-        table = self._open()
-        scan = self._scan_source()
-        failures = FailureLog(self.options.table, self.options.storage_options)
-        held, plan = self._plan(table, scan, failures, first=True)
-        due = plan.to_embed
-        due = (
-            due[np.linspace(0, len(due) - 1, min(n_sample, len(due))).astype(int)]
-            if len(due)
-            else due
-        )
-        texts: list[str] = []
-        for part in due_by_piece(np.sort(due, order=["group", "piece", "position"])):
-            for rows in read_due(self.source, self.pieces[part["piece"][0]], part, [], {}):
-                texts += [text for text in rows["text"].to_pylist() if text]
-        return Preview(plan, len(scan.failures), texts, self.warnings)
-
-    # -- plan ---------------------------------------------------------------------------------
-
-    def _open(self) -> Table | None:
-        table = Table.open(self.options.table, self.options.storage_options)
-        if table is not None:
-            self._refuse_other_space(table)
-        return table
-
-    def _refuse_other_space(self, table: Table) -> None:
-        held = Fingerprint.of(table.schema)
-        if held is None:
-            raise SyncError(
-                f"{table.uri} is a Delta table, but not one of embeddings. Give another TABLE."
-            )
-        if self.options.replace:
-            return
-        mine = self.fingerprint
-        if held.space != mine.space or held.dim != mine.dim:
-            raise SyncError(
-                f"Table {table.uri} holds vectors of {held.model} ({held.dim}), not {mine.model} ({mine.dim}). "
-                "Give another TABLE, or --replace to embed all its rows anew."
-            )
-        if bool(held.chunking) != bool(mine.chunking):
-            what = "passages" if held.chunking else "whole documents"
-            raise SyncError(
-                f"Table {table.uri} holds {what}. Run with{'' if held.chunking else 'out'} --chunk-tokens, "
-                "give another TABLE, or --replace to embed all its rows anew."
-            )
-
-    def _rebuilds(self, table: Table | None) -> bool:
+    def _rebuilds(self, table: Table) -> bool:
         """Whether the table must change as a whole, since no row of it can stay."""
-        held = Fingerprint.of(table.schema) if table else None
-        mine = self.fingerprint
-        return held is not None and (
-            held.space != mine.space
-            or held.dim != mine.dim
-            or bool(held.chunking) != bool(mine.chunking)
-        )
+        held = Fingerprint.of(table.schema)
+        return held is None or held.comparable != self.fingerprint.comparable
 
-    def _expect_work(self, table: Table | None) -> None:
-        """Start Ray while the source is scanned, where it will surely be needed."""
-        if table is None or self.options.replace or _size(self.pieces) > DRIVER_BYTES:
-            self.cluster.start()
+    @property
+    def _is_large(self) -> bool:
+        return sum(piece.size_bytes for piece in self.pieces) > DRIVER_BYTES
 
     def _scan_source(self) -> SourceScan:
-        indexed = list(enumerate(self.pieces))
-        all_listed = not self.source.unlisted()
-        scans: list[Mapping[str, Any]] = []
+        limit = self.options.limit
+        if self._is_large and limit is None:
+            self.cluster.nodes()
+            scans = scan_pieces(self.source, self.pieces)
+        else:
+            indexed = enumerate(self.pieces)
+            scans = (scan_piece(self.source, index, piece) for index, piece in indexed)
+        done: list[Mapping[str, Any]] = []
         n_rows = 0
-        with Progress("read", len(indexed), "pieces", quiet=self.options.quiet) as progress:
-            for scan in self._scans(indexed):
-                scans.append(scan)
-                n_rows += len(scan["keys"]) // KEYS.itemsize
+        with Progress("read", len(self.pieces), "pieces", quiet=self.options.quiet) as progress:
+            for scan in scans:
+                done.append(scan)
                 progress.add(1)
-                self._check_signal()
-                if self.options.limit is not None and n_rows >= self.options.limit:
+                self.stop.check()
+                n_rows += len(scan["keys"]) // KEYS.itemsize
+                if limit is not None and n_rows >= limit:
                     break
-        return gather(scans, all_listed=all_listed, limit=self.options.limit)
-
-    def _scans(self, indexed: list[tuple[int, Piece]]) -> Iterator[Mapping[str, Any]]:
-        if _size(self.pieces) <= DRIVER_BYTES or self.options.limit is not None:
-            yield from (scan_piece(self.source, index, piece) for index, piece in indexed)
-            return
-        self.cluster.nodes()
-        import ray.data
-
-        source, pieces = self.source, self.pieces
-
-        def scan(row: dict[str, Any]) -> dict[str, Any]:
-            return scan_piece(source, row["piece"], pieces[row["piece"]])
-
-        rows = ray.data.from_items(
-            [{"piece": index} for index, _ in indexed], override_num_blocks=len(indexed)
-        )
-        yield from rows.map(scan, num_cpus=1).iter_rows()
+        found = gather(done, all_listed=self.all_listed, limit=limit)
+        if self.options.prune and not found.complete:
+            self.warnings.append("nothing is pruned: a part of the source could not be read")
+        return found
 
     def _plan(
-        self, table: Table | None, scan: SourceScan, failures: FailureLog, *, first: bool
+        self, table: Table | None, scan: SourceScan, log: FailureLog, *, defer: bool
     ) -> tuple[TableScan, Plan]:
-        rebuilds = self._rebuilds(table)
-        held = scan_table(
-            None if rebuilds else table,
-            self.fingerprint.recipe,
-            passages=bool(self.fingerprint.chunking),
-        )
-        retrying = self.options.retry_failed or self.options.replace
-        known = failures.keys(self.fingerprint.recipe, self.note["run"] if retrying else None)
-        prune = self.options.prune and scan.complete
-        if self.options.prune and not scan.complete and first:
-            self.warnings.append("nothing was pruned: a part of the source could not be read")
+        options, passages = self.options, bool(self.fingerprint.chunking)
+        run = self.note["run"]
+        if table is not None and self._rebuilds(table):
+            table = None
+        only_run = run if options.replace else None
+        held = scan_table(table, self.fingerprint.recipe, passages=passages, only_run=only_run)
+        anew = options.retry_failed or options.replace
         plan = make_plan(
             scan.keys,
             held.keys,
-            known,
+            log.keys(self.fingerprint.recipe, run if anew else None),
             current_file=held.current_file,
-            passages=bool(self.fingerprint.chunking),
-            replace=self.options.replace and first,
-            prune=prune,
-            defer=first and not rebuilds,
+            passages=passages,
+            prune=options.prune and scan.complete,
+            defer=defer,
         )
-        if first:
-            self._guard_prune(table, scan, held, plan, rebuilds)
         return held, plan
 
-    def _guard_prune(
-        self, table: Table | None, scan: SourceScan, held: TableScan, plan: Plan, rebuilds: bool
-    ) -> None:
+    def _guard_prune(self, table: Table, scan: SourceScan, plan: Plan, rebuilds: bool) -> None:
         n_held, n_gone = plan.n_ids_stored, plan.deleted
-        if rebuilds and table is not None:  # what the source lacks cannot be embedded anew
-            old = scan_table(table, "", passages="parent_id" in table.schema.names)
-            n_held = len(np.unique(old.keys["id"], axis=0))
-            n_gone = n_held - int(np.isin(old.keys["id"][:, 0], scan.keys["id"][:, 0]).sum())
-            self._deleted = n_gone = max(0, n_gone)
+        if rebuilds:  # what the source lacks cannot be embedded anew
+            passages = "parent_id" in table.schema.names
+            ids = np.unique(scan_table(table, "", passages=passages).keys["id"], axis=0)
+            n_held = len(ids)
+            n_gone = n_held - int(np.isin(ids[:, 0], scan.keys["id"][:, 0]).sum())
+            self._n_lost = n_gone
         if n_gone > PRUNE_SHARE * n_held and not self.options.force_prune:
             raise SyncError(
-                f"{n_gone:,} of the table's {n_held:,} rows are no longer in the source, more than "
-                f"{PRUNE_SHARE:.0%}. If that is meant, add --force-prune; else look at the source."
+                f"{n_gone:,} of the {n_held:,} ids in the table are no longer in the source, more "
+                f"than {PRUNE_SHARE:.0%}. If that is meant, add --prune --force-prune; else look at "
+                "the source."
             )
-
-    # -- work ---------------------------------------------------------------------------------
-
-    def _until_agreed(self, table: Table | None, scan: SourceScan) -> Outcome:
-        options = self.options
-        failures = FailureLog(options.table, options.storage_options)
-        columns, remarks = source_columns(scan.schemas)
-        if self._first_plan is None:
-            self.warnings += remarks
-        rebuilds = self._rebuilds(table)
-        first = self._first_plan is None
-        held, plan = self._plan(table, scan, failures, first=first)
-        if self._first_plan is None:
-            self._first_plan = plan
-        fresh_schema = table_schema(columns.values(), self.fingerprint, with_text=options.with_text)
-        if table is None:
-            table = Table.create(
-                options.table,
-                fresh_schema,
-                {**self.note, "state": "claim"},
-                options.storage_options,
-            )
-        if rebuilds:
-            schema = fresh_schema
-        else:
-            columns, schema = self._fit(table, columns)
-        unreadable = [self._failure(row) for row in scan.failures.to_pylist()]
-        self._n_unreadable_new += failures.add(unreadable, self.note)
-        while True:
-            failures.seen[plan.known_failures] = True
-            waves = self._work(table, held, plan, failures, columns, schema, rebuilds)
-            if rebuilds:
-                waves.finish_overwrite(schema)
-                rebuilds = False
-            if not plan.deferred:
-                break
-            held, plan = self._plan(table, scan, failures, first=False)
-        return self._finish(table, scan, failures)
 
     def _fit(
         self, table: Table, columns: dict[str, pa.Field]
     ) -> tuple[dict[str, pa.Field], pa.Schema]:
         """The source's columns as the table holds them, and the schema of the files to write."""
         columns, missing = fitted(columns, table.schema)
+        claimed = {**self.note, "state": "claim"}
         if missing:
-            table.add_columns({**self.note, "state": "claim"}, missing)
+            table.add_columns(claimed, missing)
         if Fingerprint.of(table.schema) != self.fingerprint:
-            table.describe({**self.note, "state": "claim"}, self.fingerprint.metadata())
-        vector = pa.field(
-            "embedding",
-            pa.list_(pa.float32(), self.fingerprint.dim),
-            metadata=self.fingerprint.metadata(),
-        )
-        fields = [
-            vector if field.name == "embedding" else pa.field(field.name, field.type)
-            for field in table.schema
-        ]
-        return columns, pa.schema(fields)
+            table.describe(claimed, self.fingerprint.metadata())
+        vector = self.fingerprint.field
+        plain = [field.remove_metadata() for field in table.schema]
+        return columns, pa.schema([vector if f.name == vector.name else f for f in plain])
 
-    def _failure(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        content = row["content_hash"]
-        return {
-            **row,
-            "content_hash": content.hex() if content else None,
-            **self._failure_columns(row["stage"]),
-        }
-
-    def _failure_columns(self, stage: str) -> dict[str, Any]:
-        return {
-            "recipe": self.fingerprint.recipe if stage == "embed" else None,
-            "source": self.options.source_name,
-            "run": self.note["run"],
-        }
+    # What is done
 
     def _work(
         self,
         table: Table,
         held: TableScan,
         plan: Plan,
-        failures: FailureLog,
+        log: FailureLog,
         columns: dict[str, pa.Field],
         schema: pa.Schema,
         at_once: bool,
     ) -> Waves:
-        waves = Waves(
-            table, held.files, plan, failures, self.note, self._failure_columns, at_once, self.tally
-        )
-        started = time.monotonic()
-        try:
-            with Progress(
-                "embed", len(plan.due), "rows", quiet=self.options.quiet or not len(plan.due)
-            ) as progress:
-                with contextlib.closing(self._reports(plan, held, columns, schema)) as reports:
-                    for report in reports:
-                        if report is not None:
-                            waves.take(report)
-                        progress.add(report["n_due"] if report else 0)
-                        if waves.seconds_since_commit() > self.options.wave_seconds:
-                            waves.commit()
-                            self._check_hopeless()
-                        self._check_signal()
-            waves.commit()
-        except Refused:
-            raise
-        except BaseException:
-            with contextlib.suppress(
-                StoreError, OSError
-            ):  # the error that got us here is the one to tell
-                waves.commit()
-            raise
-        finally:
-            self.embed_seconds += time.monotonic() - started if len(plan.due) else 0.0
-            self.n_waves += waves.n_waves
-        return waves
-
-    def _reports(
-        self, plan: Plan, held: TableScan, columns: dict[str, pa.Field], schema: pa.Schema
-    ) -> Iterator[dict[str, Any] | None]:
-        """The workers' reports as they come, and None now and then in between."""
-        if not len(plan.due):
-            return
-        nodes = self.cluster.nodes()
-        if (
-            len(nodes) > 1
-            and "://" not in self.options.table
-            and not self.options.shared_filesystem
-        ):
-            raise SyncError(
-                f"TABLE {self.options.table} is a local path, and this Ray cluster has {len(nodes)} nodes. Give a "
-                "URI such as s3://bucket/table, or --shared-filesystem if all nodes see that path."
-            )
-        n_embed = int((plan.due["action"] == EMBED).sum())
-        self.allocation = allocate(
-            nodes, device=self.options.device, actors=self.options.actors, n_due=max(n_embed, 1)
-        )
-        dataset = self._dataset(plan, held, columns, schema, self.allocation)
-        reports: queue.Queue[Any] = queue.Queue()
-        over = threading.Event()
-
-        def pump() -> None:
-            try:
-                for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-                    for report in batch.to_pylist():
-                        reports.put(report)
-                    if over.is_set():
-                        return  # leaving the loop ends the pipeline
-                reports.put(None)
-            except BaseException as error:  # noqa: B036 - told to the thread that waits
-                reports.put(error)
-
-        threading.Thread(target=pump, daemon=True, name="reports").start()
-        n_left = len(plan.due)
-        try:
-            while True:
-                try:
-                    report = reports.get(timeout=0.5)
-                except queue.Empty:
-                    yield None
-                    continue
-                if report is None:
-                    break
-                if isinstance(report, BaseException):
-                    raise SyncError(_worker_message(report)) from report
-                n_left -= report["n_due"]
-                yield report
-        finally:
-            over.set()
-        if n_left:
-            raise SyncError(f"{n_left:,} due rows never came back from the workers; run again.")
-
-    def _dataset(
-        self,
-        plan: Plan,
-        held: TableScan,
-        columns: dict[str, pa.Field],
-        schema: pa.Schema,
-        use: Allocation,
-    ) -> "Dataset":
-        import ray.data
-
+        """Let the workers work on what is due, and commit what they have written."""
         options = self.options
-        tasks = [
-            {"piece": int(due["piece"][0]), "due": due.tobytes()} for due in due_by_piece(plan.due)
-        ]
-        source, pieces, files = self.source, self.pieces, [file.name for file in held.files]
-
-        def read(batch: pa.Table) -> Iterator[pa.Table]:
-            for task in batch.to_pylist():
-                yield from read_due(
-                    source, pieces[task["piece"]], due_from_bytes(task["due"]), files, columns
-                )
-
+        waves = Waves(
+            table, held.files, plan, log, self.note, self._failure, self.tally, at_once=at_once
+        )
         target = Target(
             uri=options.table,
             schema=schema,
@@ -568,44 +337,100 @@ class Sync:
             chunk_tokens=options.chunk_tokens,
             chunk_overlap=options.chunk_overlap,
         )
-        warnings.filterwarnings(
-            "ignore", "`ray_remote_args` is deprecated"
-        )  # no other way yet to bound restarts
-        rows = ray.data.from_items(tasks, override_num_blocks=len(tasks))
-        rows = rows.map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=READ_CPUS)
-        return rows.map_batches(
-            EmbedWindow,
-            fn_constructor_args=(self.model, target),
-            fn_constructor_kwargs={
-                "device": use.device,
-                "threads": use.threads,
-                "token_budget": options.token_budget,
-            },
-            batch_size=use.window_rows,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(
-                size=use.n_actors,
-                max_concurrent_calls_per_actor=2,
-                enable_true_multi_threading=True,
-            ),
-            num_cpus=use.cpus,
-            num_gpus=use.gpus,
-            max_task_retries=TASK_RETRIES,  # Ray's default is for ever, also for a row that kills its worker
+        files = [file.name for file in held.files]
+        work = Work(self.source, self.pieces, plan.due, files, columns, self.model, target)
+        started = time.monotonic()
+        try:
+            if len(plan.due):
+                self._watch(work, waves)
+            waves.commit()
+        except Refused:
+            raise
+        except BaseException:
+            with contextlib.suppress(StoreError, OSError):  # the error that got us here is the news
+                waves.commit()
+            raise
+        finally:
+            self.embed_seconds += time.monotonic() - started
+            self.n_waves += waves.n_waves
+        return waves
+
+    def _watch(self, work: Work, waves: Waves) -> None:
+        use = allocate(
+            self._nodes(),
+            device=self.options.device,
+            actors=self.options.actors,
+            n_due=len(work.due),
         )
+        with (
+            Progress("embed", len(work.due), "rows", quiet=self.options.quiet) as progress,
+            contextlib.closing(reports(work, use, self.options.token_budget)) as arriving,
+        ):
+            for report in arriving:
+                if report is not None:
+                    waves.take(report)
+                progress.add(report["n_due"] if report else 0)
+                if waves.seconds_since_commit() > self.options.wave_seconds:
+                    waves.commit()
+                    self._check_hopeless()
+                self.stop.check()
 
-    # -- end ----------------------------------------------------------------------------------
+    def _nodes(self) -> list[dict[str, float]]:
+        nodes = self.cluster.nodes()
+        if (
+            len(nodes) > 1
+            and "://" not in self.options.table
+            and not self.options.shared_filesystem
+        ):
+            raise SyncError(
+                f"TABLE {self.options.table} is a local path, and this Ray cluster has {len(nodes)} "
+                "nodes. Give a URI such as s3://bucket/table, or --shared-filesystem if all nodes "
+                "see that path."
+            )
+        return nodes
 
-    def _finish(self, table: Table, scan: SourceScan, failures: FailureLog) -> Outcome:
+    def _failure(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A failure of a source or a worker as the failures table has it."""
+        content = row["content_hash"]
+        return {
+            **row,
+            "content_hash": content.hex() if isinstance(content, bytes) else content,
+            "recipe": self.fingerprint.recipe if row["stage"] == "embed" else None,
+            "source": self.options.source_name,
+            "run": self.note["run"],
+        }
+
+    # What is told
+
+    def _finish(self, table: Table, scan: SourceScan, log: FailureLog) -> Outcome:
         plan = self._first_plan
         assert plan is not None  # noqa: S101 - set before any work
-        if self.options.limit is None:
-            others = np.array(
-                [name != self.options.source_name for name in failures.rows["source"].to_pylist()],
-                bool,
-            )
-            failures.keep(failures.seen | others | (not scan.complete), self.note)
+        if scan.complete:  # what this source no longer says is over
+            sources = log.rows["source"].to_pylist()
+            of_others = np.array([name != self.options.source_name for name in sources], bool)
+            log.keep(log.seen | of_others, self.note)
+        counts = self._counts(plan, scan)
+        compact(table, self.note)
+        table.commit({**self.note, "state": "done", **vars(counts)})
+        if table.version % CHECKPOINT_VERSIONS == 0:
+            table.checkpoint()
+        reasons = np.array(log.rows["reason"].to_pylist(), object)[log.seen]
+        names, numbers = np.unique(reasons.astype(str), return_counts=True)
+        return Outcome(
+            counts=counts,
+            tally=self.tally,
+            table_version=table.version,
+            embed_seconds=self.embed_seconds,
+            n_waves=self.n_waves,
+            n_replans=self.n_replans,
+            failure_share=self._failure_share(),
+            reasons=dict(zip(names.tolist(), numbers.tolist(), strict=True)),
+            warnings=self.warnings,
+        )
+
+    def _counts(self, plan: Plan, scan: SourceScan) -> Counts:
         tally = self.tally
-        counts = Counts(
+        return Counts(
             rows_read=plan.n_rows + len(scan.failures),
             unchanged=plan.unchanged,
             embedded=plan.embedded - tally.n_failed_new,
@@ -613,28 +438,7 @@ class Sync:
             updated=plan.updated - tally.n_failed_updated,
             duplicates=plan.duplicates,
             failed=len(scan.failures) + plan.conflicts + plan.known + tally.n_failed,
-            deleted=plan.deleted + self._deleted,
-        )
-        counts.check()
-        compact(table, self.note)
-        table.commit({**self.note, "state": "done", **vars(counts)})
-        if table.version % CHECKPOINT_VERSIONS == 0:
-            table.checkpoint()
-        reasons: dict[str, int] = {}
-        for reason, seen in zip(failures.rows["reason"].to_pylist(), failures.seen, strict=True):
-            if seen:
-                reasons[reason] = reasons.get(reason, 0) + 1
-        return Outcome(
-            counts=counts,
-            tally=tally,
-            table_version=table.version,
-            embed_seconds=self.embed_seconds,
-            n_waves=self.n_waves,
-            n_replans=self.n_replans,
-            warnings=self.warnings,
-            failure_share=self._failure_share(),
-            reasons=reasons,
-            allocation=self.allocation,
+            deleted=plan.deleted + self._n_lost,
         )
 
     def _failure_share(self) -> float:
@@ -645,57 +449,38 @@ class Sync:
         return n_failed / max(1, len(plan.due) + plan.deferred + self._n_unreadable_new)
 
     def _check_hopeless(self) -> None:
-        share = self._failure_share()
-        if self.tally.n_failed >= HOPELESS_FAILURES and share > self.options.max_failures:
-            raise SyncError(too_many_failures(share, self.options.max_failures, self.options.table))
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def note(signum: int, _: object) -> None:
-            self.stop_signal = signum
-
-        before: dict[int, Any] = {
-            s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)
-        }
-        try:
-            yield
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
-
-    def _check_signal(self) -> None:
-        if self.stop_signal is not None:
-            raise Stopped(self.stop_signal)
+        share, allowed = self._failure_share(), self.options.max_failures
+        if self.tally.n_failed >= HOPELESS_FAILURES and share > allowed:
+            raise SyncError(too_many_failures(share, allowed, self.options.table))
 
 
 def too_many_failures(share: float, allowed: float, table: str) -> str:
     """The message for a run that failed too often."""
     return (
-        f"{share:.1%} of the rows due failed, more than --max-failures {allowed:g}. What was committed stays; "
-        f"see `embatch failures {table}`, then fix the source, or raise --max-failures."
+        f"{share:.1%} of the rows due failed, more than --max-failures {allowed:g}. What was "
+        f"committed stays; see `embatch failures {table}`, then fix the source, or raise "
+        "--max-failures."
     )
+
+
+def _refuse_other_space(table: Table, mine: Fingerprint) -> None:
+    held = Fingerprint.of(table.schema)
+    if held is None:
+        raise SyncError(
+            f"{table.uri} is a Delta table, but not one of embeddings. Give another TABLE."
+        )
+    rescue = "give another TABLE, or --replace to embed all its rows anew."
+    if (held.space, held.dim) != (mine.space, mine.dim):
+        raise SyncError(
+            f"Table {table.uri} holds vectors of {held.model} ({held.dim}), not {mine.model} "
+            f"({mine.dim}). {rescue[0].upper()}{rescue[1:]}"
+        )
+    if bool(held.chunking) != bool(mine.chunking):
+        what, way = ("passages", "with") if held.chunking else ("whole documents", "without")
+        raise SyncError(f"Table {table.uri} holds {what}. Run {way} --chunk-tokens, {rescue}")
 
 
 def _fingerprint(model: SyncModel, options: SyncOptions) -> Fingerprint:
     chunking = f"{options.chunk_tokens}/{options.chunk_overlap}" if options.chunk_tokens else ""
     recipe = f"{model.recipe}-{chunking.replace('/', '-')}" if chunking else model.recipe
     return Fingerprint(model.name, model.dim, model.space, recipe, model.unit, chunking)
-
-
-def _size(pieces: list[Piece]) -> int:
-    return sum(piece.size_bytes for piece in pieces)
-
-
-def _worker_message(error: BaseException) -> str:
-    """What went wrong in a worker, without Ray's wrapping."""
-    while isinstance(inner := getattr(error, "cause", None), BaseException):
-        error = inner
-    if isinstance(error, OSError) and error.strerror:
-        return f"A worker could not write: {error.strerror}. What was committed stays; run again when it is mended."
-    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    why = lines[-1] if "ray" in type(error).__module__ else f"{type(error).__name__}: {lines[0]}"
-    return f"A worker failed: {why.strip()[:300]}. What was committed stays; --verbose shows more."

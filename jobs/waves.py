@@ -6,10 +6,9 @@ before the rows they replace go, so that a row is never in neither table.
 """
 
 import time
-import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from jobs.claim import RENEW_SECONDS
 from schemas.embeddings import vector_column, vectors_of
 from schemas.failures import FailureLog
 from schemas.plan import NEW, REPLACED, UPDATED, Plan
-from schemas.store import Fragment, Table, write_rows
+from schemas.store import KEPT, Fragment, Table, new_name, write_rows
 
 SMALL_BYTES = 16 << 20
 MANY_SMALL_FILES = 32
@@ -69,7 +68,8 @@ class Waves:
         plan: what is due.
         failures: the failures table.
         note: what every commit's metadata holds (run, host, pid, model, precision).
-        failure_columns: what the driver adds to a worker's failure, by its stage.
+        as_failure: a worker's failure as a row of the failures table.
+        tally: counts what is on record.
         at_once: hold everything back for `finish_overwrite`.
     """
 
@@ -78,9 +78,9 @@ class Waves:
     plan: Plan
     failures: FailureLog
     note: Mapping[str, Any]
-    failure_columns: Callable[[str], Mapping[str, Any]]
+    as_failure: Callable[[Mapping[str, Any]], dict[str, Any]]
+    tally: Tally
     at_once: bool = False
-    tally: Tally = field(default_factory=Tally)
     n_waves: int = 0
 
     def __post_init__(self) -> None:
@@ -152,8 +152,7 @@ class Waves:
 
     def _record(self, failed: list[dict[str, Any]]) -> None:
         if failed:
-            rows = [{**failure, **self.failure_columns(failure["stage"])} for failure in failed]
-            self.failures.add(rows, self.note)
+            self.failures.add([self.as_failure(failure) for failure in failed], self.note)
             for failure in failed:
                 self.tally.fail(failure["kind"])
 
@@ -166,7 +165,7 @@ class Waves:
         kept[gone] = False
         if not kept.any():
             return None
-        name = f"{self.note['run']}-rest-{uuid.uuid4().hex}.parquet"
+        name = new_name(self.note["run"], KEPT)
         return write_rows(self.table.filesystem, name, fixed_size(rows.filter(pa.array(kept))))
 
 
@@ -202,7 +201,7 @@ def compact(table: Table, note: Mapping[str, Any]) -> int:
             if len(batch) < 2:
                 continue
             rows = pa.concat_tables([table.read_file(file.name) for file in batch])
-            name = f"{note['run']}-joined-{uuid.uuid4().hex}.parquet"
+            name = new_name(note["run"], KEPT)
             added.append(write_rows(table.filesystem, name, rows.combine_chunks()))
             joined += batch
     if joined:

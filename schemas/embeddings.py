@@ -63,6 +63,16 @@ class Fingerprint:
         """The fingerprint as field metadata, one `embatch.NAME` each."""
         return {f"embatch.{name}": json.dumps(value) for name, value in asdict(self).items()}
 
+    @property
+    def comparable(self) -> tuple[str, int, bool]:
+        """What all rows of a table must share; the recipe may differ for the time of a run."""
+        return self.space, self.dim, bool(self.chunking)
+
+    @property
+    def field(self) -> pa.Field:
+        """The field `embedding` of a file."""
+        return pa.field("embedding", pa.list_(pa.float32(), self.dim), metadata=self.metadata())
+
     @classmethod
     def of(cls, schema: pa.Schema) -> "Fingerprint | None":
         """The fingerprint in a schema of a table or a file, None where there is none."""
@@ -186,7 +196,6 @@ def table_schema(
     columns: Iterable[pa.Field], fingerprint: Fingerprint, *, with_text: bool = True
 ) -> pa.Schema:
     """The schema of an embeddings table that holds these columns of a source."""
-    vector = pa.list_(pa.float32(), fingerprint.dim)
     return pa.schema(
         [
             pa.field("id", pa.string()),
@@ -197,7 +206,7 @@ def table_schema(
             *columns,
             pa.field("n_tokens", pa.int32()),
             pa.field("truncated", pa.bool_()),
-            pa.field("embedding", vector, metadata=fingerprint.metadata()),
+            fingerprint.field,
             pa.field("embedded_at", pa.timestamp("us", tz="UTC")),
         ]
     )
@@ -294,4 +303,5 @@ def vectors_of(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     if column.null_count or pc.count_distinct(lengths).as_py() != 1:
         raise ValueError("The column 'embedding' holds nulls or vectors of several lengths.")
     values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-    return values.reshape(len(column), lengths[0].as_py())
+    vectors: np.ndarray = values.reshape(len(column), lengths[0].as_py())
+    return vectors

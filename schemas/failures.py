@@ -6,7 +6,6 @@ Stages: `file` (it, or the rest of it, could not be read), `read` (this row coul
 belongs to another row), `embed` (the model failed).
 """
 
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ import xxhash
 
 from schemas.keys import KEYS, from_hex, id_hashes
 from schemas.plan import KNOWN_CONFLICT, KNOWN_EMBED
-from schemas.store import Fragment, Table, now, write_rows
+from schemas.store import Fragment, Table, new_name, now, write_rows
 
 MANY_FILES = 16
 FAILURES = pa.schema(
@@ -114,4 +113,4 @@ class FailureLog:
 
     def _write(self, rows: pa.Table, note: Mapping[str, Any]) -> Fragment:
         assert self.table is not None  # noqa: S101 - the callers made it
-        return write_rows(self.table.filesystem, f"{note['run']}-{uuid.uuid4().hex}.parquet", rows)
+        return write_rows(self.table.filesystem, new_name(note["run"], "failures"), rows)

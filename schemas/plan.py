@@ -67,11 +67,6 @@ class Plan:
     known_failures: np.ndarray
     n_ids_stored: int
 
-    @property
-    def to_embed(self) -> np.ndarray:
-        """The due rows that need the model."""
-        return self.due[self.due["action"] == EMBED]
-
     def expected(self) -> np.ndarray:
         """Due rows of each group, (n_groups + 1,) int64."""
         return np.bincount(self.due["group"], minlength=self.n_groups + 1)
@@ -84,7 +79,6 @@ def make_plan(
     *,
     current_file: np.ndarray,
     passages: bool = False,
-    replace: bool = False,
     prune: bool = False,
     defer: bool = True,
     wave_rows: int = WAVE_ROWS,
@@ -99,7 +93,6 @@ def make_plan(
             model refused the row under this recipe, KNOWN_CONFLICT where its id was another's.
         current_file: (n files,) bool: written by this recipe.
         passages: the table holds several rows an id.
-        replace: embed every row anew.
         prune: rows of the table that the source has no longer go.
         defer: of new rows with one content only the first is due.
         wave_rows: due rows after which the next table file begins another group.
@@ -136,7 +129,7 @@ def make_plan(
 
     at = held[id_s]
     has = winner & (at >= 0)
-    right = has & ~broken[id_s] & (not replace)
+    right = has & ~broken[id_s]
     right[right] = content_s[right] == content_t[at[right]]
     same_row = right.copy()
     same_row[right] = source["row"][right] == stored["row"][at[right]]
@@ -152,9 +145,8 @@ def make_plan(
     # the first is embedded, and the others find its vector when they are planned again.
     n_contents = int(contents.max(initial=-1)) + 1
     origin = np.full(n_contents, -1)
-    if not replace:
-        good = current_file[stored["where"]] & ~(broken[id_t] if passages else False)
-        origin[content_t[good][::-1]] = np.flatnonzero(good)[::-1]
+    good = current_file[stored["where"]] & ~(broken[id_t] if passages else False)
+    origin[content_t[good][::-1]] = np.flatnonzero(good)[::-1]
     source_of = np.where(updated, at, np.where(need, origin[content_s], -1))
     leads = need & (source_of < 0)
     leader = np.full(n_contents, -1)

@@ -9,6 +9,7 @@ import contextlib
 import json
 import time
 import urllib.parse
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from deltalake.transaction import AddAction, RemoveAction
 ROW_GROUP_ROWS = 25_000  # viewers refuse larger ones, and random reads want them small
 LOG_RETENTION = "interval 3650 days"  # the history is the list of runs
 ORPHAN_HOURS = 24
+KEPT = "kept"  # the task of files that hold the rows that stay of an older file
 _APPLICATION = "embatch"
 _FEATURES_READ = {"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"}
 
@@ -331,6 +333,16 @@ def filesystem(uri: str, options: Mapping[str, str] | None = None) -> pafs.FileS
         return pafs.PyFileSystem(DeltaStorageHandler(uri, dict(options or {})))
     path = urllib.parse.unquote(uri.removeprefix("file://"))
     return pafs.SubTreeFileSystem(path, pafs.LocalFileSystem())
+
+
+def new_name(run: str, task: str) -> str:
+    """A name that no other file has: the run, the task, and a fresh number of the attempt."""
+    return f"{run}-{task}-{uuid.uuid4().hex}.parquet"
+
+
+def is_made_by(name: str, run: str) -> bool:
+    """Whether a run wrote this file and embedded its rows, rather than kept them."""
+    return name.startswith(f"{run}-") and not name.startswith(f"{run}-{KEPT}-")
 
 
 def write_rows(fs: pafs.FileSystem, name: str, rows: pa.Table) -> Fragment:

@@ -1,7 +1,5 @@
 """An encoder of ten lines for tests in which a model is only a means: a vector is a hash of a text."""
 
-import os
-import signal
 import time
 from dataclasses import dataclass
 

