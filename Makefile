@@ -17,7 +17,7 @@ demo: setup
 	$(BIN)/embatch demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ARGS)
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout=3600

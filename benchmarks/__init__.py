@@ -1,0 +1,1 @@
+"""Side by side runs; each appends what it measured to `benchmarks/results/`."""

@@ -96,9 +96,10 @@ def drops_of(plan):
 # -- strategies -------------------------------------------------------------------------------
 
 numbers = st.integers
-source_rows = st.builds(Row, numbers(0, 4), numbers(0, 3), numbers(0, 1))
+three = st.tuples(numbers(0, 4), numbers(0, 3), numbers(0, 1))
+source_rows = three.map(lambda row: Row(*row))
 sources = st.lists(st.lists(source_rows, max_size=4), max_size=3)
-held_rows = st.builds(Held, numbers(0, 4), numbers(0, 3), numbers(0, 1))
+held_rows = three.map(lambda row: Held(*row))
 tables = st.lists(st.lists(held_rows, max_size=4), max_size=4)
 currents = st.lists(st.sampled_from([True, True, True, False]), min_size=5, max_size=5)
 known_failures = st.lists(

