@@ -1,6 +1,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable, write_deltalake
 from hypothesis import settings
 
 from schemas.embeddings import Fingerprint, table_schema, vector_column
@@ -31,6 +32,12 @@ def write(table: Table, name: str, ids) -> Fragment:
 
 def ids_in(table: Table) -> list[str]:
     return sorted(table.read(["id"])["id"].to_pylist())
+
+
+def append_foreign(uri, ids):
+    """Rows from another tool, which knows nothing of claims and fences."""
+    schema = pa.schema(DeltaTable(uri).schema().to_arrow())
+    write_deltalake(uri, rows_of(ids).cast(schema), mode="append")
 
 
 def note(run="run-1", state="wave"):

@@ -1,0 +1,553 @@
+"""Kills, rivals and foreign writers: whatever ends a run or gets in its way, the table stays true.
+
+Runs that are to die live in processes of their own (`fault_driver`); the others share this one's
+Ray. While they write, a reader opens every version and compares it with the states that are allowed.
+"""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake.exceptions import DeltaError
+
+from hash_model import HashModel, vector_of
+from jobs import vacuum
+from jobs.claim import TableBusy
+from jobs.embed import EmbedConfig, run
+
+MANY, FEW = 20_000, 3_000
+POISON = "POISON"
+MARK = "EMBATCH_FAULT_RUN"  # in the environment of a child, which its Ray's processes inherit
+SECONDS_A_ROW = 5e-4
+WAVE_SECONDS = 0.5
+PATIENCE_SECONDS = 120
+KILLED = -signal.SIGKILL
+
+
+# -- the corpus, before and after ------------------------------------------------------------
+
+
+def old_row(i):
+    return f"text {i} of the corpus{f' {POISON}' if i % 500 == 7 else ''}", f"label {i % 7}"
+
+
+def new_row(i, n):
+    """A row of the changed corpus, None where it is gone."""
+    text, label = old_row(i)
+    if i >= n:
+        text = f"text {i} is new{f' {POISON}' if i % 90 == 0 else ''}"
+        return (f"shared by many {i % 3}" if i % 40 == 3 else text), label
+    if i % 13 == 0:
+        return None
+    if i % 5 == 1:
+        return f"text {i} again{f' {POISON}' if i % 250 == 1 else ''}", label
+    if i % 1000 == 7:
+        return f"text {i} healed", label
+    return text, ("another label" if i % 5 == 2 else label)
+
+
+def write_source(folder, rows):
+    folder.mkdir(parents=True)
+    lines = [
+        json.dumps({"id": f"d{i:06}", "text": row[0], "label": row[1]}) + "\n"
+        for i, row in enumerate(rows)
+        if row
+    ]
+    for part in range(4):
+        (folder / f"{part}.jsonl").write_text("".join(lines[part::4]))
+    return {f"d{i:06}": row for i, row in enumerate(rows) if row}
+
+
+def embed(source, table, *, wave_seconds=WAVE_SECONDS, seconds_a_row=0.0, **options):
+    """A run in this process."""
+    config = EmbedConfig(**asked(source, table, **options))
+    return run(config, HashModel(**model(seconds_a_row)), wave_seconds=wave_seconds)
+
+
+def asked(source, table, **options):
+    names = {"model": "hash", "text_column": "text", "id_column": "id", "prune": True}
+    return {"source": str(source), "table": str(table), **names, **options}
+
+
+def model(seconds_a_row):
+    return {"poison": POISON, "seconds_a_row": seconds_a_row}
+
+
+# -- what a table must hold ------------------------------------------------------------------
+
+
+def contents(uri):
+    """All but the time of embedding, sorted by id."""
+    table = DeltaTable(str(uri)).to_pyarrow_table()
+    return table.drop(["embedded_at"]).sort_by("id").combine_chunks()
+
+
+def failed_ids(uri):
+    uri = f"{uri}.failures"
+    if not DeltaTable.is_deltatable(uri):
+        return []
+    return DeltaTable(uri).to_pyarrow_table(columns=["id"])["id"].to_pylist()
+
+
+def failed(uri):
+    """Each failure's id, content, stage and reason, sorted."""
+    names = ["id", "content_hash", "stage", "reason"]
+    rows = DeltaTable(f"{uri}.failures").to_pyarrow_table(columns=names).to_pylist()
+    return sorted(tuple(row.values()) for row in rows)
+
+
+def states(table):
+    """What a row is known by: id to (label, content_hash)."""
+    columns = [table[name].to_pylist() for name in ("id", "label", "content_hash")]
+    return {row: (label, content) for row, label, content in zip(*columns, strict=True)}
+
+
+@dataclass(frozen=True)
+class World:
+    """A corpus before and after, and the tables that are made of each from nothing."""
+
+    n: int
+    folder: Path
+    rows: dict
+    old: dict
+    new: dict
+
+    def base(self, tmp_path):
+        """A fresh copy of the table of the old corpus."""
+        table = tmp_path / "table"
+        shutil.copytree(self.folder / "base", table)
+        shutil.copytree(self.folder / "base.failures", f"{table}.failures")
+        return table
+
+    def check(self, table, summary=None):
+        """The table is the one made from nothing; the summary accounts for every row."""
+        want, held = contents(self.folder / "scratch"), contents(table)
+        assert held["id"].to_pylist() == want["id"].to_pylist()
+        assert held.equals(want)
+        assert failed(table) == failed(self.folder / "scratch")
+        if summary is not None:
+            self.check_counts(table, summary)
+
+    def check_counts(self, table, summary):
+        parts = ("unchanged", "embedded", "replaced", "updated", "duplicates", "failed")
+        assert summary["rows_read"] == len(self.rows) == sum(summary[part] for part in parts)
+        assert summary["failed"] == len(failed(table))
+
+
+def make_world(folder, n):
+    write_source(folder / "old", [old_row(i) for i in range(n)])
+    rows = write_source(folder / "new", [new_row(i, n) for i in range(n + n // 5)])
+    embed(folder / "old", folder / "base")
+    summary = embed(folder / "new", folder / "scratch")
+    old, new = contents(folder / "base"), contents(folder / "scratch")
+    world = World(n, folder, rows, states(old), states(new))
+    bad = sorted(row for row, (text, _) in rows.items() if POISON in text)
+    assert [row for row, *_ in failed(folder / "scratch")] == bad
+    assert all(reason.endswith(f"cannot embed {POISON!r}") for *_, reason in failed(folder / "scratch"))
+    assert new["id"].to_pylist() == sorted(rows.keys() - set(bad))
+    assert [
+        (new["text"][i].as_py(), new["label"][i].as_py()) for i in range(0, len(new), 97)
+    ] == [rows[row.as_py()] for row in new["id"][::97]]
+    vectors = new["embedding"].combine_chunks().flatten().to_numpy().reshape(len(new), -1)
+    assert np.array_equal(vectors, np.stack([vector_of(text) for text in new["text"].to_pylist()]))
+    world.check_counts(folder / "scratch", vars(summary))
+    return world
+
+
+@pytest.fixture(scope="module")
+def many(local_ray, tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("many"), MANY)
+
+
+@pytest.fixture(scope="module")
+def few(local_ray, tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("few"), FEW)
+
+
+class Reader(threading.Thread):
+    """Opens every version of a table as it comes, and notes what no reader may see."""
+
+    def __init__(self, table, world):
+        super().__init__(daemon=True)
+        self.uri, self.world = str(table), world
+        self.stay = world.old.keys() & world.rows.keys() if table.exists() else set()
+        self.wrong, self.n_versions = [], 0
+        self.over = threading.Event()
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, kind, *_):
+        self.over.set()
+        self.join()
+        if kind is None:
+            assert self.wrong == []
+            assert self.n_versions > 1
+
+    def run(self):
+        last_turn = False
+        while not last_turn:
+            last_turn = self.over.is_set()
+            try:
+                newest = version_of(self.uri)
+                while self.n_versions <= newest:
+                    self.look(self.n_versions)
+                    self.n_versions += 1
+            except Exception as error:
+                self.wrong.append(f"version {self.n_versions}: {error!r}")
+                return
+            time.sleep(0.02)
+
+    def look(self, version):
+        columns = ["id", "label", "content_hash"]
+        rows = DeltaTable(self.uri, version=version).to_pyarrow_table(columns=columns)
+        seen = states(rows)
+        if len(seen) != len(rows):
+            self.wrong.append(f"version {version}: {len(rows) - len(seen)} ids twice")
+        old, new = self.world.old, self.world.new
+        strange = [
+            row
+            for row, state in seen.items()
+            if state not in (old.get(row), new.get(row)) and not row.startswith("foreign-")
+        ]
+        lost = self.stay - seen.keys()
+        lost -= set(failed_ids(self.uri)) if lost else set()
+        for what, ids in (("neither old nor new", strange), ("lost", sorted(lost))):
+            if ids:
+                self.wrong.append(f"version {version}: {len(ids)} {what}, as {ids[:3]}")
+
+
+def version_of(uri):
+    """The newest version, -1 where there is no table yet."""
+    return DeltaTable(str(uri)).version() if DeltaTable.is_deltatable(str(uri)) else -1
+
+
+# -- runs in processes of their own ----------------------------------------------------------
+
+
+class Child(subprocess.Popen):
+    """A run of `fault_driver`; what it leaves behind goes with the `with` block."""
+
+    def __init__(self, folder, source, table, *, kill=None, claims=True, **options):
+        self.mark = uuid.uuid4().hex
+        config = {
+            "embed": asked(source, table, **options),
+            "model": model(SECONDS_A_ROW),
+            "run": {"wave_seconds": WAVE_SECONDS, "claims": claims},
+            "group_rows": 1500,
+            "kill": kill,
+        }
+        path = folder / f"{self.mark}.json"
+        path.write_text(json.dumps(config))
+        self.said = folder / f"{self.mark}.out"
+        self.complained = folder / f"{self.mark}.err"
+        with self.said.open("w") as out, self.complained.open("w") as err:
+            super().__init__(
+                [sys.executable, "-m", "fault_driver", str(path)],
+                stdout=out,
+                stderr=err,
+                env={**os.environ, MARK: self.mark},
+            )
+
+    def __exit__(self, *exception):
+        if self.poll() is None:
+            self.kill()
+        super().__exit__(*exception)
+        gone_by = time.monotonic() + 20
+        while (left := self.left()) and time.monotonic() < gone_by:
+            time.sleep(0.2)
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+    def left(self):
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(MARK) == self.mark and process.pid != os.getpid():
+                    found.append(process)
+        return found
+
+    def workers(self):
+        """The processes that host the model."""
+        found = []
+        with contextlib.suppress(psutil.Error):
+            for process in psutil.Process(self.pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if " ".join(process.cmdline()).startswith("ray::MapWorker"):
+                        found.append(process)
+        return found
+
+    def wait_for(self, condition):
+        """Wait for a condition or the child's end."""
+        give_up = time.monotonic() + PATIENCE_SECONDS
+        while self.poll() is None and not condition():
+            assert time.monotonic() < give_up, self.complained.read_text()
+            time.sleep(0.02)
+
+    def summary(self):
+        assert self.wait(PATIENCE_SECONDS) == 0, self.complained.read_text()
+        return json.loads(self.said.read_text().splitlines()[-1])
+
+
+# -- kills -----------------------------------------------------------------------------------
+
+
+def at_commit(table, at, when):
+    return {"table": table, "at": at, "when": when}
+
+
+def random_kill(seed):
+    """A kill around a commit, or the seconds after the first wave or the claim."""
+    rng = random.Random(seed)
+    if seed % 2:
+        return rng.choice(["claim", "wave"]), rng.uniform(0, 4)
+    table = rng.choice(["main", "failures"])
+    return at_commit(table, rng.randint(1, 4 if table == "main" else 2), rng.choice(["before", "after"]))
+
+
+def kill_a_run(tmp_path, world, table, kill):
+    """Start a run and kill it; returns whether it was still at work."""
+    before = max(0, version_of(table))
+    hook = kill if isinstance(kill, dict) else None
+    with Child(tmp_path, world.folder / "new", table, kill=hook) as child:
+        if hook is None:
+            since, seconds = kill
+            child.wait_for(lambda: version_of(table) >= before + (2 if since == "wave" else 1))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(seconds)
+            child.kill()
+        code = child.wait(PATIENCE_SECONDS)
+        assert code in ((KILLED,) if hook else (KILLED, 0)), child.complained.read_text()
+        return code == KILLED
+
+
+SLOW = pytest.mark.slow
+KILLS = [at_commit("failures", 1, "after"), ("wave", 0.3)]
+
+
+@pytest.mark.parametrize(
+    ("kill", "begun"),
+    [(kill, True) for kill in KILLS]
+    + [pytest.param(random_kill(s), s % 3 > 0, marks=SLOW, id=f"seed{s}") for s in range(10)],
+)
+def test_a_killed_run_is_made_good_by_the_next(tmp_path, many, kill, begun, record_property):
+    table = many.base(tmp_path) if begun else tmp_path / "table"
+    with Reader(table, many) as reader:
+        record_property("landed", kill_a_run(tmp_path, many, table, kill))
+        again = embed(many.folder / "new", table)
+    many.check(table, vars(again))
+    record_property("versions", reader.n_versions)
+    third = embed(many.folder / "new", table)
+    assert third.unchanged + third.failed == third.rows_read
+
+
+@SLOW
+def test_a_run_killed_again_and_again_comes_to_its_end(tmp_path, many, record_property):
+    table, rng = many.base(tmp_path), random.Random(7)
+    with Reader(table, many):
+        kills = [at_commit("main", rng.randint(1, 3), rng.choice(["before", "after"])) for _ in range(6)]
+        landed = [kill_a_run(tmp_path, many, table, kill) for kill in kills if True]
+        record_property("landed", sum(landed))
+        again = embed(many.folder / "new", table)
+    many.check(table, vars(again))
+
+
+@pytest.mark.parametrize(
+    ("since", "seconds"),
+    [("wave", 0.0), ("worker", 1.5)]
+    + [
+        pytest.param(("wave", "worker")[s % 2], random.Random(s).uniform(0, 3), marks=SLOW, id=f"seed{s}")
+        for s in range(10)
+    ],
+)
+def test_a_killed_worker_costs_no_row(tmp_path, many, since, seconds, record_property):
+    table = many.base(tmp_path)
+    before = version_of(table)
+    with Reader(table, many), Child(tmp_path, many.folder / "new", table) as child:
+        if since == "wave":
+            child.wait_for(lambda: version_of(table) >= before + 2)
+        else:
+            child.wait_for(child.workers)
+        time.sleep(seconds)
+        victims = child.workers()
+        for victim in victims:
+            victim.kill()
+        record_property("landed", len(victims))
+        summary = child.summary()
+    many.check(table, summary)
+
+
+def test_the_first_run_comes_in_waves(tmp_path, few):
+    summary = embed(few.folder / "new", tmp_path / "table", seconds_a_row=1e-3)
+    assert summary.waves >= 3
+    few.check(tmp_path / "table", vars(summary))
+
+
+# -- rivals ----------------------------------------------------------------------------------
+
+
+def test_a_second_run_leaves_or_waits_and_then_has_nothing_to_do(tmp_path, few):
+    table, new = few.base(tmp_path), few.folder / "new"
+    before = version_of(table)
+    with Reader(table, few), Child(tmp_path, new, table) as first:
+        first.wait_for(lambda: version_of(table) > before)
+        message = rf"being written by run \S+ on {socket.gethostname()} \(process {first.pid}, "
+        with pytest.raises(TableBusy, match=message + r".*\. Wait for it with --wait"):
+            embed(new, table)
+        second = embed(new, table, wait=True)
+        done = first.summary()
+    few.check(table, done)
+    few.check(table, vars(second))
+    assert (second.embedded, second.replaced, second.updated, second.deleted) == (0, 0, 0, 0)
+    assert (done["replans"], second.replans) == (0, 0)
+
+
+def test_the_fence_alone_keeps_two_runs_apart(tmp_path, few):
+    table, new = few.base(tmp_path), few.folder / "new"
+    with (
+        Reader(table, few),
+        Child(tmp_path, new, table, claims=False) as left,
+        Child(tmp_path, new, table, claims=False) as right,
+    ):
+        summaries = [left.summary(), right.summary()]
+    few.check(table)
+    assert sum(summary["replans"] for summary in summaries) >= 1
+    for summary in summaries:
+        few.check_counts(table, summary)
+
+
+# -- foreign writers -------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def disturbed(few, table, **options):
+    """A run in a thread, at the moment of its first wave; gives the future of its summary."""
+    before = version_of(table)
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(
+            embed, few.folder / "new", table, seconds_a_row=2e-3, wave_seconds=0.1, **options
+        )
+        give_up = time.monotonic() + PATIENCE_SECONDS
+        while version_of(table) < before + 2 and not future.done():
+            assert time.monotonic() < give_up
+            time.sleep(0.02)
+        yield future
+
+
+def foreign_append(table):
+    rows = DeltaTable(str(table)).to_pyarrow_table().slice(0, 5)
+    at = rows.schema.get_field_index("id")
+    write_deltalake(
+        str(table),
+        rows.set_column(at, "id", [[f"foreign-{i}" for i in range(5)]]),
+        mode="append",
+    )
+
+
+def test_a_foreign_append_is_kept_and_the_run_plans_again(tmp_path, few):
+    table = few.base(tmp_path)
+    with Reader(table, few), disturbed(few, table, prune=False) as future:
+        foreign_append(table)
+        summary = future.result()
+    assert summary.replans >= 1
+    held, want = states(contents(table)), dict(few.new)
+    want |= {row: state for row, state in few.old.items() if row not in few.rows}
+    strange = {row for row in held if row.startswith("foreign-")}
+    assert strange == {f"foreign-{i}" for i in range(5)}
+    assert {row: held[row] for row in held.keys() - strange} == want
+    assert len(contents(table)) == len(held)
+    few.check_counts(table, vars(summary))
+
+
+def test_rows_that_others_delete_come_back(tmp_path, few):
+    table = few.base(tmp_path)
+    with disturbed(few, table) as future:
+        for _ in range(20):
+            with contextlib.suppress(DeltaError):
+                DeltaTable(str(table)).delete("id in ('d000003', 'd000004', 'd000005', 'd000006')")
+                break
+        assert not future.done()
+        summary = future.result()
+    assert summary.replans >= 1
+    few.check(table, vars(summary))
+
+
+# -- claims and leftovers --------------------------------------------------------------------
+
+
+def claim_of(table, host, age):
+    """Another run's claim, as its commit would look."""
+    said = (datetime.now(UTC) - age).isoformat()
+    note = {"run": "r-elsewhere", "host": host, "pid": 1, "started": 0, "state": "wave", "time": said}
+    handle = DeltaTable(str(table))
+    properties = CommitProperties(custom_metadata={"embatch": json.dumps(note)})
+    handle.create_write_transaction(
+        [], mode="append", schema=handle.schema(), commit_properties=properties
+    )
+
+
+def test_the_claim_of_a_killed_run_holds_nobody_up(tmp_path, few):
+    table, old = few.base(tmp_path), few.folder / "old"
+    with Child(tmp_path, old, table, kill=at_commit("main", 1, "after")) as child:
+        assert child.wait(PATIENCE_SECONDS) == KILLED
+    last = json.loads(DeltaTable(str(table)).history(1)[0]["embatch"])
+    assert (last["state"], last["pid"]) == ("claim", child.pid)
+    assert embed(old, table).unchanged == len(few.old)
+
+
+def test_only_a_fresh_claim_of_another_host_counts(tmp_path, few):
+    table, old = few.base(tmp_path), few.folder / "old"
+    claim_of(table, "another-host", timedelta(minutes=9))
+    with pytest.raises(TableBusy, match=r"run r-elsewhere on another-host \(process 1, "):
+        embed(old, table)
+    claim_of(table, "another-host", timedelta(minutes=11))
+    assert embed(old, table).unchanged == len(few.old)
+
+
+def test_a_pid_that_another_process_has_by_now_is_no_sign_of_life(tmp_path, few):
+    table, old = few.base(tmp_path), few.folder / "old"
+    claim_of(table, socket.gethostname(), timedelta(seconds=1))  # pid 1 lives, but began later
+    assert embed(old, table).unchanged == len(few.old)
+
+
+def test_orphans_of_a_killed_run_are_swept_after_a_day(tmp_path, few):
+    table, new = few.base(tmp_path), few.folder / "new"
+    assert kill_a_run(tmp_path, few, table, at_commit("main", 2, "before"))
+    with Reader(table, few):
+        summary = embed(new, table)
+    few.check(table, vars(summary))
+    on_disk = {path.name for path in table.glob("*.parquet")}
+    known = {
+        Path(name).name
+        for version in range(version_of(table) + 1)
+        for name in DeltaTable(str(table), version=version).file_uris()
+    }
+    orphans = sorted(on_disk - known)
+    assert orphans
+    vacuum.run(vacuum.VacuumConfig(str(table), hours=0))
+    left = {path.name for path in table.glob("*.parquet")}
+    assert set(orphans) <= left
+    day_ago = time.time() - timedelta(hours=25).total_seconds()
+    os.utime(table / orphans[0], (day_ago, day_ago))
+    assert vacuum.run(vacuum.VacuumConfig(str(table), hours=0)).files == [orphans[0]]
+    assert left - {path.name for path in table.glob("*.parquet")} == {orphans[0]}
+    few.check(table)
