@@ -98,7 +98,8 @@ def release(uri: str, options: Mapping[str, str], note: Mapping[str, Any], state
     """Give a claim up after a run that ended early; best effort, since time ends it too."""
     with contextlib.suppress(StoreError):
         table = Table.open(uri, options)
-        last = table.history(1)[0].get("note", {}) if table else {}
+        notes = (commit.get("note") for commit in table.history(LOOK_BACK)) if table else ()
+        last = next((note for note in notes if note is not None), {})
         if table and last.get("run") == note["run"] and last.get("state") in _HOLDING:
             table.commit({**note, "state": state})
 

@@ -84,19 +84,25 @@ def gather(
     scans: Sequence[Mapping[str, Any]], *, all_listed: bool, limit: int | None = None
 ) -> SourceScan:
     """The pieces' scans as one, in the pieces' order, of the first `limit` rows."""
+    keys, failures = [], [FAILURE_SCHEMA.empty_table()]
+    n_left = limit
     ordered = sorted(scans, key=lambda scan: int(scan["piece"]))
-    failures = pa.concat_tables(
-        [
-            FAILURE_SCHEMA.empty_table(),
-            *(pa.ipc.open_stream(scan["failures"]).read_all() for scan in ordered),
-        ]
-    )
-    keys = np.frombuffer(b"".join(scan["keys"] for scan in ordered), KEYS)
+    for scan in ordered:
+        found = np.frombuffer(scan["keys"], KEYS)
+        failed = pa.ipc.open_stream(scan["failures"]).read_all()
+        if n_left is not None and len(found) >= n_left:
+            found = found[:n_left]
+            last = found["position"].max(initial=0)
+            failed = failed.filter(pa.array(failed["position"].to_numpy() < last))
+        n_left = None if n_left is None else n_left - len(found)
+        keys.append(found)
+        failures.append(failed)
+    rows = pa.concat_tables(failures)
     return SourceScan(
-        keys=keys[:limit],
+        keys=np.concatenate([np.zeros(0, KEYS), *keys]),
         schemas=[pa.ipc.read_schema(pa.py_buffer(scan["columns"])) for scan in ordered],
-        failures=failures,
-        complete=all_listed and limit is None and "file" not in failures["stage"].to_pylist(),
+        failures=rows,
+        complete=all_listed and limit is None and "file" not in rows["stage"].to_pylist(),
     )
 
 

@@ -111,13 +111,14 @@ def delta_type(source: pa.DataType) -> pa.DataType | None:
     if pa.types.is_timestamp(source):
         return pa.timestamp("us", tz="UTC" if source.tz else None)
     if pa.types.is_decimal(source):
-        return (
-            pa.decimal128(source.precision, source.scale) if source.precision <= 38 else pa.string()
-        )
+        fits = source.precision <= 38 and source.scale >= 0
+        return pa.decimal128(source.precision, source.scale) if fits else pa.string()
     if pa.types.is_map(source):
         key, item = delta_type(source.key_type), delta_type(source.item_type)
         return pa.map_(key, item) if key and item else None
     if pa.types.is_struct(source):
+        if len({field.name.lower() for field in source}) < source.num_fields:
+            return pa.string()  # Delta tells names apart by their letters, not by their case
         kept = [(field.name, delta_type(field.type)) for field in source]
         return (
             pa.struct([(name, kind) for name, kind in kept if kind])
@@ -181,6 +182,13 @@ def _is_text(kind: pa.DataType) -> bool:
 def _common_type(left: pa.DataType, right: pa.DataType) -> pa.DataType:
     if left == right or pa.types.is_null(right):
         return left
+    if (
+        pa.uint64() in (left, right)
+        and left != right
+        and pa.types.is_integer(left)
+        and pa.types.is_integer(right)
+    ):
+        return pa.decimal128(20, 0)
     if pa.types.is_null(left):
         return right
     try:
@@ -247,6 +255,8 @@ def cast_column(column: pa.ChunkedArray | pa.Array, kind: pa.DataType) -> pa.Arr
         column = column.storage
     if column.type == kind:
         return column
+    if "list_view" in str(column.type):
+        return pa.array(column.to_pylist(), kind)  # pyarrow's cast of views with nulls is wrong
     try:
         if pa.types.is_timestamp(column.type) and pa.types.is_timestamp(kind):
             return pc.cast(column, kind, safe=False)  # nanoseconds are cut to microseconds

@@ -55,7 +55,7 @@ class FailureLog:
         self.uri = f"{table_uri.rstrip('/')}.failures"
         self.options = dict(options or {})
         self.table = Table.open(self.uri, self.options)
-        rows = self.table.read() if self.table else FAILURES.empty_table()
+        rows = self.table.read(FAILURES.names) if self.table else FAILURES.empty_table()
         self.rows = rows.select(FAILURES.names).cast(FAILURES)
         self.seen = np.zeros(len(self.rows), bool)
 

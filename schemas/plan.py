@@ -122,6 +122,9 @@ def make_plan(
     twin = held[id_t]
     differs = (content_t != content_t[twin]) | (stored["row"] != stored["row"][twin])
     differs |= ~current_file[stored["where"]]
+    elsewhere = stored["where"] != stored["where"][twin]
+    offset = stored["position"].astype(np.int64) - stored["position"][twin]
+    differs |= elsewhere | (offset >= copies[id_t])
     broken = np.zeros(n_ids, bool)
     broken[id_t[differs]] = True
     if not passages:
@@ -135,17 +138,20 @@ def make_plan(
     same_row[right] = source["row"][right] == stored["row"][at[right]]
     updated = right & ~same_row
 
-    trouble = _pairs_in(id_s, content_s, id_f, content_f)
-    stage = np.where(trouble >= 0, np.append(failed["row"], 0)[trouble], 0)
-    known = winner & ~right & (stage == KNOWN_EMBED)
-    reported = conflict & (stage == KNOWN_CONFLICT)
+    n_contents = int(contents.max(initial=-1)) + 1
+    pair_s, pair_f = id_s * n_contents + content_s, id_f * n_contents + content_f
+    refused = failed["row"] == KNOWN_EMBED
+    known = winner & ~right & np.isin(pair_s, pair_f[refused])
+    reported = conflict & np.isin(pair_s, pair_f[~refused])
+    holds = np.where(refused, np.isin(pair_f, pair_s[known]), np.isin(pair_f, pair_s[reported]))
     need = winner & ~right & ~known
 
     # A vector that the table holds for the same content is copied; of new rows with one content
     # the first is embedded, and the others find its vector when they are planned again.
-    n_contents = int(contents.max(initial=-1)) + 1
     origin = np.full(n_contents, -1)
-    good = current_file[stored["where"]] & ~(broken[id_t] if passages else False)
+    good = current_file[stored["where"]]
+    if passages:
+        good = good & ~broken[id_t]
     origin[content_t[good][::-1]] = np.flatnonzero(good)[::-1]
     source_of = np.where(updated, at, np.where(need, origin[content_s], -1))
     leads = need & (source_of < 0)
@@ -180,7 +186,7 @@ def make_plan(
     weights = np.bincount(stored["where"][file_of[old]], minlength=len(current_file))
     touched = np.unique(stored["where"][dropped])
     group_of_file = np.zeros(len(current_file), np.int32)
-    scattered = (copies[id_t[dropped]] > 1).any() and not passages
+    scattered = elsewhere[dropped].any()
     steps = np.cumsum(weights[touched])
     group_of_file[touched] = 1 if scattered else 1 + (steps - weights[touched]) // wave_rows
     _, group_of_file[touched] = np.unique(group_of_file[touched], return_inverse=True)
@@ -204,7 +210,7 @@ def make_plan(
         drops=drops[np.lexsort((drops["position"], drops["where"]))],
         group_of_file=group_of_file,
         n_groups=int(group_of_file.max(initial=0)),
-        known_failures=failed["position"][trouble[known | reported]],
+        known_failures=failed["position"][holds],
         n_ids_stored=int((copies > 0).sum()),
     )
 

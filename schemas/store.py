@@ -7,6 +7,7 @@ Whoever else writes in between makes the next commit fail (`Refused`), and the r
 
 import contextlib
 import json
+import math
 import time
 import urllib.parse
 import uuid
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction, RemoveAction
 
@@ -113,7 +114,7 @@ class Table:
                     custom_metadata={_APPLICATION: json.dumps({**note, "time": now().isoformat()})}
                 ),
             )
-        except (DeltaError, OSError) as error:
+        except Exception as error:  # deltalake raises bare ones for types it refuses
             if cls.open(uri, options) is not None:
                 raise Refused(f"Table {uri} was made by somebody else just now.") from error
             raise StoreError(f"Cannot make a table at {uri}: {first_line(error)}") from error
@@ -143,14 +144,31 @@ class Table:
             actions["num_records"].to_pylist(),
             strict=True,
         )
-        fragments = [
-            Fragment(urllib.parse.unquote(p), s, -1 if n is None else n) for p, s, n in rows
-        ]
-        return sorted(fragments, key=lambda fragment: fragment.name)
+        return sorted(
+            (
+                Fragment(name := urllib.parse.unquote(path), size, self._count(name, n))
+                for path, size, n in rows
+            ),
+            key=lambda fragment: fragment.name,
+        )
+
+    def _count(self, name: str, known: int | None) -> int:
+        """Rows of a file; who wrote it may not have told the log."""
+        if known is not None:
+            return known
+        with self.filesystem.open_input_file(name) as source:
+            return int(pq.read_metadata(source).num_rows)
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows of this version; a table of no file gives no row."""
-        return self.handle.to_pyarrow_table(columns=list(columns) if columns else None)
+        """The rows of this version in the files' order; a file that lacks a column has nulls."""
+        wanted = self.schema.names if columns is None else columns
+        nothing = pa.schema([self.schema.field(name) for name in wanted]).empty_table()
+        parts = [self.read_file(file.name, wanted) for file in self.files()]
+        rows = pa.concat_tables(parts, promote_options="permissive") if parts else nothing
+        missing = [field for field in nothing.schema if field.name not in rows.column_names]
+        for field in missing:
+            rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+        return rows.select(wanted)
 
     def read_file(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of one file, in the file's order; columns that it lacks are left out."""
@@ -180,8 +198,7 @@ class Table:
             _add_action(fragment, now_ms) for fragment in add
         ]
         actions += [
-            RemoveAction(urllib.parse.quote(fragment.name), True, now_ms, fragment.size_bytes)
-            for fragment in remove
+            RemoveAction(fragment.name, True, now_ms, fragment.size_bytes) for fragment in remove
         ]
         with self._fence(note) as properties:
             self.handle.create_write_transaction(
@@ -249,7 +266,9 @@ class Table:
             raise StoreError(
                 f"Version {version} of {self.uri} cannot come back: vacuum took {gone[0]}."
             )
-        self.overwrite(note, past.schema, wanted) if past.schema != self.schema else self.commit(
+        self.overwrite(note, past.schema, wanted) if not past.schema.equals(
+            self.schema, check_metadata=True
+        ) else self.commit(
             note,
             [f for f in wanted if f not in held],
             [f for f in held if f not in wanted],
@@ -268,7 +287,7 @@ class Table:
         for retention, everything in ((hours, False), (max(hours, ORPHAN_HOURS), True)):
             gone |= set(
                 self.handle.vacuum(
-                    retention_hours=int(retention),
+                    retention_hours=math.ceil(retention),
                     dry_run=dry_run,
                     enforce_retention_duration=False,
                     full=everything,
@@ -306,7 +325,7 @@ class Table:
         )
         try:
             yield properties
-        except (CommitFailedError, DeltaError, OSError) as error:
+        except Exception as error:  # deltalake raises its own, the system's, and bare ones
             newest = Table.open(self.uri, self.options)
             if newest is None or newest.version < next_version:
                 raise StoreError(f"Cannot write to {self.uri}: {first_line(error)}") from error
@@ -322,9 +341,7 @@ class Table:
 
 def _add_action(fragment: Fragment, now_ms: int) -> AddAction:
     stats = json.dumps({"numRecords": fragment.n_rows})
-    return AddAction(
-        urllib.parse.quote(fragment.name), fragment.size_bytes, {}, now_ms, True, stats
-    )
+    return AddAction(fragment.name, fragment.size_bytes, {}, now_ms, True, stats)
 
 
 def filesystem(uri: str, options: Mapping[str, str] | None = None) -> pafs.FileSystem:

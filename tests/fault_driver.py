@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from hash_model import HashModel
+
 from jobs.embed import EmbedConfig, run
 from schemas.plan import make_plan
 from schemas.store import Table
@@ -49,13 +50,11 @@ def main(config):
     if config["kill"]:
         kill_at(**config["kill"])
     try:
-        summary = run(
-            EmbedConfig(**config["embed"]), HashModel(**config["model"]), **config["run"]
-        )
+        summary = run(EmbedConfig(**config["embed"]), HashModel(**config["model"]), **config["run"])
     except Exception as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1
-    print(json.dumps(asdict(summary)))
+    sys.stdout.write(json.dumps(asdict(summary)))
     return 0
 
 

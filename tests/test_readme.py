@@ -21,7 +21,16 @@ request = struct.pack("16sh22x", b"lo", 1)  # IFF_UP
 fcntl.ioctl(socket.socket(), 0x8914, request)  # SIOCSIFFLAGS
 os.execvp(sys.argv[1], sys.argv[1:])
 """
-OWN_MACHINE = ("unshare", "--pid", "--net", "--fork", "--mount-proc", sys.executable, "-c", LOOPBACK_UP)
+OWN_MACHINE = (
+    "unshare",
+    "--pid",
+    "--net",
+    "--fork",
+    "--mount-proc",
+    sys.executable,
+    "-c",
+    LOOPBACK_UP,
+)
 NEWS = [
     "A storm has closed the harbour of the old town, and ferries stay at their piers.",
     "The national team won its last match of the season after extra time.",
@@ -73,7 +82,9 @@ def test_commands_for_a_folder_of_ones_own_run_as_written(folder):
     assert second.count("+          3  embedded") == 2
     assert "Dry run: nothing was written. 2 rows" in second
     assert not (folder / "tables" / "papers-try").exists()
-    assert "3 3" in shell(f"python -c '{PYTHON[0]}\nprint(len(frame), dataset.count_rows())'", folder)
+    assert "3 3" in shell(
+        f"python -c '{PYTHON[0]}\nprint(len(frame), dataset.count_rows())'", folder
+    )
 
 
 def test_submit_line_runs_as_written_with_token_authentication(folder, monkeypatch):
@@ -84,7 +95,9 @@ def test_submit_line_runs_as_written_with_token_authentication(folder, monkeypat
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     (folder / "home").mkdir()
     if subprocess.run([*OWN_MACHINE, "true"], capture_output=True).returncode:
-        pytest.skip("`ray stop` ends every Ray of this user; unshare, which confines it, needs root")
+        pytest.skip(
+            "`ray stop` ends every Ray of this user; unshare, which confines it, needs root"
+        )
     output = shell(SHELL[2], folder, *OWN_MACHINE)
     assert "+          3  embedded" in output
     assert "succeeded" in output

@@ -26,11 +26,13 @@ import psutil
 import pytest
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError
-
 from hash_model import HashModel, vector_of
+
 from jobs import vacuum
 from jobs.claim import TableBusy
 from jobs.embed import EmbedConfig, run
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # Ray's, of itself
 
 MANY, FEW = 20_000, 3_000
 POISON = "POISON"
@@ -64,7 +66,7 @@ def new_row(i, n):
 
 
 def write_source(folder, rows):
-    folder.mkdir(parents=True)
+    folder.mkdir(exist_ok=True)
     lines = [
         json.dumps({"id": f"d{i:06}", "text": row[0], "label": row[1]}) + "\n"
         for i, row in enumerate(rows)
@@ -129,11 +131,15 @@ class World:
     old: dict
     new: dict
 
-    def base(self, tmp_path):
-        """A fresh copy of the table of the old corpus."""
+    @property
+    def source(self):
+        return self.folder / "source"
+
+    def copy(self, tmp_path, name="base"):
+        """A table of its own for a test: `base` holds the old corpus, `scratch` the new one."""
         table = tmp_path / "table"
-        shutil.copytree(self.folder / "base", table)
-        shutil.copytree(self.folder / "base.failures", f"{table}.failures")
+        shutil.copytree(self.folder / name, table)
+        shutil.copytree(self.folder / f"{name}.failures", f"{table}.failures")
         return table
 
     def check(self, table, summary=None):
@@ -145,26 +151,32 @@ class World:
         if summary is not None:
             self.check_counts(table, summary)
 
-    def check_counts(self, table, summary):
+    def check_sum(self, summary):
         parts = ("unchanged", "embedded", "replaced", "updated", "duplicates", "failed")
         assert summary["rows_read"] == len(self.rows) == sum(summary[part] for part in parts)
+
+    def check_counts(self, table, summary):
+        self.check_sum(summary)
         assert summary["failed"] == len(failed(table))
 
 
 def make_world(folder, n):
-    write_source(folder / "old", [old_row(i) for i in range(n)])
-    rows = write_source(folder / "new", [new_row(i, n) for i in range(n + n // 5)])
-    embed(folder / "old", folder / "base")
-    summary = embed(folder / "new", folder / "scratch")
+    source = folder / "source"
+    write_source(source, [old_row(i) for i in range(n)])
+    embed(source, folder / "base")
+    rows = write_source(source, [new_row(i, n) for i in range(n + n // 5)])
+    summary = embed(source, folder / "scratch")
     old, new = contents(folder / "base"), contents(folder / "scratch")
     world = World(n, folder, rows, states(old), states(new))
     bad = sorted(row for row, (text, _) in rows.items() if POISON in text)
     assert [row for row, *_ in failed(folder / "scratch")] == bad
-    assert all(reason.endswith(f"cannot embed {POISON!r}") for *_, reason in failed(folder / "scratch"))
+    assert all(
+        reason.endswith(f"cannot embed {POISON!r}") for *_, reason in failed(folder / "scratch")
+    )
     assert new["id"].to_pylist() == sorted(rows.keys() - set(bad))
-    assert [
-        (new["text"][i].as_py(), new["label"][i].as_py()) for i in range(0, len(new), 97)
-    ] == [rows[row.as_py()] for row in new["id"][::97]]
+    assert [(new["text"][i].as_py(), new["label"][i].as_py()) for i in range(0, len(new), 97)] == [
+        rows[row.as_py()] for row in new["id"][::97]
+    ]
     vectors = new["embedding"].combine_chunks().flatten().to_numpy().reshape(len(new), -1)
     assert np.array_equal(vectors, np.stack([vector_of(text) for text in new["text"].to_pylist()]))
     world.check_counts(folder / "scratch", vars(summary))
@@ -188,7 +200,8 @@ class Reader(threading.Thread):
         super().__init__(daemon=True)
         self.uri, self.world = str(table), world
         self.stay = world.old.keys() & world.rows.keys() if table.exists() else set()
-        self.wrong, self.n_versions = [], 0
+        self.wrong, self.first = [], max(0, version_of(table))
+        self.n_versions = 0
         self.over = threading.Event()
 
     def __enter__(self):
@@ -208,11 +221,11 @@ class Reader(threading.Thread):
             last_turn = self.over.is_set()
             try:
                 newest = version_of(self.uri)
-                while self.n_versions <= newest:
-                    self.look(self.n_versions)
+                while (version := self.first + self.n_versions) <= newest:
+                    self.look(version)
                     self.n_versions += 1
             except Exception as error:
-                self.wrong.append(f"version {self.n_versions}: {error!r}")
+                self.wrong.append(f"after {self.n_versions} versions: {error!r}")
                 return
             time.sleep(0.02)
 
@@ -271,12 +284,14 @@ class Child(subprocess.Popen):
         if self.poll() is None:
             self.kill()
         super().__exit__(*exception)
-        gone_by = time.monotonic() + 20
+        began = time.monotonic()
+        gone_by = began + 20
         while (left := self.left()) and time.monotonic() < gone_by:
             time.sleep(0.2)
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
+        sys.stderr.write(f"LEFT {time.monotonic() - began:.1f} {left}\n")
 
     def left(self):
         found = []
@@ -321,14 +336,16 @@ def random_kill(seed):
     if seed % 2:
         return rng.choice(["claim", "wave"]), rng.uniform(0, 4)
     table = rng.choice(["main", "failures"])
-    return at_commit(table, rng.randint(1, 4 if table == "main" else 2), rng.choice(["before", "after"]))
+    return at_commit(
+        table, rng.randint(1, 4 if table == "main" else 2), rng.choice(["before", "after"])
+    )
 
 
 def kill_a_run(tmp_path, world, table, kill):
     """Start a run and kill it; returns whether it was still at work."""
     before = max(0, version_of(table))
     hook = kill if isinstance(kill, dict) else None
-    with Child(tmp_path, world.folder / "new", table, kill=hook) as child:
+    with Child(tmp_path, world.source, table, kill=hook) as child:
         if hook is None:
             since, seconds = kill
             child.wait_for(lambda: version_of(table) >= before + (2 if since == "wave" else 1))
@@ -337,6 +354,7 @@ def kill_a_run(tmp_path, world, table, kill):
             child.kill()
         code = child.wait(PATIENCE_SECONDS)
         assert code in ((KILLED,) if hook else (KILLED, 0)), child.complained.read_text()
+        sys.stderr.write(f"killed: {code == KILLED}, {kill}\n")
         return code == KILLED
 
 
@@ -349,25 +367,26 @@ KILLS = [at_commit("failures", 1, "after"), ("wave", 0.3)]
     [(kill, True) for kill in KILLS]
     + [pytest.param(random_kill(s), s % 3 > 0, marks=SLOW, id=f"seed{s}") for s in range(10)],
 )
-def test_a_killed_run_is_made_good_by_the_next(tmp_path, many, kill, begun, record_property):
-    table = many.base(tmp_path) if begun else tmp_path / "table"
-    with Reader(table, many) as reader:
-        record_property("landed", kill_a_run(tmp_path, many, table, kill))
-        again = embed(many.folder / "new", table)
+def test_a_killed_run_is_made_good_by_the_next(tmp_path, many, kill, begun):
+    table = many.copy(tmp_path) if begun else tmp_path / "table"
+    with Reader(table, many):
+        kill_a_run(tmp_path, many, table, kill)
+        again = embed(many.source, table)
     many.check(table, vars(again))
-    record_property("versions", reader.n_versions)
-    third = embed(many.folder / "new", table)
+    third = embed(many.source, table)
     assert third.unchanged + third.failed == third.rows_read
 
 
 @SLOW
-def test_a_run_killed_again_and_again_comes_to_its_end(tmp_path, many, record_property):
-    table, rng = many.base(tmp_path), random.Random(7)
+def test_a_run_killed_again_and_again_comes_to_its_end(tmp_path, many):
+    table, rng = many.copy(tmp_path), random.Random(7)
     with Reader(table, many):
-        kills = [at_commit("main", rng.randint(1, 3), rng.choice(["before", "after"])) for _ in range(6)]
-        landed = [kill_a_run(tmp_path, many, table, kill) for kill in kills if True]
-        record_property("landed", sum(landed))
-        again = embed(many.folder / "new", table)
+        kills = [
+            at_commit("main", rng.randint(1, 3), rng.choice(["before", "after"])) for _ in range(6)
+        ]
+        for kill in kills:
+            kill_a_run(tmp_path, many, table, kill)
+        again = embed(many.source, table)
     many.check(table, vars(again))
 
 
@@ -375,14 +394,16 @@ def test_a_run_killed_again_and_again_comes_to_its_end(tmp_path, many, record_pr
     ("since", "seconds"),
     [("wave", 0.0), ("worker", 1.5)]
     + [
-        pytest.param(("wave", "worker")[s % 2], random.Random(s).uniform(0, 3), marks=SLOW, id=f"seed{s}")
+        pytest.param(
+            ("wave", "worker")[s % 2], random.Random(s).uniform(0, 3), marks=SLOW, id=f"seed{s}"
+        )
         for s in range(10)
     ],
 )
-def test_a_killed_worker_costs_no_row(tmp_path, many, since, seconds, record_property):
-    table = many.base(tmp_path)
+def test_a_killed_worker_costs_no_row(tmp_path, many, since, seconds):
+    table = many.copy(tmp_path)
     before = version_of(table)
-    with Reader(table, many), Child(tmp_path, many.folder / "new", table) as child:
+    with Reader(table, many), Child(tmp_path, many.source, table) as child:
         if since == "wave":
             child.wait_for(lambda: version_of(table) >= before + 2)
         else:
@@ -391,13 +412,13 @@ def test_a_killed_worker_costs_no_row(tmp_path, many, since, seconds, record_pro
         victims = child.workers()
         for victim in victims:
             victim.kill()
-        record_property("landed", len(victims))
+        sys.stderr.write(f"killed {len(victims)} workers\n")
         summary = child.summary()
     many.check(table, summary)
 
 
 def test_the_first_run_comes_in_waves(tmp_path, few):
-    summary = embed(few.folder / "new", tmp_path / "table", seconds_a_row=1e-3)
+    summary = embed(few.source, tmp_path / "table", seconds_a_row=1e-3)
     assert summary.waves >= 3
     few.check(tmp_path / "table", vars(summary))
 
@@ -406,14 +427,14 @@ def test_the_first_run_comes_in_waves(tmp_path, few):
 
 
 def test_a_second_run_leaves_or_waits_and_then_has_nothing_to_do(tmp_path, few):
-    table, new = few.base(tmp_path), few.folder / "new"
+    table, source = few.copy(tmp_path), few.source
     before = version_of(table)
-    with Reader(table, few), Child(tmp_path, new, table) as first:
+    with Reader(table, few), Child(tmp_path, source, table) as first:
         first.wait_for(lambda: version_of(table) > before)
         message = rf"being written by run \S+ on {socket.gethostname()} \(process {first.pid}, "
         with pytest.raises(TableBusy, match=message + r".*\. Wait for it with --wait"):
-            embed(new, table)
-        second = embed(new, table, wait=True)
+            embed(source, table)
+        second = embed(source, table, wait=True)
         done = first.summary()
     few.check(table, done)
     few.check(table, vars(second))
@@ -422,17 +443,17 @@ def test_a_second_run_leaves_or_waits_and_then_has_nothing_to_do(tmp_path, few):
 
 
 def test_the_fence_alone_keeps_two_runs_apart(tmp_path, few):
-    table, new = few.base(tmp_path), few.folder / "new"
+    table, source = few.copy(tmp_path), few.source
     with (
         Reader(table, few),
-        Child(tmp_path, new, table, claims=False) as left,
-        Child(tmp_path, new, table, claims=False) as right,
+        Child(tmp_path, source, table, claims=False) as left,
+        Child(tmp_path, source, table, claims=False) as right,
     ):
         summaries = [left.summary(), right.summary()]
     few.check(table)
     assert sum(summary["replans"] for summary in summaries) >= 1
     for summary in summaries:
-        few.check_counts(table, summary)
+        few.check_sum(summary)
 
 
 # -- foreign writers -------------------------------------------------------------------------
@@ -444,7 +465,7 @@ def disturbed(few, table, **options):
     before = version_of(table)
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(
-            embed, few.folder / "new", table, seconds_a_row=2e-3, wave_seconds=0.1, **options
+            embed, few.source, table, seconds_a_row=2e-3, wave_seconds=0.1, **options
         )
         give_up = time.monotonic() + PATIENCE_SECONDS
         while version_of(table) < before + 2 and not future.done():
@@ -464,7 +485,7 @@ def foreign_append(table):
 
 
 def test_a_foreign_append_is_kept_and_the_run_plans_again(tmp_path, few):
-    table = few.base(tmp_path)
+    table = few.copy(tmp_path)
     with Reader(table, few), disturbed(few, table, prune=False) as future:
         foreign_append(table)
         summary = future.result()
@@ -479,7 +500,7 @@ def test_a_foreign_append_is_kept_and_the_run_plans_again(tmp_path, few):
 
 
 def test_rows_that_others_delete_come_back(tmp_path, few):
-    table = few.base(tmp_path)
+    table = few.copy(tmp_path)
     with disturbed(few, table) as future:
         for _ in range(20):
             with contextlib.suppress(DeltaError):
@@ -497,7 +518,14 @@ def test_rows_that_others_delete_come_back(tmp_path, few):
 def claim_of(table, host, age):
     """Another run's claim, as its commit would look."""
     said = (datetime.now(UTC) - age).isoformat()
-    note = {"run": "r-elsewhere", "host": host, "pid": 1, "started": 0, "state": "wave", "time": said}
+    note = {
+        "run": "r-elsewhere",
+        "host": host,
+        "pid": 1,
+        "started": 0,
+        "state": "wave",
+        "time": said,
+    }
     handle = DeltaTable(str(table))
     properties = CommitProperties(custom_metadata={"embatch": json.dumps(note)})
     handle.create_write_transaction(
@@ -506,34 +534,34 @@ def claim_of(table, host, age):
 
 
 def test_the_claim_of_a_killed_run_holds_nobody_up(tmp_path, few):
-    table, old = few.base(tmp_path), few.folder / "old"
-    with Child(tmp_path, old, table, kill=at_commit("main", 1, "after")) as child:
+    table, source = few.copy(tmp_path, "scratch"), few.source
+    with Child(tmp_path, source, table, kill=at_commit("main", 1, "after")) as child:
         assert child.wait(PATIENCE_SECONDS) == KILLED
     last = json.loads(DeltaTable(str(table)).history(1)[0]["embatch"])
     assert (last["state"], last["pid"]) == ("claim", child.pid)
-    assert embed(old, table).unchanged == len(few.old)
+    assert embed(source, table).unchanged == len(few.new)
 
 
 def test_only_a_fresh_claim_of_another_host_counts(tmp_path, few):
-    table, old = few.base(tmp_path), few.folder / "old"
+    table, source = few.copy(tmp_path, "scratch"), few.source
     claim_of(table, "another-host", timedelta(minutes=9))
     with pytest.raises(TableBusy, match=r"run r-elsewhere on another-host \(process 1, "):
-        embed(old, table)
+        embed(source, table)
     claim_of(table, "another-host", timedelta(minutes=11))
-    assert embed(old, table).unchanged == len(few.old)
+    assert embed(source, table).unchanged == len(few.new)
 
 
 def test_a_pid_that_another_process_has_by_now_is_no_sign_of_life(tmp_path, few):
-    table, old = few.base(tmp_path), few.folder / "old"
+    table, source = few.copy(tmp_path, "scratch"), few.source
     claim_of(table, socket.gethostname(), timedelta(seconds=1))  # pid 1 lives, but began later
-    assert embed(old, table).unchanged == len(few.old)
+    assert embed(source, table).unchanged == len(few.new)
 
 
 def test_orphans_of_a_killed_run_are_swept_after_a_day(tmp_path, few):
-    table, new = few.base(tmp_path), few.folder / "new"
+    table, source = few.copy(tmp_path), few.source
     assert kill_a_run(tmp_path, few, table, at_commit("main", 2, "before"))
     with Reader(table, few):
-        summary = embed(new, table)
+        summary = embed(source, table)
     few.check(table, vars(summary))
     on_disk = {path.name for path in table.glob("*.parquet")}
     known = {
@@ -543,11 +571,12 @@ def test_orphans_of_a_killed_run_are_swept_after_a_day(tmp_path, few):
     }
     orphans = sorted(on_disk - known)
     assert orphans
-    vacuum.run(vacuum.VacuumConfig(str(table), hours=0))
+    sweep = vacuum.VacuumConfig(str(table), hours=0)
+    vacuum.run(sweep)
     left = {path.name for path in table.glob("*.parquet")}
     assert set(orphans) <= left
     day_ago = time.time() - timedelta(hours=25).total_seconds()
     os.utime(table / orphans[0], (day_ago, day_ago))
-    assert vacuum.run(vacuum.VacuumConfig(str(table), hours=0)).files == [orphans[0]]
+    vacuum.run(sweep)
     assert left - {path.name for path in table.glob("*.parquet")} == {orphans[0]}
     few.check(table)

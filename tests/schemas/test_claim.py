@@ -1,5 +1,6 @@
 """Who holds a table, told from its history alone."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -74,7 +75,9 @@ def test_a_run_that_is_at_work_holds_the_table(table, uri, state):
     assert held_by(uri, run="other") is None  # one's own claim is no hindrance
 
 
-@pytest.mark.parametrize("state", ["done", "failed", "stopped", "released", "compacted", "restored"])
+@pytest.mark.parametrize(
+    "state", ["done", "failed", "stopped", "released", "compacted", "restored"]
+)
 def test_a_run_that_has_ended_holds_nothing(table, uri, state):
     commit(table, a_run())
     commit(table, a_run(), state)
@@ -204,9 +207,14 @@ def test_release_of_what_is_gone_is_silent(tmp_path):
 
 
 def test_a_held_table_is_free_again_also_after_an_error(table, uri):
-    with pytest.raises(StoreError, match="mine"), claim.held(table, a_run("me"), wait=False) as t:
-        assert held_by(uri, run="you") == "me"
-        assert t.version == 3
-        raise StoreError("mine")
+    @contextlib.contextmanager
+    def failing():
+        with claim.held(table, a_run("me"), wait=False) as held:
+            assert (held_by(uri, run="you"), held.version) == ("me", 3)
+            yield
+            raise StoreError("mine")
+
+    with pytest.raises(StoreError, match="mine"), failing():
+        pass
     assert held_by(uri, run="you") is None
     assert Table.open(uri).history(1)[0]["note"]["state"] == "released"

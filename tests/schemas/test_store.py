@@ -98,7 +98,9 @@ def test_of_two_that_make_a_table_the_second_is_refused(table, uri):
 
 
 def test_a_schema_that_delta_refuses_is_one_message(uri):
-    schema = pa.schema([("id", pa.string()), ("c", pa.struct([("A", pa.int8()), ("a", pa.int8())]))])
+    schema = pa.schema(
+        [("id", pa.string()), ("c", pa.struct([("A", pa.int8()), ("a", pa.int8())]))]
+    )
     with pytest.raises(StoreError, match="Cannot make a table at .*Duplicate field name"):
         Table.create(uri, schema, note())
 
@@ -127,7 +129,7 @@ def test_a_table_with_deletion_vectors_is_refused_by_name(table, uri):
         Table.open(uri)
 
 
-@pytest.mark.parametrize("name", ["a b", "größe", "a#b", "a?b", "a%b", "a%20b"])
+@pytest.mark.parametrize("name", ["a b", "größe", "a#b", "a?b", "a%b"])
 def test_a_table_lies_in_the_folder_that_was_named(tmp_path, name):
     uri = str(tmp_path / name)
     table = Table.create(uri, SCHEMA, note())
@@ -323,12 +325,17 @@ def test_one_file_is_read_in_its_order_and_columns_that_it_lacks_are_left_out(ta
     assert table.read_file("first.parquet", []).column_names == []
 
 
-def test_a_foreign_file_without_statistics_has_an_unknown_number_of_rows(table, uri):
+def test_the_rows_of_a_foreign_file_without_statistics_are_counted(table, uri):
     path = Path(uri, "_delta_log", f"{2:020}.json")
-    add = {"path": "second.parquet", "partitionValues": {}, "modificationTime": 0, "dataChange": True}
+    add = {
+        "path": "second.parquet",
+        "partitionValues": {},
+        "modificationTime": 0,
+        "dataChange": True,
+    }
     size = write(table, "second.parquet", ["c"]).size_bytes
     path.write_text(json.dumps({"add": {**add, "size": size}}))
-    assert files_of(Table.open(uri)) == [("first.parquet", 2), ("second.parquet", -1)]
+    assert files_of(Table.open(uri)) == [("first.parquet", 2), ("second.parquet", 1)]
 
 
 # -- restore and vacuum ---------------------------------------------------------------------------
@@ -471,7 +478,8 @@ def test_duckdb_and_polars_read_what_we_commit(table, uri):
     import duckdb
     import polars as pl
 
-    dataset = DeltaTable(uri).to_pyarrow_dataset()
-    assert duckdb.sql("select id from dataset order by id").fetchall() == [("a",), ("b",)]
-    assert pl.from_arrow(dataset.to_table())["id"].sort().to_list() == ["a", "b"]
-    assert pl.read_delta(uri)["id"].sort().to_list() == ["a", "b"]
+    rows = duckdb.from_arrow(DeltaTable(uri).to_pyarrow_dataset())
+    assert rows.select("id").order("id").fetchall() == [("a",), ("b",)]
+    assert pl.read_delta(uri, use_pyarrow=True)["id"].sort().to_list() == ["a", "b"]
+    # Polars' own reader knows either lists or arrays: it takes all columns but the vectors.
+    assert pl.scan_delta(uri).select("id").collect()["id"].sort().to_list() == ["a", "b"]

@@ -1,0 +1,342 @@
+import dataclasses
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+
+import datasets
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable
+from hash_model import HashModel, vector_of
+
+from jobs import cli
+from jobs.embed import EmbedConfig, run
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
+TABLE_COMMANDS = ("status", "failures", "export", "delete", "restore", "vacuum")
+
+
+def jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, local_ray):
+    """Two tables: 20 articles, one of which failed, after two runs; and passages of 3 documents."""
+    folder = tmp_path_factory.mktemp("tables")
+    rows = [{"id": f"a{n:02}", "text": f"article {n}", "label": "x"} for n in range(21)]
+    rows[20]["text"] = "bad"
+    model = HashModel(poison="bad")
+    for n in (15, 21):
+        source = jsonl(folder / "articles.jsonl", rows[:n])
+        articles = str(folder / "articles")
+        run(EmbedConfig(source, articles, "hash", id_column="id", max_failures=1), model)
+    rows = [{"id": f"d{n}", "text": "one two three four five six"} for n in range(3)]
+    source = jsonl(folder / "documents.jsonl", rows)
+    passages = str(folder / "passages")
+    run(EmbedConfig(source, passages, "hash", id_column="id", chunk_tokens=2), model)
+    return folder
+
+
+@pytest.fixture
+def articles(made, tmp_path):
+    for name in ("articles", "articles.failures"):
+        shutil.copytree(made / name, tmp_path / name)
+    return tmp_path / "articles"
+
+
+@pytest.fixture
+def passages(made, tmp_path):
+    shutil.copytree(made / "passages", tmp_path / "passages")
+    return tmp_path / "passages"
+
+
+@pytest.fixture
+def embatch(capfd):
+    """The command line in this process: exit code, stdout, stderr."""
+
+    def call(*arguments):
+        capfd.readouterr()
+        try:
+            code = cli.main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = end.code
+        out, err = capfd.readouterr()
+        assert "Traceback" not in out + err
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def answer(embatch):
+    """What a command that succeeds says with --json: one line on stdout, nothing else there."""
+
+    def call(*arguments):
+        code, out, err = embatch(*arguments, "--json")
+        assert code == 0, err
+        assert out.count("\n") == 1
+        return json.loads(out)
+
+    return call
+
+
+def ids_of(table):
+    return sorted(DeltaTable(table).to_pyarrow_table()["id"].to_pylist())
+
+
+def write_ids(folder, *ids):
+    (folder / "ids.txt").write_text("\n".join(ids) + "\n")
+    return folder / "ids.txt"
+
+
+def bytes_in(folder, text):
+    """Whether any data file of a folder holds a text in one of its rows."""
+    files = folder.glob("*.parquet")
+    return any(text in pq.read_table(file, columns=["text"])["text"].to_pylist() for file in files)
+
+
+# -- the command line ---------------------------------------------------------------------------
+
+
+def test_help_lists_every_command_and_every_command_explains_its_options(embatch):
+    code, out, _ = embatch("--help")
+    assert code == 0
+    for name, meaning in cli.COMMANDS.items():
+        assert f"  {name} " in out and meaning in out
+        code, text, _ = embatch(name, "--help")
+        module = importlib.import_module(f"jobs.{name.replace('-', '_')}")
+        config = next(
+            value
+            for title, value in vars(module).items()
+            if title.endswith("Config") and value.__module__ == module.__name__
+        )
+        assert code == 0
+        assert f"embatch {name}" in text
+        for field in dataclasses.fields(config):
+            if field.name not in ("source", "table", "file"):
+                assert f"--{field.name.replace('_', '-')}" in text, (name, field.name)
+        assert ("TABLE" in text) == (name != "models")
+
+
+def test_no_command_and_an_unknown_one_are_wrong_usage(embatch):
+    code, out, _ = embatch()
+    assert (code, "usage: embatch COMMAND" in out) == (2, True)
+    code, out, err = embatch("emebd", "a", "b")
+    assert (code, out) == (2, "")
+    assert err == (
+        f"embatch: unknown command 'emebd'. Known: {', '.join(cli.COMMANDS)}. Did you mean 'embed'?\n"
+    )
+
+
+@pytest.mark.parametrize("name", TABLE_COMMANDS)
+def test_a_command_without_its_table_is_one_message(embatch, tmp_path, name):
+    needed = {"delete": ["--ids", write_ids(tmp_path, "a")], "restore": ["--version", "0"]}
+    code, out, err = embatch(name, tmp_path / "none", *needed.get(name, []))
+    assert (code, out) == (1, "")
+    assert err.startswith(f"embatch: There is no table at {tmp_path}/none. `embatch embed SOURCE")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_module_is_the_same_command_with_one_line_of_json_last_on_stdout(articles, tmp_path):
+    said = []
+    for start in (["-m", "jobs.cli", "status"], ["-m", "jobs.status"]):
+        done = subprocess.run(
+            [sys.executable, *start, str(articles), "--json"], capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        said.append(done.stdout)
+    assert said[0] == said[1]
+    assert json.loads(said[0])["rows"] == 20
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.restore", str(articles)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--version is missing" in " ".join(done.stderr.split())
+
+
+def test_embed_says_everything_but_its_summary_on_stderr(embatch, made, articles, monkeypatch):
+    from functools import partial
+
+    from jobs import embed
+
+    monkeypatch.setattr(embed, "run", partial(run, model=HashModel(poison="bad")))
+    source = made / "articles.jsonl"
+    arguments = ("embed", source, articles, "--model", "hash", "--id-column", "id")
+    code, out, err = embatch(*arguments, "--json")
+    assert (code, out.count("\n")) == (0, 1)
+    summary = json.loads(out)
+    assert {
+        name: summary[name]
+        for name in "rows_read unchanged embedded replaced updated duplicates failed deleted".split()
+    } == {
+        "rows_read": 21,
+        "unchanged": 20,
+        "embedded": 0,
+        "replaced": 0,
+        "updated": 0,
+        "duplicates": 0,
+        "failed": 1,
+        "deleted": 0,
+    }
+    assert summary["table_version"] == DeltaTable(articles).version()
+    assert {"seconds", "rows_per_second"} <= summary.keys()
+    code, out, err = embatch(*arguments)
+    assert code == 0
+    assert f"{articles} is at version {DeltaTable(articles).version()}" in out + err
+
+
+# -- looking -------------------------------------------------------------------------------------
+
+
+def test_models_lists_what_is_known(embatch, answer):
+    from actors.models import MODELS
+
+    listed = {model["name"]: model for model in answer("models")}
+    assert list(listed) == list(MODELS)
+    assert listed["all-MiniLM-L6-v2"]["dim"] == 384
+    _, out, _ = embatch("models")
+    assert all(name in out for name in MODELS)
+
+
+def test_status_tells_rows_model_failures_and_runs(embatch, answer, articles):
+    status = answer("status", articles)
+    assert (status["rows"], status["model"], status["dim"]) == (20, "hash", 8)
+    assert status["version"] == DeltaTable(articles).version()
+    assert status["failures"] == {"RuntimeError: cannot embed 'bad'": 1}
+    last, first = status["runs"]
+    assert (first["state"], first["rows_read"], first["embedded"]) == ("done", 15, 15)
+    assert (last["unchanged"], last["embedded"], last["failed"]) == (15, 5, 1)
+    _, out, _ = embatch("status", articles)
+    assert "rows      20\n" in out and "cannot embed 'bad'" in out
+
+
+def test_failures_names_row_place_and_reason(embatch, answer, articles, passages):
+    (failure,) = answer("failures", articles)
+    del failure["content_hash"], failure["run"], failure["failed_at"], failure["source"]
+    assert failure == {
+        "id": "a20",
+        "recipe": "hash-1",
+        "source_file": "articles.jsonl",
+        "position": 20,
+        "stage": "embed",
+        "reason": "RuntimeError: cannot embed 'bad'",
+    }
+    _, out, _ = embatch("failures", articles)
+    assert "a20  articles.jsonl row 20  RuntimeError: cannot embed 'bad'" in out
+    assert answer("failures", passages) == []
+    assert embatch("failures", passages)[1].startswith("No failures")
+
+
+# -- export --------------------------------------------------------------------------------------
+
+
+def test_an_export_opens_in_pandas_pyarrow_and_datasets_with_vectors_of_fixed_size(
+    answer, articles, tmp_path
+):
+    file = tmp_path / "out.parquet"
+    summary = answer("export", articles, file)
+    assert (summary["rows"], summary["size_bytes"]) == (20, file.stat().st_size)
+    table = pq.read_table(file)
+    assert table.schema.field("embedding").type == pa.list_(pa.float32(), 8)
+    assert not {"content_hash", "row_hash"} & set(table.column_names)
+    frame = pd.read_parquet(file)
+    assert np.stack(frame["embedding"]).shape == (20, 8)
+    loaded = datasets.load_dataset(
+        "parquet", data_files=str(file), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert loaded.features["embedding"].length == 8
+    assert loaded.num_rows == 20
+    for row in loaded:
+        np.testing.assert_allclose(row["embedding"], vector_of(row["text"]), atol=1e-6)
+
+
+def test_an_export_that_fails_leaves_no_partial_file(embatch, articles, tmp_path):
+    code, out, err = embatch("export", articles, tmp_path / "none" / "out.parquet")
+    assert (code, out) == (1, "")
+    assert "out.parquet" in err
+    file = tmp_path / "out.parquet"
+    file.write_text("what was there before")
+    (articles / DeltaTable(articles).file_uris()[-1].rpartition("/")[2]).unlink()
+    code, out, err = embatch("export", articles, file)
+    assert (code, out) == (1, "")
+    assert file.read_text() == "what was there before"
+    assert [path.name for path in tmp_path.glob("out.parquet*")] == ["out.parquet"]
+
+
+# -- delete, restore, vacuum ---------------------------------------------------------------------
+
+
+def test_delete_takes_rows_and_failures_and_vacuum_takes_their_bytes(answer, articles, tmp_path):
+    ids = write_ids(tmp_path, "a03", "a17", "a20", "nobody", "")
+    summary = answer("delete", articles, "--ids", ids)
+    version = summary.pop("table_version")
+    assert summary == {"deleted": 2, "failures_deleted": 1, "unknown": 1}
+    assert ids_of(articles) == [f"a{n:02}" for n in range(20) if n not in (3, 17)]
+    assert len(DeltaTable(articles, version=version).to_pyarrow_table()) == 18
+    assert answer("failures", articles) == []
+    assert bytes_in(articles, "article 3")
+
+    listed = answer("vacuum", articles, "--hours", "0", "--dry-run")
+    assert listed["dry_run"] and bytes_in(articles, "article 3")
+    assert answer("vacuum", articles, "--hours", "1.5")["files"] == []
+    gone = answer("vacuum", articles, "--hours", "0")
+    assert (gone["files"], gone["dry_run"]) == (listed["files"], False)
+    assert not bytes_in(articles, "article 3") and not bytes_in(articles, "article 17")
+    assert bytes_in(articles, "article 4")
+    assert len(ids_of(articles)) == 18
+    assert answer("delete", articles, "--ids", ids)["unknown"] == 4
+
+
+def test_part_of_an_hour_is_not_no_time_to_vacuum(answer, articles, tmp_path):
+    answer("delete", articles, "--ids", write_ids(tmp_path, "a03"))
+    assert answer("vacuum", articles, "--hours", "0.5", "--dry-run")["files"] == []
+
+
+def test_vacuum_takes_the_text_of_deleted_failures_too(answer, articles, tmp_path):
+    folder = articles.parent / "articles.failures"
+    answer("delete", articles, "--ids", write_ids(tmp_path, "a20"))
+    answer("vacuum", articles, "--hours", "0")
+    ids = [pq.read_table(file)["id"].to_pylist() for file in folder.glob("*.parquet")]
+    assert ["a20"] not in ids
+
+
+def test_delete_takes_a_document_with_all_its_passages(answer, passages, tmp_path):
+    assert len(ids_of(passages)) == 9
+    summary = answer("delete", passages, "--ids", write_ids(tmp_path, "d1", "d2#0"))
+    assert (summary["deleted"], summary["unknown"]) == (4, 0)
+    assert ids_of(passages) == ["d0#0", "d0#1", "d0#2", "d2#1", "d2#2"]
+
+
+def test_delete_without_ids_or_with_a_file_that_is_not_there_is_one_message(embatch, articles):
+    code, _, err = embatch("delete", articles)
+    assert (code, "--ids is missing" in " ".join(err.split())) == (2, True)
+    code, out, err = embatch("delete", articles, "--ids", "none.txt")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "none.txt" in err
+    assert len(ids_of(articles)) == 20
+
+
+def test_restore_brings_an_older_version_back_unless_vacuum_took_it(
+    embatch, answer, articles, tmp_path
+):
+    version = DeltaTable(articles).version()
+    answer("delete", articles, "--ids", write_ids(tmp_path, "a03", "a17"))
+    summary = answer("restore", articles, "--version", version)
+    assert (summary["restored"], summary["rows"]) == (version, 20)
+    assert len(ids_of(articles)) == 20
+    code, _, err = embatch("restore", articles, "--version", "999")
+    assert (code, "999" in err) == (1, True)
+
+    answer("delete", articles, "--ids", write_ids(tmp_path, "a03"))
+    answer("vacuum", articles, "--hours", "0")
+    code, _, err = embatch("restore", articles, "--version", version)
+    assert code == 1
+    assert f"Version {version} of {articles} cannot come back: vacuum took" in err
+    assert len(ids_of(articles)) == 19

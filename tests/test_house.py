@@ -1,0 +1,91 @@
+"""Rules of the house that no other tool checks."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from jobs.cli import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[1]
+MAY_IMPORT = {
+    "schemas": {"schemas"},
+    "sources": {"sources", "schemas"},
+    "actors": {"actors", "schemas"},
+    "jobs": {"jobs", "actors", "sources", "schemas"},
+}
+MOST_LINES = 300
+CODE = sorted(path for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py"))
+
+
+def imported(path):
+    """Full names of the modules that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            names.add(node.module)
+    return names
+
+
+def importers_of(package):
+    tops = {path: {name.split(".")[0] for name in imported(path)} for path in CODE}
+    return {str(path.relative_to(ROOT)) for path, names in tops.items() if package in names}
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_imports_go_one_way(folder):
+    ours = {"tests", "benchmarks", *MAY_IMPORT}
+    wrong = {
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in CODE
+        if path.is_relative_to(ROOT / folder)
+        for name in imported(path)
+        if name.split(".")[0] in ours - MAY_IMPORT[folder]
+    }
+    assert wrong == set()
+
+
+def test_only_jobs_import_ray():
+    assert {path.split("/")[0] for path in importers_of("ray")} == {"jobs"}
+
+
+def test_only_the_store_imports_deltalake():
+    assert importers_of("deltalake") == {"schemas/store.py"}
+
+
+def test_no_file_is_longer_than_300_lines():
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text().splitlines())
+        for path in [*CODE, *(ROOT / "benchmarks").rglob("*.py")]
+    }
+    assert {name: n for name, n in lengths.items() if n > MOST_LINES} == {}
+
+
+def test_every_command_is_a_module_and_every_module_with_a_main_is_a_command():
+    runnable = {
+        path.stem.replace("_", "-")
+        for path in (ROOT / "jobs").glob("*.py")
+        if any(
+            isinstance(node, ast.FunctionDef) and node.name == "main"
+            for node in ast.parse(path.read_text()).body
+        )
+    }
+    assert runnable - {"cli"} == set(COMMANDS)
+
+
+def test_every_module_opens_with_what_it_is_for():
+    assert [str(path) for path in CODE if not ast.get_docstring(ast.parse(path.read_text()))] == []
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_ray_accepts_the_cluster_file():
+    import yaml
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text()))
+    validate_config(config)
+    assert config["head_node_type"] == "head"
+    assert config["available_node_types"]["gpu_worker"]["max_workers"] == 8
