@@ -18,9 +18,10 @@ import pyarrow as pa
 
 from actors.engine import Encoded, Encoder, encode, passages
 from schemas.embeddings import cast_column, vector_column, vectors_of
+from schemas.fragments import new_name, write_rows
 from schemas.keys import hex_of
 from schemas.plan import COPY
-from schemas.store import filesystem, new_name, now, write_rows
+from schemas.store import filesystem, now
 
 FAILED = pa.struct(
     [

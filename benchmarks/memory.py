@@ -89,7 +89,8 @@ def measure(n_rows: int, folder: Path) -> dict[str, float]:
 
 def embed(source: str, table: str) -> None:
     """The child: embed with a hash for a model."""
-    from jobs.embed import EmbedConfig, EmbedSummary, run
+    from jobs.embed import EmbedConfig, run
+    from jobs.outcome import EmbedSummary
     from tests.hash_model import HashModel
 
     config = EmbedConfig(source, table, model="hash", id_column="id", json=True)

@@ -99,7 +99,7 @@ def release(uri: str, options: Mapping[str, str], note: Mapping[str, Any], state
     with contextlib.suppress(StoreError):
         table = Table.open(uri, options)
         notes = (commit.get("note") for commit in table.history(LOOK_BACK)) if table else ()
-        last = next((note for note in notes if note is not None), {})
+        last: Mapping[str, Any] = next((note for note in notes if note is not None), {})
         if table and last.get("run") == note["run"] and last.get("state") in _HOLDING:
             table.commit({**note, "state": state})
 

@@ -22,7 +22,8 @@ from jobs import claim
 from jobs.options import TableOptions, parse, user_errors
 from jobs.waves import fixed_size
 from schemas.failures import FailureLog
-from schemas.store import KEPT, Table, new_name, write_rows
+from schemas.fragments import KEPT, new_name, write_rows
+from schemas.store import Table
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ import tyro
 from jobs.cluster import cluster, native_noise_in_a_file
 from jobs.options import parse, storage_options, table_uri, user_errors
 from jobs.outcome import DryRunSummary, EmbedSummary
+from jobs.planning import SyncError, SyncModel, SyncOptions
 from jobs.stop import Stopped
-from jobs.sync import Outcome, Sync, SyncError, SyncModel, SyncOptions, too_many_failures
+from jobs.sync import Outcome, Sync, too_many_failures
 
 DRY_RUN_ROWS = 64
 Names = Annotated[str, tyro.conf.arg(metavar="A,B")]

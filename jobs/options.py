@@ -78,7 +78,7 @@ def user_errors() -> Iterator[CommandOutcome]:
     from actors.engine import ModelError
     from jobs.claim import TableBusy
     from jobs.pipeline import WorkerError
-    from jobs.sync import SyncError
+    from jobs.planning import SyncError
     from schemas.embeddings import SchemaError
     from sources.rows import SourceError
 

@@ -14,9 +14,10 @@ import pyarrow as pa
 
 from actors.window import DUE_FIELDS
 from schemas.embeddings import Fingerprint, cast_column, common_schema
+from schemas.fragments import Fragment, is_made_by
 from schemas.keys import KEYS, from_hex, id_hashes
 from schemas.plan import CONFLICT, COPY, DUE
-from schemas.store import Fragment, Table, is_made_by
+from schemas.store import Table
 from sources.rows import FAILURE_SCHEMA, PREPARED_FIELDS, Piece, Source
 
 SCAN_THREADS = 8

@@ -17,8 +17,9 @@ import pyarrow as pa
 from jobs.claim import RENEW_SECONDS
 from schemas.embeddings import vector_column, vectors_of
 from schemas.failures import FailureLog
+from schemas.fragments import KEPT, Fragment, new_name, write_rows
 from schemas.plan import NEW, REPLACED, UPDATED, Plan
-from schemas.store import KEPT, Fragment, Table, new_name, write_rows
+from schemas.store import Table
 
 SMALL_BYTES = 16 << 20
 MANY_SMALL_FILES = 32

@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from schemas.fragments import Fragment, new_name, write_rows
 from schemas.keys import KEYS, from_hex, id_hashes
 from schemas.plan import KNOWN_CONFLICT, KNOWN_EMBED
-from schemas.store import Fragment, Table, new_name, now, write_rows
+from schemas.store import Table, now
 
 MANY_FILES = 16
 FAILURES = pa.schema(

@@ -10,7 +10,6 @@ import json
 import math
 import time
 import urllib.parse
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,10 +23,10 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction, RemoveAction
 
-ROW_GROUP_ROWS = 25_000  # viewers refuse larger ones, and random reads want them small
+from schemas.fragments import Fragment
+
 LOG_RETENTION = "interval 3650 days"  # the history is the list of runs
 ORPHAN_HOURS = 24
-KEPT = "kept"  # the task of files that hold the rows that stay of an older file
 _APPLICATION = "embatch"
 _FEATURES_READ = {"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"}
 
@@ -38,15 +37,6 @@ class StoreError(RuntimeError):
 
 class Refused(StoreError):
     """Somebody else committed first: what this run planned may no longer be true."""
-
-
-@dataclass(frozen=True)
-class Fragment:
-    """A Parquet file of a table, committed or not."""
-
-    name: str
-    size_bytes: int
-    n_rows: int
 
 
 @dataclass
@@ -350,42 +340,6 @@ def filesystem(uri: str, options: Mapping[str, str] | None = None) -> pafs.FileS
         return pafs.PyFileSystem(DeltaStorageHandler(uri, dict(options or {})))
     path = urllib.parse.unquote(uri.removeprefix("file://"))
     return pafs.SubTreeFileSystem(path, pafs.LocalFileSystem())
-
-
-def new_name(run: str, task: str) -> str:
-    """A name that no other file has: the run, the task, and a fresh number of the attempt."""
-    return f"{run}-{task}-{uuid.uuid4().hex}.parquet"
-
-
-def is_made_by(name: str, run: str) -> bool:
-    """Whether a run wrote this file and embedded its rows, rather than kept them."""
-    return name.startswith(f"{run}-") and not name.startswith(f"{run}-{KEPT}-")
-
-
-def write_rows(fs: pafs.FileSystem, name: str, rows: pa.Table) -> Fragment:
-    """Write one file of a table; it belongs to the table only once the driver commits it.
-
-    Vectors are split into byte streams and go without a dictionary, which compresses them best.
-    """
-    vector = "embedding.list.element"
-    try:
-        with fs.open_output_stream(name) as sink:
-            pq.write_table(
-                rows,
-                sink,
-                compression="zstd",
-                row_group_size=ROW_GROUP_ROWS,
-                use_dictionary=[column for column in rows.column_names if column != "embedding"],
-                column_encoding={vector: "BYTE_STREAM_SPLIT"}
-                if "embedding" in rows.column_names
-                else None,
-                write_page_index=True,
-            )
-    except BaseException:
-        with contextlib.suppress(OSError):
-            fs.delete_file(name)  # a full disk is not kept full by half a file
-        raise
-    return Fragment(name, fs.get_file_info(name).size, len(rows))
 
 
 def _refuse_other_content(uri: str, options: Mapping[str, str]) -> None:

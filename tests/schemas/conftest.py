@@ -5,7 +5,8 @@ from deltalake import DeltaTable, write_deltalake
 from hypothesis import settings
 
 from schemas.embeddings import Fingerprint, table_schema, vector_column
-from schemas.store import Fragment, Table, write_rows
+from schemas.fragments import Fragment, write_rows
+from schemas.store import Table
 
 settings.register_profile("no deadline", deadline=None)  # machines are shared
 settings.load_profile("no deadline")

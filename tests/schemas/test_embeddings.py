@@ -23,7 +23,8 @@ from schemas.embeddings import (
     vector_column,
     vectors_of,
 )
-from schemas.store import Table, write_rows
+from schemas.fragments import write_rows
+from schemas.store import Table
 
 from .conftest import FINGERPRINT, note
 

@@ -13,16 +13,8 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from schemas.embeddings import Fingerprint, vector_column
-from schemas.store import (
-    LOG_RETENTION,
-    Fragment,
-    Refused,
-    StoreError,
-    Table,
-    is_made_by,
-    new_name,
-    write_rows,
-)
+from schemas.fragments import Fragment, is_made_by, new_name, write_rows
+from schemas.store import LOG_RETENTION, Refused, StoreError, Table
 
 from .conftest import FINGERPRINT, SCHEMA, append_foreign, ids_in, note, rows_of, write
 
