@@ -17,9 +17,10 @@ import numpy as np
 import pyarrow as pa
 
 from actors.engine import Encoded, Encoder, encode, passages
-from schemas.embeddings import cast_column, vector_column, vectors_of
+from schemas.columns import cast_column
+from schemas.embeddings import vector_column, vectors_of
 from schemas.fragments import new_name, write_rows
-from schemas.keys import hex_of
+from schemas.keys import from_binary, hex_of
 from schemas.plan import COPY
 from schemas.store import filesystem, now
 
@@ -271,7 +272,7 @@ class EmbedWindow:
         """Rows of the table: the source's columns beside the vectors made or copied for them."""
         source = rows.take(part["row"])
         columns: dict[str, Any] = {name: part[name] for name in part.column_names if name != "row"}
-        columns["content_hash"] = hex_of(_words(source["content_hash"]))
+        columns["content_hash"] = hex_of(from_binary(source["content_hash"]))
         columns["row_hash"] = hex_of(source["row_hash"].to_numpy())
         columns["embedded_at"] = pa.array([now()] * len(part), pa.timestamp("us", tz="UTC"))
         columns["text"] = source["text"]
@@ -294,7 +295,3 @@ class EmbedWindow:
                 values = source[column.name] if known else pa.nulls(len(part), column.type)
             arrays.append(cast_column(values, column.type))
         return pa.table(arrays, schema=self.target.schema)
-
-
-def _words(hashes: pa.ChunkedArray) -> np.ndarray:
-    return np.frombuffer(b"".join(hashes.to_pylist()), "<u8").reshape(-1, 2)

@@ -21,10 +21,10 @@ import tyro
 
 from jobs.cluster import cluster, native_noise_in_a_file
 from jobs.options import parse, storage_options, table_uri, user_errors
-from jobs.outcome import DryRunSummary, EmbedSummary
+from jobs.outcome import DryRunSummary, EmbedSummary, Outcome
 from jobs.planning import SyncError, SyncModel, SyncOptions
 from jobs.stop import Stopped
-from jobs.sync import Outcome, Sync, too_many_failures
+from jobs.sync import Sync, too_many_failures
 
 DRY_RUN_ROWS = 64
 Names = Annotated[str, tyro.conf.arg(metavar="A,B")]

@@ -18,7 +18,8 @@ import tyro
 from jobs.options import TableOptions, parse, user_errors
 from jobs.progress import Progress
 from jobs.waves import fixed_size
-from schemas.embeddings import Fingerprint, cast_column
+from schemas.columns import cast_column
+from schemas.embeddings import Fingerprint
 from schemas.fragments import ROW_GROUP_ROWS
 
 _INNER = ("content_hash", "row_hash")

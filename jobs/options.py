@@ -79,7 +79,7 @@ def user_errors() -> Iterator[CommandOutcome]:
     from jobs.claim import TableBusy
     from jobs.pipeline import WorkerError
     from jobs.planning import SyncError
-    from schemas.embeddings import SchemaError
+    from schemas.columns import SchemaError
     from sources.rows import SourceError
 
     outcome = CommandOutcome()

@@ -3,6 +3,8 @@
 import json
 from dataclasses import asdict, dataclass
 
+from jobs.waves import Tally
+
 _MEANINGS = {
     "unchanged": "unchanged",
     "embedded": "embedded",
@@ -41,6 +43,36 @@ class Counts:
             *(f"{sign} {getattr(self, name):>10,}  {meaning}" for sign, (name, meaning) in rows),
             f"{self.deleted:>12,}  deleted from the table",
         ]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a sync did.
+
+    Attributes:
+        failure_share: rows that failed in this run over rows due.
+        reasons: rows without a vector, by reason.
+    """
+
+    counts: Counts
+    tally: Tally
+    table_version: int
+    embed_seconds: float
+    n_waves: int
+    n_replans: int
+    failure_share: float
+    reasons: dict[str, int]
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a sync would do, with a few of the rows that it would embed."""
+
+    counts: Counts
+    n_to_embed: int
+    sample: list[str]
+    warnings: list[str]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from jobs.pipeline import scan_pieces
 from jobs.progress import Progress
 from jobs.scan import SourceScan, TableScan, gather, scan_piece, scan_table
 from jobs.stop import StopSignal
-from schemas.embeddings import Fingerprint, fitted
+from schemas.columns import fitted
+from schemas.embeddings import Fingerprint
 from schemas.failures import FailureLog
 from schemas.keys import KEYS
 from schemas.plan import Plan, make_plan

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 
 from jobs import claim
 from jobs.options import TableOptions, parse, user_errors
+from schemas.versions import restore
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def run(config: RestoreConfig) -> RestoreSummary:
     """
     note = {**claim.identity(f"restore-{uuid.uuid4().hex[:6]}"), "command": "restore"}
     with claim.held(config.open(), note, wait=config.wait) as table:
-        table.restore({**note, "state": "restored", "restored": config.version}, config.version)
+        restore(table, {**note, "state": "restored", "restored": config.version}, config.version)
         return RestoreSummary(
             config.version, sum(file.n_rows for file in table.files()), table.version
         )

@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from actors.window import DUE_FIELDS
-from schemas.embeddings import Fingerprint, cast_column, common_schema
+from schemas.columns import cast_column, common_schema
+from schemas.embeddings import Fingerprint
 from schemas.fragments import Fragment, is_made_by
-from schemas.keys import KEYS, from_hex, id_hashes
+from schemas.keys import KEYS, from_binary, from_hex, id_hashes
 from schemas.plan import CONFLICT, COPY, DUE
 from schemas.store import Table
 from sources.rows import FAILURE_SCHEMA, PREPARED_FIELDS, Piece, Source
@@ -62,7 +63,7 @@ def scan_piece(source: Source, index: int, piece: Piece) -> dict[str, Any]:
     for table, failed in source.read(piece):
         part = np.zeros(len(table), KEYS)
         part["id"] = id_hashes(table["id"])
-        part["content"] = _words(table["content_hash"])
+        part["content"] = from_binary(table["content_hash"])
         part["row"] = table["row_hash"].to_numpy()
         part["where"] = index
         part["position"] = table["position"].to_numpy()
@@ -182,7 +183,7 @@ def read_due(
         mine = due[at[inside]]
         n_found[at[inside]] = True
         rows = table.take(pa.array(inside))
-        changed = (_words(rows["content_hash"]) != mine["content"]).any(axis=1)
+        changed = (from_binary(rows["content_hash"]) != mine["content"]).any(axis=1)
         reasons = np.where(
             changed, CHANGED_REASON, np.where(mine["action"] == CONFLICT, CONFLICT_REASON, "")
         )
@@ -260,10 +261,6 @@ def due_from_bytes(data: bytes) -> np.ndarray:
 
 def _others(table: pa.Table) -> pa.Table:
     return table.select(range(len(PREPARED_FIELDS), table.num_columns))
-
-
-def _words(hashes: pa.ChunkedArray) -> np.ndarray:
-    return np.frombuffer(b"".join(hashes.to_pylist()), "<u8").reshape(-1, 2)
 
 
 def _named(piece: Piece) -> str:

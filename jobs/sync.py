@@ -7,7 +7,6 @@ somebody else writes to the table in between, the commit is refused and the run 
 import contextlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,15 @@ import pyarrow as pa
 from actors.window import Target
 from jobs import claim
 from jobs.cluster import Cluster, allocate
-from jobs.outcome import Counts
+from jobs.outcome import Counts, Outcome, Preview
 from jobs.pipeline import Work, reports
 from jobs.planning import Planner, SyncError, SyncModel, SyncOptions
 from jobs.progress import Progress
 from jobs.scan import SourceScan, TableScan, due_by_piece, read_due
 from jobs.stop import Stopped, StopSignal
 from jobs.waves import Tally, Waves, compact
-from schemas.embeddings import source_columns, table_schema
+from schemas.columns import source_columns
+from schemas.embeddings import table_schema
 from schemas.failures import FailureLog
 from schemas.plan import CONFLICT, EMBED, Plan
 from schemas.store import Refused, StoreError, Table
@@ -32,36 +32,6 @@ from sources.rows import Source
 MAX_REPLANS = 20
 HOPELESS_FAILURES = 1000  # so many, and above --max-failures: stop early
 CHECKPOINT_VERSIONS = 50
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a sync did.
-
-    Attributes:
-        failure_share: rows that failed in this run over rows due.
-        reasons: rows without a vector, by reason.
-    """
-
-    counts: Counts
-    tally: Tally
-    table_version: int
-    embed_seconds: float
-    n_waves: int
-    n_replans: int
-    failure_share: float
-    reasons: dict[str, int]
-    warnings: list[str]
-
-
-@dataclass(frozen=True)
-class Preview:
-    """What a sync would do, with a few of the rows that it would embed."""
-
-    counts: Counts
-    n_to_embed: int
-    sample: list[str]
-    warnings: list[str]
 
 
 class Sync:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 
 from jobs import claim
 from jobs.options import TableOptions, parse, user_errors
+from schemas.versions import vacuum
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ def run(config: VacuumConfig) -> VacuumSummary:
     """
     table = config.open()
     if config.dry_run:
-        return VacuumSummary(table.vacuum(config.hours, dry_run=True), True)
+        return VacuumSummary(vacuum(table, config.hours, dry_run=True), True)
     note = {**claim.identity(f"vacuum-{uuid.uuid4().hex[:6]}"), "command": "vacuum"}
     with claim.held(table, note, wait=config.wait) as table:
-        return VacuumSummary(table.vacuum(config.hours, dry_run=False), False)
+        return VacuumSummary(vacuum(table, config.hours, dry_run=False), False)
 
 
 def main(arguments: list[str] | None = None) -> int:

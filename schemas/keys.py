@@ -21,6 +21,11 @@ def id_hashes(ids: pa.ChunkedArray | pa.Array) -> np.ndarray:
     return np.frombuffer(digests, "<u8").reshape(-1, 2)
 
 
+def from_binary(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """A column of 16-byte hashes without nulls as (n, 2) uint64."""
+    return np.frombuffer(b"".join(column.to_pylist()), "<u8").reshape(-1, 2)
+
+
 def hex_of(hashes: np.ndarray) -> pa.Array:
     """Hashes, (n,) or (n, k) uint64, as the table writes them: hexadecimal text of their bytes."""
     width = hashes.dtype.itemsize * (hashes.shape[1] if hashes.ndim == 2 else 1) * 2

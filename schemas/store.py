@@ -7,7 +7,6 @@ Whoever else writes in between makes the next commit fail (`Refused`), and the r
 
 import contextlib
 import json
-import math
 import time
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,6 @@ from deltalake.transaction import AddAction, RemoveAction
 from schemas.fragments import Fragment
 
 LOG_RETENTION = "interval 3650 days"  # the history is the list of runs
-ORPHAN_HOURS = 24
 _APPLICATION = "embatch"
 _FEATURES_READ = {"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"}
 
@@ -155,9 +153,9 @@ class Table:
         nothing = pa.schema([self.schema.field(name) for name in wanted]).empty_table()
         parts = [self.read_file(file.name, wanted) for file in self.files()]
         rows = pa.concat_tables(parts, promote_options="permissive") if parts else nothing
-        missing = [field for field in nothing.schema if field.name not in rows.column_names]
-        for field in missing:
-            rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+        for column in nothing.schema:
+            if column.name not in rows.column_names:
+                rows = rows.append_column(column, pa.nulls(len(rows), column.type))
         return rows.select(wanted)
 
     def read_file(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -238,53 +236,6 @@ class Table:
             commits.append(commit)
         return commits
 
-    def restore(self, note: Mapping[str, Any], version: int) -> None:
-        """Make the newest version hold what an older one held.
-
-        Raises:
-            StoreError: no such version, or files of it were vacuumed.
-        """
-        past = Table.open(self.uri, self.options, version)
-        assert past is not None  # noqa: S101 - this handle stands on the same table
-        held, wanted = self.files(), past.files()
-        gone = [
-            f.name
-            for f in wanted
-            if self.filesystem.get_file_info(f.name).type != pafs.FileType.File
-        ]
-        if gone:
-            raise StoreError(
-                f"Version {version} of {self.uri} cannot come back: vacuum took {gone[0]}."
-            )
-        self.overwrite(note, past.schema, wanted) if not past.schema.equals(
-            self.schema, check_metadata=True
-        ) else self.commit(
-            note,
-            [f for f in wanted if f not in held],
-            [f for f in held if f not in wanted],
-        )
-
-    def vacuum(self, hours: float, *, dry_run: bool) -> list[str]:
-        """Delete files that no version of the last `hours` holds.
-
-        Files that were never committed may belong to a run that is at work: they go only when they
-        are older than a day.
-
-        Returns:
-            The files' names.
-        """
-        gone: set[str] = set()
-        for retention, everything in ((hours, False), (max(hours, ORPHAN_HOURS), True)):
-            gone |= set(
-                self.handle.vacuum(
-                    retention_hours=math.ceil(retention),
-                    dry_run=dry_run,
-                    enforce_retention_duration=False,
-                    full=everything,
-                )
-            )
-        return sorted(gone)
-
     def checkpoint(self) -> None:
         """Write the log's state to one file, so that the table opens quickly."""
         self.handle.create_checkpoint()
@@ -350,13 +301,8 @@ def _refuse_other_content(uri: str, options: Mapping[str, str]) -> None:
     if info.type == pafs.FileType.File:
         raise StoreError(f"{uri} is a file. TABLE is a folder (a new one, or a table of embatch).")
     if info.type == pafs.FileType.Directory:
-        found = [
-            f.base_name
-            for f in fs.get_file_info(pafs.FileSelector(uri))
-            if f.base_name != "_delta_log"
-        ]
-        foreign = [name for name in found if not name.endswith(".parquet")]
-        if foreign:
+        names = [found.base_name for found in fs.get_file_info(pafs.FileSelector(uri))]
+        if foreign := sorted(set(names) - {"_delta_log"}):
             raise StoreError(
                 f"{uri} is no table and not empty (it holds {foreign[0]}). Give a new folder as TABLE."
             )

@@ -16,7 +16,7 @@ from hash_model import HashEncoder, HashModel, vector_of
 
 from jobs.embed import EmbedConfig, run
 from jobs.sync import SyncError
-from schemas.embeddings import SchemaError
+from schemas.columns import SchemaError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),

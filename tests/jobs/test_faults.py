@@ -165,7 +165,8 @@ def make_world(folder, n):
     write_source(source, [old_row(i) for i in range(n)])
     embed(source, folder / "base")
     rows = write_source(source, [new_row(i, n) for i in range(n + n // 5)])
-    summary = embed(source, folder / "scratch")
+    summary = embed(source, folder / "scratch", seconds_a_row=2.0 / n, wave_seconds=0.1)
+    assert summary.waves >= 3
     old, new = contents(folder / "base"), contents(folder / "scratch")
     world = World(n, folder, rows, states(old), states(new))
     bad = sorted(row for row, (text, _) in rows.items() if POISON in text)
@@ -284,14 +285,12 @@ class Child(subprocess.Popen):
         if self.poll() is None:
             self.kill()
         super().__exit__(*exception)
-        began = time.monotonic()
-        gone_by = began + 20
+        gone_by = time.monotonic() + 20
         while (left := self.left()) and time.monotonic() < gone_by:
             time.sleep(0.2)
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        sys.stderr.write(f"LEFT {time.monotonic() - began:.1f} {left}\n")
 
     def left(self):
         found = []
@@ -359,12 +358,11 @@ def kill_a_run(tmp_path, world, table, kill):
 
 
 SLOW = pytest.mark.slow
-KILLS = [at_commit("failures", 1, "after"), ("wave", 0.3)]
 
 
 @pytest.mark.parametrize(
     ("kill", "begun"),
-    [(kill, True) for kill in KILLS]
+    [(("wave", 0.3), True)]
     + [pytest.param(random_kill(s), s % 3 > 0, marks=SLOW, id=f"seed{s}") for s in range(10)],
 )
 def test_a_killed_run_is_made_good_by_the_next(tmp_path, many, kill, begun):
@@ -415,12 +413,6 @@ def test_a_killed_worker_costs_no_row(tmp_path, many, since, seconds):
         sys.stderr.write(f"killed {len(victims)} workers\n")
         summary = child.summary()
     many.check(table, summary)
-
-
-def test_the_first_run_comes_in_waves(tmp_path, few):
-    summary = embed(few.source, tmp_path / "table", seconds_a_row=1e-3)
-    assert summary.waves >= 3
-    few.check(tmp_path / "table", vars(summary))
 
 
 # -- rivals ----------------------------------------------------------------------------------
@@ -557,26 +549,29 @@ def test_a_pid_that_another_process_has_by_now_is_no_sign_of_life(tmp_path, few)
     assert embed(source, table).unchanged == len(few.new)
 
 
-def test_orphans_of_a_killed_run_are_swept_after_a_day(tmp_path, few):
-    table, source = few.copy(tmp_path), few.source
-    assert kill_a_run(tmp_path, few, table, at_commit("main", 2, "before"))
-    with Reader(table, few):
-        summary = embed(source, table)
-    few.check(table, vars(summary))
-    on_disk = {path.name for path in table.glob("*.parquet")}
+def test_orphans_of_a_run_killed_between_failures_and_rows_go_after_a_day(tmp_path, many):
+    table = many.copy(tmp_path)
+    with Reader(table, many):
+        assert kill_a_run(tmp_path, many, table, at_commit("failures", 1, "after"))
+        summary = embed(many.source, table)
+    many.check(table, vars(summary))
     known = {
         Path(name).name
         for version in range(version_of(table) + 1)
         for name in DeltaTable(str(table), version=version).file_uris()
     }
-    orphans = sorted(on_disk - known)
+    orphans = sorted(files_in(table) - known)
     assert orphans
     sweep = vacuum.VacuumConfig(str(table), hours=0)
     vacuum.run(sweep)
-    left = {path.name for path in table.glob("*.parquet")}
+    left = files_in(table)
     assert set(orphans) <= left
     day_ago = time.time() - timedelta(hours=25).total_seconds()
     os.utime(table / orphans[0], (day_ago, day_ago))
     vacuum.run(sweep)
-    assert left - {path.name for path in table.glob("*.parquet")} == {orphans[0]}
-    few.check(table)
+    assert left - files_in(table) == {orphans[0]}
+    many.check(table)
+
+
+def files_in(table):
+    return {path.name for path in table.glob("*.parquet")}

@@ -9,20 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.embeddings import (
-    PASSAGE_FIELDS,
+from schemas.columns import (
     RESERVED,
-    Fingerprint,
     SchemaError,
     cast_column,
     common_schema,
     delta_type,
     fitted,
     source_columns,
-    table_schema,
-    vector_column,
-    vectors_of,
 )
+from schemas.embeddings import Fingerprint, PASSAGE_FIELDS, table_schema, vector_column, vectors_of
 from schemas.fragments import write_rows
 from schemas.store import Table
 

@@ -15,6 +15,7 @@ from deltalake.exceptions import CommitFailedError
 from schemas.embeddings import Fingerprint, vector_column
 from schemas.fragments import Fragment, is_made_by, new_name, write_rows
 from schemas.store import LOG_RETENTION, Refused, StoreError, Table
+from schemas.versions import restore, vacuum
 
 from .conftest import FINGERPRINT, SCHEMA, append_foreign, ids_in, note, rows_of, write
 
@@ -194,7 +195,7 @@ def test_a_handle_that_lags_behind_is_refused_and_changes_nothing(table, uri):
         lambda t: t.overwrite(note("run-2"), SCHEMA, []),
         lambda t: t.add_columns(note("run-2"), [pa.field("n", pa.int8())]),
         lambda t: t.describe(note("run-2"), {"embatch.model": '"other"'}),
-        lambda t: t.restore(note("run-2"), 0),
+        lambda t: restore(t, note("run-2"), 0),
     ],
     ids=["commit", "overwrite", "add_columns", "describe", "restore"],
 )
@@ -340,44 +341,44 @@ def age(path, hours):
 
 def test_restore_brings_an_older_version_s_rows_back(table, uri):
     table.commit(note(), add=[write(table, "second.parquet", ["c"])], remove=table.files())
-    table.restore(note(state="restored"), 1)
+    restore(table, note(state="restored"), 1)
     assert (table.version, files_of(table)) == (3, [("first.parquet", 2)])
-    table.restore(note(state="restored"), 0)
+    restore(table, note(state="restored"), 0)
     assert (Table.open(uri).version, ids_in(Table.open(uri))) == (4, [])
-    table.restore(note(state="restored"), 2)
+    restore(table, note(state="restored"), 2)
     assert ids_in(Table.open(uri)) == ["c"]
     assert table.history(1)[0]["note"]["state"] == "restored"
 
 
 def test_restore_goes_back_across_an_overwrite(table, uri):
     overwrite(table)
-    table.restore(note(state="restored"), 1)
+    restore(table, note(state="restored"), 1)
     for seen in (table, Table.open(uri)):
         assert (seen.version, ids_in(seen)) == (3, ["a", "b"])
         assert seen.schema.names == ["id", "embedding"]
         assert Fingerprint.of(seen.schema) == FINGERPRINT
-    table.restore(note(state="restored"), 2)
+    restore(table, note(state="restored"), 2)
     assert Table.open(uri).read().to_pylist() == [{"id": "z", "embedding": [1.0, 1.0], "n": 1}]
 
 
 def test_restore_goes_back_to_what_the_vectors_were(table, uri):
     table.describe(note(), Fingerprint("other", 4, "space-1", "recipe-2").metadata())
-    table.restore(note(), 1)
+    restore(table, note(), 1)
     assert Fingerprint.of(Table.open(uri).schema) == FINGERPRINT
     assert ids_in(Table.open(uri)) == ["a", "b"]
 
 
 def test_restore_of_an_unknown_version_is_one_message(table, uri):
     with pytest.raises(StoreError, match=f"Cannot open {uri}"):
-        table.restore(note(), 7)
+        restore(table, note(), 7)
 
 
 def test_restore_says_what_vacuum_took_and_changes_nothing(table, uri):
     table.commit(note(), add=[write(table, "second.parquet", ["c"])], remove=table.files())
-    assert table.vacuum(0, dry_run=False) == ["first.parquet"]
+    assert vacuum(table, 0, dry_run=False) == ["first.parquet"]
     version = table.version
     with pytest.raises(StoreError, match=f"Version 1 of {uri} cannot come back: vacuum took first.parquet"):  # fmt: skip
-        table.restore(note(), 1)
+        restore(table, note(), 1)
     assert (Table.open(uri).version, ids_in(Table.open(uri))) == (max(version, Table.open(uri).version), ["c"])  # fmt: skip
 
 
@@ -385,9 +386,9 @@ def test_vacuum_keeps_young_files_that_nobody_committed(table, uri):
     for name, hours in (("young.parquet", 23), ("old.parquet", 25)):
         write(table, name, ["x"])
         age(Path(uri, name), hours)
-    assert table.vacuum(0, dry_run=True) == ["old.parquet"]
+    assert vacuum(table, 0, dry_run=True) == ["old.parquet"]
     assert Path(uri, "old.parquet").exists()
-    assert table.vacuum(0, dry_run=False) == ["old.parquet"]
+    assert vacuum(table, 0, dry_run=False) == ["old.parquet"]
     assert sorted(path.name for path in Path(uri).glob("*.parquet")) == ["first.parquet", "young.parquet"]  # fmt: skip
     assert ids_in(Table.open(uri)) == ["a", "b"]
 
@@ -395,20 +396,20 @@ def test_vacuum_keeps_young_files_that_nobody_committed(table, uri):
 def test_vacuum_keeps_what_a_recent_version_holds(table, uri):
     age(Path(uri, "first.parquet"), 1000)
     table.commit(note(), add=[write(table, "second.parquet", ["c"])], remove=table.files())
-    assert table.vacuum(168, dry_run=False) == []
+    assert vacuum(table, 168, dry_run=False) == []
     assert ids_in(Table.open(uri, version=1)) == ["a", "b"]
-    assert table.vacuum(0, dry_run=False) == ["first.parquet"]
+    assert vacuum(table, 0, dry_run=False) == ["first.parquet"]
     assert ids_in(Table.open(uri)) == ["c"]
 
 
 def test_vacuum_of_half_an_hour_keeps_what_was_removed_a_minute_ago(table, uri):
     table.commit(note(), remove=table.files())
-    assert table.vacuum(0.5, dry_run=True) == []
+    assert vacuum(table, 0.5, dry_run=True) == []
 
 
 def test_a_run_goes_on_after_its_own_vacuum(table, uri):
     table.commit(note(), add=[write(table, "second.parquet", ["c"])], remove=table.files())
-    table.vacuum(0, dry_run=False)
+    vacuum(table, 0, dry_run=False)
     table.commit(note(state="released"))
     assert Table.open(uri).history(1)[0]["note"]["state"] == "released"
 

@@ -1,0 +1,199 @@
+"""How a source's columns become columns of a table: names and types that Delta can hold."""
+
+import json
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+RESERVED = frozenset(
+    "id parent_id chunk start end content_hash row_hash text image n_tokens truncated embedding "
+    "embedded_at".split()
+)
+_FORBIDDEN = str.maketrans(dict.fromkeys(" ,;{}()\n\t=", "_"))  # Delta's column names hold none
+_WIDER = {
+    pa.uint8(): pa.int16(),
+    pa.uint16(): pa.int32(),
+    pa.uint32(): pa.int64(),
+    pa.uint64(): pa.decimal128(20, 0),
+    pa.float16(): pa.float32(),
+    pa.date64(): pa.date32(),
+    pa.null(): pa.string(),
+}
+
+
+class SchemaError(ValueError):
+    """Rows that do not fit the table; the message says what to do."""
+
+
+def delta_type(source: pa.DataType) -> pa.DataType | None:
+    """The nearest type that Delta can hold, None where nothing of the column would be left."""
+    if isinstance(source, pa.BaseExtensionType):
+        return delta_type(source.storage_type)
+    if source in _WIDER:
+        return _WIDER[source]
+    if pa.types.is_dictionary(source) or pa.types.is_run_end_encoded(source):
+        return delta_type(source.value_type)
+    if (
+        pa.types.is_string(source)
+        or pa.types.is_large_string(source)
+        or pa.types.is_string_view(source)
+    ):
+        return pa.string()
+    if (
+        pa.types.is_binary(source)
+        or pa.types.is_large_binary(source)
+        or pa.types.is_binary_view(source)
+        or pa.types.is_fixed_size_binary(source)
+    ):
+        return pa.binary()
+    if pa.types.is_timestamp(source):
+        return pa.timestamp("us", tz="UTC" if source.tz else None)
+    if pa.types.is_decimal(source):
+        fits = source.precision <= 38 and source.scale >= 0
+        return pa.decimal128(source.precision, source.scale) if fits else pa.string()
+    if pa.types.is_map(source):
+        key, item = delta_type(source.key_type), delta_type(source.item_type)
+        return pa.map_(key, item) if key and item else None
+    if pa.types.is_struct(source):
+        if len({field.name.lower() for field in source}) < source.num_fields:
+            return pa.string()  # Delta tells names apart by their letters, not by their case
+        kept = [(field.name, delta_type(field.type)) for field in source]
+        return (
+            pa.struct([(name, kind) for name, kind in kept if kind])
+            if any(k for _, k in kept)
+            else None
+        )
+    if hasattr(source, "value_field"):  # every kind of list
+        item = delta_type(source.value_type)
+        return pa.list_(item) if item else None
+    signed = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_date)
+    return source if any(check(source) for check in signed) else pa.string()
+
+
+def source_columns(schemas: Iterable[pa.Schema]) -> tuple[dict[str, pa.Field], list[str]]:
+    """The one set of columns that holds a source's columns from all its files.
+
+    Args:
+        schemas: the other columns of each file (no id, no text), in the files' order.
+
+    Returns:
+        Each source column's name with the table's field for it, and a warning for each column that
+        is renamed, changed or dropped.
+    """
+    columns: dict[str, pa.Field] = {}
+    warnings: list[str] = []
+    taken = {name.lower() for name in RESERVED}
+    for name, source in ((field.name, field.type) for field in common_schema(schemas)):
+        kind = delta_type(source)
+        if kind is None:
+            warnings.append(f"column {name!r} is dropped: Delta cannot hold {source}")
+            continue
+        target = name.translate(_FORBIDDEN) or "_"
+        while target.lower() in taken:
+            target = f"source_{target}"
+        taken.add(target.lower())
+        if target != name:
+            warnings.append(
+                f"column {name!r} becomes {target!r}: the name is taken or Delta refuses it"
+            )
+        if kind == pa.string() and not _is_text(source):
+            warnings.append(f"column {name!r} becomes text: Delta cannot hold {source}")
+        columns[name] = pa.field(target, kind)
+    return columns, warnings
+
+
+def common_schema(schemas: Iterable[pa.Schema]) -> pa.Schema:
+    """Every column of the schemas, in order of appearance, in a type that holds all its values."""
+    types: dict[str, pa.DataType] = {}
+    for schema in schemas:
+        for field in schema:
+            known = types.get(field.name)
+            types[field.name] = field.type if known is None else _common_type(known, field.type)
+    return pa.schema(list(types.items()))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return kind == pa.null() or delta_type(kind) == pa.string() and "string" in str(kind)
+
+
+def _common_type(left: pa.DataType, right: pa.DataType) -> pa.DataType:
+    if left == right or pa.types.is_null(right):
+        return left
+    if (
+        pa.uint64() in (left, right)
+        and left != right
+        and pa.types.is_integer(left)
+        and pa.types.is_integer(right)
+    ):
+        return pa.decimal128(20, 0)
+    if pa.types.is_null(left):
+        return right
+    try:
+        unified = pa.unify_schemas(
+            [pa.schema([("c", left)]), pa.schema([("c", right)])], promote_options="permissive"
+        )
+        return unified.field("c").type
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+        return pa.string()
+
+
+def fitted(
+    columns: dict[str, pa.Field], table: pa.Schema
+) -> tuple[dict[str, pa.Field], list[pa.Field]]:
+    """A source's columns as an existing table holds them, and those that it lacks.
+
+    Raises:
+        SchemaError: a column's values do not fit the type that the table has for it.
+    """
+    result, missing = {}, []
+    for name, field in columns.items():
+        if field.name not in table.names:
+            missing.append(field)
+            result[name] = field
+            continue
+        held = _plain(table.field(field.name).type)
+        if held != pa.string() and _common_type(held, field.type) != held:
+            raise SchemaError(
+                f"Column {field.name!r} is {field.type} in the source and {held} in the table. "
+                "Choose columns with --columns, or give another TABLE."
+            )
+        result[name] = pa.field(field.name, held)
+    return result, missing
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return delta_type(kind) or kind
+
+
+def cast_column(column: pa.ChunkedArray | pa.Array, kind: pa.DataType) -> pa.Array:
+    """A column in the type that the table has for it; what has no cast becomes text (JSON)."""
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    if column.type == kind:
+        return column
+    if "list_view" in str(column.type):
+        return pa.array(column.to_pylist(), kind)  # pyarrow's cast of views with nulls is wrong
+    try:
+        if pa.types.is_timestamp(column.type) and pa.types.is_timestamp(kind):
+            return pc.cast(column, kind, safe=False)  # nanoseconds are cut to microseconds
+        if not (kind == pa.string() and pa.types.is_nested(column.type)):
+            return pc.cast(column, kind)
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        pass
+    values = column.to_pylist()
+    if kind == pa.string():
+        return pa.array([_as_text(value) for value in values], kind)
+    return pa.array(values, kind)
+
+
+def _as_text(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return (
+        json.dumps(value, default=str, ensure_ascii=False)
+        if isinstance(value, dict | list)
+        else str(value)
+    )

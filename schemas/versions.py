@@ -1,0 +1,57 @@
+"""Older versions of a table: brought back, or given up for the disk space that they hold."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from schemas.store import StoreError, Table
+
+ORPHAN_HOURS = 24  # a file that was never committed may belong to a run that is at work
+
+
+def restore(table: Table, note: Mapping[str, Any], version: int) -> None:
+    """Make the newest version hold what an older one held.
+
+    Raises:
+        StoreError: no such version, or files of it were vacuumed.
+    """
+    past = Table.open(table.uri, table.options, version)
+    assert past is not None  # noqa: S101 - the table is open
+    held, wanted = table.files(), past.files()
+    gone = [
+        f.name for f in wanted if table.filesystem.get_file_info(f.name).type != pafs.FileType.File
+    ]
+    if gone:
+        raise StoreError(
+            f"Version {version} of {table.uri} cannot come back: vacuum took {gone[0]}."
+        )
+    if past.schema.equals(table.schema, check_metadata=True):
+        table.commit(
+            note, [f for f in wanted if f not in held], [f for f in held if f not in wanted]
+        )
+    else:
+        table.overwrite(note, past.schema, wanted)
+
+
+def vacuum(table: Table, hours: float, *, dry_run: bool) -> list[str]:
+    """Delete files that no version of the last `hours` holds.
+
+    Files that were never committed may belong to a run that is at work: they go only when they
+    are older than a day.
+
+    Returns:
+        The files' names.
+    """
+    gone: set[str] = set()
+    for retention, everything in ((hours, False), (max(hours, ORPHAN_HOURS), True)):
+        gone |= set(
+            table.handle.vacuum(
+                retention_hours=math.ceil(retention),
+                dry_run=dry_run,
+                enforce_retention_duration=False,
+                full=everything,
+            )
+        )
+    return sorted(gone)
