@@ -302,9 +302,9 @@ def _refuse_other_content(uri: str, options: Mapping[str, str]) -> None:
         raise StoreError(f"{uri} is a file. TABLE is a folder (a new one, or a table of embatch).")
     if info.type == pafs.FileType.Directory:
         names = [found.base_name for found in fs.get_file_info(pafs.FileSelector(uri))]
-        if foreign := sorted(set(names) - {"_delta_log"}):
+        if names and "_delta_log" not in names:
             raise StoreError(
-                f"{uri} is no table and not empty (it holds {foreign[0]}). Give a new folder as TABLE."
+                f"{uri} is no table and not empty (it holds {min(names)}). Give a new folder as TABLE."
             )
 
 

@@ -78,10 +78,16 @@ def test_a_file_is_not_opened_as_a_table(uri, scheme):
         assert uri in str(error)  # noqa: PT017 - either is an answer, a traceback is none
 
 
-def test_an_empty_folder_and_one_of_lost_parquet_files_become_a_table(uri):
+def test_an_empty_folder_becomes_a_table(uri):
     os.mkdir(uri)
-    Path(uri, "orphan.parquet").touch()
     assert Table.create(uri, SCHEMA, note()).files() == []
+
+
+def test_a_folder_of_somebody_elses_parquet_files_stays_theirs(uri):
+    os.mkdir(uri)
+    Path(uri, "theirs.parquet").touch()
+    with pytest.raises(StoreError, match="not empty .it holds theirs.parquet"):
+        Table.create(uri, SCHEMA, note())
 
 
 def test_of_two_that_make_a_table_the_second_is_refused(table, uri):
