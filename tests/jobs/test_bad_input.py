@@ -311,7 +311,8 @@ def test_wrong_option_values_are_wrong_usage(tmp_path, capsys, options, message)
         cli.main(["embed", str(tmp_path), str(tmp_path / "table"), "--model", "hash", *options])
     out, err = capsys.readouterr()
     assert end.value.code == 2
-    assert "Traceback" not in err and out == ""
+    assert "Traceback" not in err
+    assert out == ""
     assert message in " ".join(err.replace("│", " ").split())  # boxes are as wide as the terminal
     assert "secret" not in err
 
@@ -363,7 +364,8 @@ def test_a_full_disk_ends_the_run_with_one_message_and_the_next_run_completes(tm
     result = child(source, table)
     errors = [line for line in result.stderr.splitlines() if line.startswith("embatch")]
     assert (result.returncode, result.stdout) == (1, "")
-    assert len(errors) == 1 and "No space left on device" in errors[0]
+    assert len(errors) == 1
+    assert "No space left on device" in errors[0]
     assert "Traceback" not in result.stderr
     assert len(result.stderr.splitlines()) < 5, result.stderr
     subprocess.run(["mount", "-o", "remount,size=16m", disk], check=True)

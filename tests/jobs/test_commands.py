@@ -109,7 +109,8 @@ def test_help_lists_every_command_and_every_command_explains_its_options(embatch
     code, out, _ = embatch("--help")
     assert code == 0
     for name, meaning in cli.COMMANDS.items():
-        assert f"  {name} " in out and meaning in out
+        assert f"  {name} " in out
+        assert meaning in out
         code, text, _ = embatch(name, "--help")
         module = importlib.import_module(f"jobs.{name.replace('-', '_')}")
         config = next(
@@ -214,7 +215,8 @@ def test_status_tells_rows_model_failures_and_runs(embatch, answer, articles):
     assert (first["state"], first["rows_read"], first["embedded"]) == ("done", 15, 15)
     assert (last["unchanged"], last["embedded"], last["failed"]) == (15, 5, 1)
     _, out, _ = embatch("status", articles)
-    assert "rows      20\n" in out and "cannot embed 'bad'" in out
+    assert "rows      20\n" in out
+    assert "cannot embed 'bad'" in out
 
 
 def test_failures_names_row_place_and_reason(embatch, answer, articles, passages):
@@ -284,11 +286,13 @@ def test_delete_takes_rows_and_failures_and_vacuum_takes_their_bytes(answer, art
     assert bytes_in(articles, "article 3")
 
     listed = answer("vacuum", articles, "--hours", "0", "--dry-run")
-    assert listed["dry_run"] and bytes_in(articles, "article 3")
+    assert listed["dry_run"]
+    assert bytes_in(articles, "article 3")
     assert answer("vacuum", articles, "--hours", "1.5")["files"] == []
     gone = answer("vacuum", articles, "--hours", "0")
     assert (gone["files"], gone["dry_run"]) == (listed["files"], False)
-    assert not bytes_in(articles, "article 3") and not bytes_in(articles, "article 17")
+    assert not bytes_in(articles, "article 3")
+    assert not bytes_in(articles, "article 17")
     assert bytes_in(articles, "article 4")
     assert len(ids_of(articles)) == 18
     assert answer("delete", articles, "--ids", ids)["unknown"] == 4

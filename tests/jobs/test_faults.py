@@ -130,6 +130,7 @@ class World:
     rows: dict
     old: dict
     new: dict
+    n_waves: int
 
     @property
     def source(self):
@@ -166,9 +167,8 @@ def make_world(folder, n):
     embed(source, folder / "base")
     rows = write_source(source, [new_row(i, n) for i in range(n + n // 5)])
     summary = embed(source, folder / "scratch", seconds_a_row=2.0 / n, wave_seconds=0.1)
-    assert summary.waves >= 3
     old, new = contents(folder / "base"), contents(folder / "scratch")
-    world = World(n, folder, rows, states(old), states(new))
+    world = World(n, folder, rows, states(old), states(new), summary.waves)
     bad = sorted(row for row, (text, _) in rows.items() if POISON in text)
     assert [row for row, *_ in failed(folder / "scratch")] == bad
     assert all(
@@ -413,6 +413,10 @@ def test_a_killed_worker_costs_no_row(tmp_path, many, since, seconds):
         sys.stderr.write(f"killed {len(victims)} workers\n")
         summary = child.summary()
     many.check(table, summary)
+
+
+def test_a_first_run_comes_in_waves(few):
+    assert few.n_waves >= 3
 
 
 # -- rivals ----------------------------------------------------------------------------------
