@@ -181,6 +181,7 @@ class EmbedWindow:
             "n_tokens": pa.array(encoded.n_tokens[kept], pa.int32()),
             "truncated": pa.array(encoded.truncated[kept], pa.bool_()),
             "embedding": vector_column(encoded.vectors[kept], half=self.target.half),
+            "embedded_at": pa.array([now()] * int(kept.sum()), pa.timestamp("us", tz="UTC")),
         }
         if spans is not None:
             first = np.concatenate(([True], row_of[1:] != row_of[:-1]))
@@ -195,7 +196,7 @@ class EmbedWindow:
 
     def _copied(self, rows: pa.Table, indices: np.ndarray) -> pa.Table:
         """Vectors that the table holds already, in the columns of `_part`; no model is loaded."""
-        names = ["n_tokens", "truncated", "embedding"]
+        names = ["n_tokens", "truncated", "embedding", "embedded_at"]
         names += ["chunk", "start", "end"] if self.target.chunk_tokens else []
         files = np.array(rows["due:from_file"].take(pa.array(indices)).to_pylist())
         counts = rows["due:from_count"].to_numpy()[indices].astype(np.int64)
@@ -224,7 +225,11 @@ class EmbedWindow:
     ) -> pa.Table:
         groups = rows["due:group"].to_numpy()
         bad = np.array([reason is not None for reason in failed], bool)
-        made = pa.concat_tables(parts) if parts else None
+        made = (
+            pa.concat_tables(part.select(parts[0].column_names) for part in parts)
+            if parts
+            else None
+        )
         reports = []
         for group in np.unique(groups):
             mine = groups == group
@@ -274,7 +279,6 @@ class EmbedWindow:
         columns: dict[str, Any] = {name: part[name] for name in part.column_names if name != "row"}
         columns["content_hash"] = hex_of(from_binary(source["content_hash"]))
         columns["row_hash"] = hex_of(source["row_hash"].to_numpy())
-        columns["embedded_at"] = pa.array([now()] * len(part), pa.timestamp("us", tz="UTC"))
         columns["text"] = source["text"]
         if self.target.chunk_tokens:
             columns["parent_id"] = source["id"]

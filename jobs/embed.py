@@ -23,7 +23,7 @@ from jobs.cluster import cluster, native_noise_in_a_file
 from jobs.options import parse, storage_options, table_uri, user_errors
 from jobs.outcome import DryRunSummary, EmbedSummary, Outcome
 from jobs.planning import SyncError, SyncModel, SyncOptions
-from jobs.stop import Stopped
+from jobs.stop import Stopped, StopSignal
 from jobs.sync import Sync, too_many_failures
 
 DRY_RUN_ROWS = 64
@@ -197,8 +197,9 @@ def run(
         shared_filesystem=config.shared_filesystem,
     )
     run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
-    with cluster(config.address or None, verbose=config.verbose) as ray_cluster:
-        sync = Sync(source, model, options, run_id, ray_cluster)
+    stop = StopSignal()
+    with stop.watched(), cluster(config.address or None, verbose=config.verbose) as ray_cluster:
+        sync = Sync(source, model, options, run_id, ray_cluster, stop)
         if config.dry_run:
             return _dry_run(sync, model, config)
         outcome = sync.run()

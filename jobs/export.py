@@ -21,6 +21,7 @@ from jobs.waves import fixed_size
 from schemas.columns import cast_column
 from schemas.embeddings import Fingerprint
 from schemas.fragments import ROW_GROUP_ROWS
+from schemas.store import Table
 
 _INNER = ("content_hash", "row_hash")
 
@@ -71,9 +72,20 @@ def run(config: ExportConfig) -> ExportSummary:
         {**(schema.metadata or {}), **{k: v.encode() for k, v in fingerprint.metadata().items()}}
     )
     partial = f"{config.file}.partial"
+    try:
+        _write(table, partial, schema, quiet=config.json)
+        os.replace(partial, config.file)
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
+    n_rows = pq.read_metadata(config.file).num_rows
+    return ExportSummary(config.file, n_rows, os.path.getsize(config.file), table.version)
+
+
+def _write(table: Table, path: str, schema: pa.Schema, *, quiet: bool) -> None:
     files = table.files()
-    with Progress("export", len(files), "files", quiet=config.json) as progress:
-        with pq.ParquetWriter(partial, schema, compression="zstd", write_page_index=True) as writer:
+    with Progress("export", len(files), "files", quiet=quiet) as progress:
+        with pq.ParquetWriter(path, schema, compression="zstd", write_page_index=True) as writer:
             for file in files:
                 rows = fixed_size(table.read_file(file.name))
                 columns = [
@@ -84,9 +96,6 @@ def run(config: ExportConfig) -> ExportSummary:
                 ]
                 writer.write_table(pa.table(columns, schema=schema), row_group_size=ROW_GROUP_ROWS)
                 progress.add(1)
-    os.replace(partial, config.file)
-    n_rows = pq.read_metadata(config.file).num_rows
-    return ExportSummary(config.file, n_rows, os.path.getsize(config.file), table.version)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,9 +1,10 @@
 """The two Ray Data pipelines of a sync: pieces to keys, and due rows to the workers' reports."""
 
 import queue
+import re
 import threading
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 TASK_RETRIES = 10  # Ray's default is for ever, also for a row that kills its worker
 POLL_SECONDS = 0.5
+JOIN_SECONDS = 5.0
+NAMED_ERROR = re.compile(r"[\w.]*(Error|Exception)\b.*:")
+WINDOW_BYTES = 64 << 20
+WINDOWS_A_TASK = 4  # so many windows of scattered rows one read task gathers
 
 
 class WorkerError(RuntimeError):
@@ -79,7 +84,10 @@ def reports(
 
     def pump() -> None:
         try:
-            for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            batches = dataset.iter_batches(
+                batch_size=None, batch_format="pyarrow", prefetch_batches=0
+            )
+            for batch in batches:
                 for report in batch.to_pylist():
                     arrived.put(report)
                 if over.is_set():
@@ -88,7 +96,8 @@ def reports(
         except BaseException as error:  # noqa: B036 - told to the thread that waits
             arrived.put(error)
 
-    threading.Thread(target=pump, daemon=True, name="reports").start()
+    thread = threading.Thread(target=pump, daemon=True, name="reports")
+    thread.start()
     n_left = len(work.due)
     try:
         while True:
@@ -105,6 +114,7 @@ def reports(
             yield report
     finally:
         over.set()
+        thread.join(JOIN_SECONDS)
     if n_left:
         raise WorkerError(f"{n_left:,} due rows never came back from the workers; run again.")
 
@@ -113,26 +123,34 @@ def _dataset(work: Work, use: Allocation, token_budget: int) -> "Dataset":
     import ray.data
 
     source, pieces, files, columns = work.source, work.pieces, work.files, work.columns
+    n_rows = use.window_rows
 
     def read(batch: pa.Table) -> Iterator[pa.Table]:
         for task in batch.to_pylist():
-            due = due_from_bytes(task["due"])
-            yield from read_due(source, pieces[task["piece"]], due, files, columns)
+            rows = (
+                table
+                for due in due_by_piece(due_from_bytes(task["due"]))
+                for table in read_due(source, pieces[due["piece"][0]], due, files, columns)
+            )
+            for window in windows(rows, n_rows, WINDOW_BYTES):
+                yield pa.table({"window": [_to_ipc(window)]})
 
-    parts = due_by_piece(work.due)
-    tasks = [{"piece": int(due["piece"][0]), "due": due.tobytes()} for due in parts]
     warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")  # else no bound on retries
-    rows = ray.data.from_items(tasks, override_num_blocks=len(tasks))
-    rows = rows.map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=READ_CPUS)
-    return rows.map_batches(
-        EmbedWindow,
+    warnings.filterwarnings("ignore", "The minimum number of concurrent actors")
+    tasks = [{"due": due.tobytes()} for due in tasks_of(work.due, n_rows * WINDOWS_A_TASK)]
+    dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks))
+    # A block is what one call of an actor gets and what is reported at once: one row, one window.
+    dataset.context.target_max_block_size = 1
+    dataset = dataset.map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=READ_CPUS)
+    return dataset.map_batches(
+        _Worker,
         fn_constructor_args=(work.model, work.target),
         fn_constructor_kwargs={
             "device": use.device,
             "threads": use.threads,
             "token_budget": token_budget,
         },
-        batch_size=use.window_rows,
+        batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(
             size=use.n_actors, max_concurrent_calls_per_actor=2, enable_true_multi_threading=True
@@ -141,6 +159,56 @@ def _dataset(work: Work, use: Allocation, token_budget: int) -> "Dataset":
         num_gpus=use.gpus,
         max_task_retries=TASK_RETRIES,
     )
+
+
+class _Worker(EmbedWindow):
+    """An EmbedWindow whose windows come through Ray, as one row of bytes each."""
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        return super().__call__(pa.ipc.open_stream(rows["window"][0].as_buffer()).read_all())
+
+
+def windows(tables: Iterable[pa.Table], n_rows: int, n_bytes: int) -> Iterator[pa.Table]:
+    """Cut a stream of rows into tables of n_rows, or of fewer where they are long.
+
+    Args:
+        tables: all of one schema; may be of any length.
+        n_rows: rows a window, 1 or more.
+        n_bytes: a window ends with the table that brings it to so many bytes.
+
+    Yields:
+        All rows in their order; for tables of 3 and 4 rows and n_rows 5: 5 rows, then 2.
+    """
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        while sum(map(len, waiting)) >= n_rows:
+            joined = pa.concat_tables(waiting)
+            yield joined.slice(0, n_rows)
+            waiting = [joined.slice(n_rows)]
+        if sum(part.nbytes for part in waiting) >= n_bytes:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if sum(map(len, waiting)):
+        yield pa.concat_tables(waiting)
+
+
+def tasks_of(due: np.ndarray, n_rows: int) -> list[np.ndarray]:
+    """Cut due rows into read tasks: pieces with few due rows go together, up to about n_rows."""
+    tasks: list[list[np.ndarray]] = []
+    for part in due_by_piece(due):
+        if tasks and sum(map(len, tasks[-1])) + len(part) <= n_rows:
+            tasks[-1].append(part)
+        else:
+            tasks.append([part])
+    return [np.concatenate(parts) for parts in tasks]
+
+
+def _to_ipc(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return bytes(sink.getvalue())
 
 
 def _message(error: BaseException) -> str:
@@ -152,7 +220,9 @@ def _message(error: BaseException) -> str:
             f"A worker could not write: {error.strerror}. What was committed stays; "
             "run again when it is mended."
         )
-    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    from_ray = "ray" in type(error).__module__
-    why = lines[-1] if from_ray else f"{type(error).__name__}: {lines[0]}"
-    return f"A worker failed: {why.strip()[:300]}. What was committed stays; --verbose shows more."
+    first = str(error).partition("The above exception was the direct cause")[
+        0
+    ]  # the root comes first
+    lines = [line.strip() for line in first.splitlines() if line.strip()] or [type(error).__name__]
+    why = next((line for line in reversed(lines) if NAMED_ERROR.match(line)), lines[-1])
+    return f"A worker failed: {why[:300]} What was committed stays; --verbose shows more."

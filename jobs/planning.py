@@ -159,16 +159,14 @@ class Planner:
     ) -> tuple[TableScan, Plan]:
         """What the table holds, and what is due; `defer` as in `make_plan`."""
         options, passages = self.options, bool(self.fingerprint.chunking)
-        run = self.note["run"]
         if table is not None and self.rebuilds(table):
             table = None
-        only_run = run if options.replace else None
+        only_run = self.note["run"] if options.replace else None
         held = scan_table(table, self.fingerprint.recipe, passages=passages, only_run=only_run)
-        anew = options.retry_failed or options.replace
         plan = make_plan(
             scan.keys,
             held.keys,
-            log.keys(self.fingerprint.recipe, run if anew else None),
+            log.keys(self.fingerprint.recipe, only_seen=options.retry_failed or options.replace),
             current_file=held.current_file,
             passages=passages,
             prune=options.prune and scan.complete,

@@ -38,12 +38,18 @@ class Sync:
     """One run on one table."""
 
     def __init__(
-        self, source: Source, model: SyncModel, options: SyncOptions, run: str, cluster: Cluster
+        self,
+        source: Source,
+        model: SyncModel,
+        options: SyncOptions,
+        run: str,
+        cluster: Cluster,
+        stop: StopSignal,
     ) -> None:
         self.source, self.model, self.options, self.cluster = source, model, options, cluster
         identity = claim.identity(run)
         self.note = {**identity, "command": "embed", "model": model.name, "precision": "fp32"}
-        self.stop = StopSignal()
+        self.stop = stop
         self.planner = Planner(source, model, options, self.note, cluster, self.stop)
         self.tally = Tally()
         self.embed_seconds = 0.0
@@ -52,6 +58,7 @@ class Sync:
         self._first_plan: Plan | None = None  # its counts are the run's
         self._n_lost = 0  # ids that a rebuilt table loses, since the source lacks them
         self._n_unreadable_new = 0
+        self._seen: set[int] = set()  # failures that this run has met
 
     def run(self) -> Outcome:
         """Do the work.
@@ -61,16 +68,15 @@ class Sync:
             Stopped: SIGINT or SIGTERM came; what was complete is committed.
             TableBusy: another run holds the table.
         """
-        with self.stop.watched():
-            table = self.planner.open_table()
-            if table is None or self.options.replace or self.planner.is_large:
-                self.cluster.start()  # it will be needed: let it start while the source is read
-            try:
-                return self._until_undisturbed(self.planner.claim_table(table))
-            except BaseException as error:
-                state = "stopped" if isinstance(error, Stopped) else "failed"
-                claim.release(self.options.table, self.options.storage_options, self.note, state)
-                raise
+        table = self.planner.open_table()
+        if table is None or self.options.replace or self.planner.is_large:
+            self.cluster.start()  # it will be needed: let it start while the source is read
+        try:
+            return self._until_undisturbed(self.planner.claim_table(table))
+        except BaseException as error:
+            state = "stopped" if isinstance(error, Stopped) else "failed"
+            claim.release(self.options.table, self.options.storage_options, self.note, state)
+            raise
 
     def preview(self, n_sample: int) -> Preview:
         """Plan, write nothing, and take a few of the texts that are due."""
@@ -103,7 +109,7 @@ class Sync:
 
     def _until_agreed(self, table: Table | None, scan: SourceScan) -> Outcome:
         options = self.options
-        log = FailureLog(options.table, options.storage_options)
+        log = FailureLog(options.table, options.storage_options, self._seen)
         columns, remarks = source_columns(scan.schemas)
         rebuilds = table is not None and self.planner.rebuilds(table)
         held, plan = self.planner.compare(table, scan, log, defer=not rebuilds)
@@ -123,7 +129,7 @@ class Sync:
         unreadable = [self._failure(row) for row in scan.failures.to_pylist()]
         self._n_unreadable_new += log.add(unreadable, self.note)
         while True:
-            log.seen[plan.known_failures] = True
+            log.meet(plan.known_failures)
             waves = self._work(table, held, plan, log, columns, schema, rebuilds)
             if rebuilds:
                 waves.finish_overwrite(schema)

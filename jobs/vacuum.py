@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 
 from jobs import claim
 from jobs.options import TableOptions, parse, user_errors
+from schemas.failures import FailureLog
+from schemas.store import Table
 from schemas.versions import vacuum
 
 
@@ -50,10 +52,17 @@ def run(config: VacuumConfig) -> VacuumSummary:
     """
     table = config.open()
     if config.dry_run:
-        return VacuumSummary(vacuum(table, config.hours, dry_run=True), True)
+        return VacuumSummary(_vacuum(table, config.hours, dry_run=True), True)
     note = {**claim.identity(f"vacuum-{uuid.uuid4().hex[:6]}"), "command": "vacuum"}
     with claim.held(table, note, wait=config.wait) as table:
-        return VacuumSummary(vacuum(table, config.hours, dry_run=False), False)
+        return VacuumSummary(_vacuum(table, config.hours, dry_run=False), False)
+
+
+def _vacuum(table: Table, hours: float, *, dry_run: bool) -> list[str]:
+    """Both tables: erased rows must leave the failures, too."""
+    failures = FailureLog(table.uri, table.options).table
+    tables = [table] if failures is None else [table, failures]
+    return [file for each in tables for file in vacuum(each, hours, dry_run=dry_run)]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pyarrow.compute as pc
 
+INTERNAL = "due:"  # begins the names of columns that only travel to the workers
 RESERVED = frozenset(
     "id parent_id chunk start end content_hash row_hash text image n_tokens truncated embedding "
     "embedded_at".split()
@@ -90,7 +91,7 @@ def source_columns(schemas: Iterable[pa.Schema]) -> tuple[dict[str, pa.Field], l
             warnings.append(f"column {name!r} is dropped: Delta cannot hold {source}")
             continue
         target = name.translate(_FORBIDDEN) or "_"
-        while target.lower() in taken:
+        while target.lower() in taken or target.startswith(INTERNAL):
             target = f"source_{target}"
         taken.add(target.lower())
         if target != name:

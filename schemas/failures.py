@@ -37,11 +37,18 @@ _IDENTITY = ("id", "content_hash", "recipe", "source", "source_file", "position"
 
 
 def identities(failures: pa.Table) -> np.ndarray:
-    """A 64-bit hash of what makes a failure the same one the next night; (n,) uint64."""
-    rows = zip(*(failures[name].to_pylist() for name in _IDENTITY), strict=True)
-    return np.fromiter(
-        (xxhash.xxh3_64_intdigest(repr(row).encode()) for row in rows), np.uint64, len(failures)
-    )
+    """A 64-bit hash of what makes a failure the same one the next night; (n,) uint64.
+
+    Where a row has an id, its place does not matter.
+    """
+    columns = {name: failures[name].to_pylist() for name in _IDENTITY}
+    with_id = [name is not None for name in columns["id"]]
+    columns["position"] = [
+        None if known else place for known, place in zip(with_id, columns["position"], strict=True)
+    ]
+    rows = zip(*columns.values(), strict=True)
+    hashes = (xxhash.xxh3_64_intdigest(repr(row).encode()) for row in rows)
+    return np.fromiter(hashes, np.uint64, len(failures))
 
 
 class FailureLog:
@@ -49,29 +56,43 @@ class FailureLog:
 
     Attributes:
         rows: all failures, FAILURES.
-        seen: (len(rows),) bool: met in this run.
     """
 
-    def __init__(self, table_uri: str, options: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, table_uri: str, options: Mapping[str, str] | None = None, seen: set[int] | None = None
+    ) -> None:
+        """Read the log.
+
+        Args:
+            table_uri: the table that the failures belong to.
+            options: for the object store.
+            seen: identities that this run has met so far; grows with it.
+        """
         self.uri = f"{table_uri.rstrip('/')}.failures"
         self.options = dict(options or {})
         self.table = Table.open(self.uri, self.options)
         rows = self.table.read(FAILURES.names) if self.table else FAILURES.empty_table()
-        self.rows = rows.select(FAILURES.names).cast(FAILURES)
-        self.seen = np.zeros(len(self.rows), bool)
+        self.rows = rows.cast(FAILURES)
+        self._seen = set() if seen is None else seen
+        self._identities = identities(self.rows)
 
-    def keys(self, recipe: str, run: str | None = None) -> np.ndarray:
+    @property
+    def seen(self) -> np.ndarray:
+        """(len(rows),) bool: met in this run."""
+        return np.isin(self._identities, np.array(sorted(self._seen), np.uint64))
+
+    def keys(self, recipe: str, *, only_seen: bool = False) -> np.ndarray:
         """KEYS of the failures that a plan must know, `position` being the index into `rows`.
 
         Args:
             recipe: of rows that the model refused, those under this recipe count.
-            run: only failures of this run.
+            only_seen: only what this run has met, so that all else is tried again.
         """
         stages = np.array(self.rows["stage"].to_pylist(), object)
         recipes = np.array(self.rows["recipe"].to_pylist(), object)
         chosen = (stages == "id") | ((stages == "embed") & (recipes == recipe))
-        if run is not None:
-            chosen &= np.array(self.rows["run"].to_pylist(), object) == run
+        if only_seen:
+            chosen &= self.seen
         picked = self.rows.filter(pa.array(chosen, pa.bool_()))
         keys = np.zeros(len(picked), KEYS)
         keys["id"] = id_hashes(picked["id"])
@@ -80,8 +101,12 @@ class FailureLog:
         keys["position"] = np.flatnonzero(chosen)
         return keys
 
+    def meet(self, indices: np.ndarray) -> None:
+        """Note that rows of the log still hold."""
+        self._seen.update(self._identities[indices].tolist())
+
     def add(self, failures: Sequence[Mapping[str, Any]], note: Mapping[str, Any]) -> int:
-        """Record failures; those recorded already are only marked as seen.
+        """Record failures; those recorded already are only noted as met.
 
         Args:
             failures: FAILURES without `failed_at`.
@@ -92,23 +117,23 @@ class FailureLog:
         """
         rows = pa.Table.from_pylist([{**row, "failed_at": now()} for row in failures], FAILURES)
         mine = identities(rows)
-        self.seen |= np.isin(identities(self.rows), mine)
+        self._seen.update(mine.tolist())
         _, first = np.unique(mine, return_index=True)
-        first = np.sort(first[~np.isin(mine[first], identities(self.rows))])
+        first = np.sort(first[~np.isin(mine[first], self._identities)])
         if len(first):
             rows = rows.take(pa.array(first))
             if self.table is None:
                 self.table = Table.create(self.uri, FAILURES, note, self.options)
             self.table.commit(note, add=[self._write(rows, note)])
             self.rows = pa.concat_tables([self.rows, rows])
-            self.seen = np.concatenate([self.seen, np.ones(len(rows), bool)])
+            self._identities = np.concatenate([self._identities, mine[first]])
         return len(first)
 
     def keep(self, kept: np.ndarray, note: Mapping[str, Any]) -> None:
         """Drop the failures that are not kept; (len(rows),) bool."""
         if self.table is None or (kept.all() and len(self.table.files()) <= MANY_FILES):
             return
-        self.rows, self.seen = self.rows.filter(pa.array(kept)), self.seen[kept]
+        self.rows, self._identities = self.rows.filter(pa.array(kept)), self._identities[kept]
         add = [self._write(self.rows, note)] if len(self.rows) else []
         self.table.commit(note, add=add, remove=self.table.files())
 

@@ -7,6 +7,7 @@ Whoever else writes in between makes the next commit fail (`Refused`), and the r
 
 import contextlib
 import json
+import os
 import time
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,12 +62,13 @@ class Table:
             StoreError: there is something else, the version is unknown, or it cannot be read.
         """
         storage = dict(options or {})
+        _refuse_file(uri)
         try:
             handle = DeltaTable(uri, version=version, storage_options=storage or None)
         except TableNotFoundError:
             return None
         except (DeltaError, OSError) as error:
-            raise StoreError(f"Cannot open {uri}: {first_line(error)}") from error
+            raise StoreError(f"Cannot open {uri}: {short(error)}") from error
         unknown = set(handle.protocol().reader_features or ()) - _FEATURES_READ
         if unknown:
             raise StoreError(
@@ -90,7 +92,7 @@ class Table:
             StoreError: the place is not empty or cannot be written.
         """
         storage = dict(options or {})
-        _refuse_other_content(uri, storage)
+        _refuse_other_content(uri)
         try:
             handle = DeltaTable.create(
                 uri,
@@ -105,7 +107,7 @@ class Table:
         except Exception as error:  # deltalake raises bare ones for types it refuses
             if cls.open(uri, options) is not None:
                 raise Refused(f"Table {uri} was made by somebody else just now.") from error
-            raise StoreError(f"Cannot make a table at {uri}: {first_line(error)}") from error
+            raise StoreError(f"Cannot make a table at {uri}: {short(error)}") from error
         return cls(uri, handle, storage)
 
     @property
@@ -269,7 +271,7 @@ class Table:
         except Exception as error:  # deltalake raises its own, the system's, and bare ones
             newest = Table.open(self.uri, self.options)
             if newest is None or newest.version < next_version:
-                raise StoreError(f"Cannot write to {self.uri}: {first_line(error)}") from error
+                raise StoreError(f"Cannot write to {self.uri}: {short(error)}") from error
             past = Table.open(self.uri, self.options, next_version)
             if (
                 past is None or past.history(1)[0].get(_APPLICATION) != mine
@@ -293,19 +295,18 @@ def filesystem(uri: str, options: Mapping[str, str] | None = None) -> pafs.FileS
     return pafs.SubTreeFileSystem(path, pafs.LocalFileSystem())
 
 
-def _refuse_other_content(uri: str, options: Mapping[str, str]) -> None:
-    if "://" in uri:
-        return
-    fs = pafs.LocalFileSystem()
-    info = fs.get_file_info(uri)
-    if info.type == pafs.FileType.File:
+def _refuse_file(uri: str) -> None:
+    if os.path.isfile(uri):
         raise StoreError(f"{uri} is a file. TABLE is a folder (a new one, or a table of embatch).")
-    if info.type == pafs.FileType.Directory:
-        names = [found.base_name for found in fs.get_file_info(pafs.FileSelector(uri))]
-        if names and "_delta_log" not in names:
-            raise StoreError(
-                f"{uri} is no table and not empty (it holds {min(names)}). Give a new folder as TABLE."
-            )
+
+
+def _refuse_other_content(uri: str) -> None:
+    _refuse_file(uri)
+    names = os.listdir(uri) if os.path.isdir(uri) else []
+    if names and "_delta_log" not in names:
+        raise StoreError(
+            f"{uri} is no table and not empty (it holds {min(names)}). Give a new folder as TABLE."
+        )
 
 
 def now() -> datetime:
@@ -313,7 +314,6 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, short enough for a terminal."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
+def short(error: BaseException) -> str:
+    """An error's message in one line, short enough for a terminal."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
