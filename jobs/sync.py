@@ -117,6 +117,8 @@ class Sync:
             self.planner.warnings += remarks
             if table is not None:
                 self._n_lost = self.planner.guard_prune(table, scan, plan)
+            n_before = log.n_unreadable(options.source_name)
+            self._n_unreadable_new = max(0, len(scan.failures) - n_before)
             self._first_plan = plan
         schema = table_schema(
             columns.values(), self.planner.fingerprint, with_text=options.with_text
@@ -127,7 +129,7 @@ class Sync:
         if not rebuilds:
             columns, schema = self.planner.fit(table, columns)
         unreadable = [self._failure(row) for row in scan.failures.to_pylist()]
-        self._n_unreadable_new += log.add(unreadable, self.note)
+        log.add(unreadable, self.note)
         while True:
             log.meet(plan.known_failures)
             waves = self._work(table, held, plan, log, columns, schema, rebuilds)

@@ -168,6 +168,13 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return delta_type(kind) or kind
 
 
+def without_views(kind: pa.DataType) -> pa.DataType:
+    """The type itself, for what delta-rs writes as views: Arrow takes and filters few of those."""
+    if pa.types.is_string_view(kind):
+        return pa.string()
+    return pa.binary() if pa.types.is_binary_view(kind) else kind
+
+
 def cast_column(column: pa.ChunkedArray | pa.Array, kind: pa.DataType) -> pa.Array:
     """A column in the type that the table has for it; what has no cast becomes text (JSON)."""
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

@@ -81,6 +81,11 @@ class FailureLog:
         """(len(rows),) bool: met in this run."""
         return np.isin(self._identities, np.array(sorted(self._seen), np.uint64))
 
+    def n_unreadable(self, source: str) -> int:
+        """Rows and files of a source that could not be read."""
+        pairs = zip(self.rows["source"].to_pylist(), self.rows["stage"].to_pylist(), strict=True)
+        return sum(name == source and stage in ("file", "read") for name, stage in pairs)
+
     def keys(self, recipe: str, *, only_seen: bool = False) -> np.ndarray:
         """KEYS of the failures that a plan must know, `position` being the index into `rows`.
 

@@ -23,6 +23,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction, RemoveAction
 
+from schemas.columns import without_views
 from schemas.fragments import Fragment
 
 LOG_RETENTION = "interval 3650 days"  # the history is the list of runs
@@ -161,11 +162,13 @@ class Table:
         return rows.select(wanted)
 
     def read_file(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows of one file, in the file's order; columns that it lacks are left out."""
+        """The rows of one file, in its order; columns that it lacks are left out."""
         with self.filesystem.open_input_file(name) as source, pq.ParquetFile(source) as parquet:
             known = parquet.schema_arrow.names
             wanted = None if columns is None else [c for c in columns if c in known]
-            return parquet.read(columns=wanted)
+            rows = parquet.read(columns=wanted)
+        plain = [field.with_type(without_views(field.type)) for field in rows.schema]
+        return rows.cast(pa.schema(plain, rows.schema.metadata))
 
     def file_schema(self, name: str) -> pa.Schema:
         """The Arrow schema in one file's footer."""

@@ -44,6 +44,11 @@ def vacuum(table: Table, hours: float, *, dry_run: bool) -> list[str]:
     Returns:
         The files' names.
     """
+    there = {
+        found.path
+        for found in table.filesystem.get_file_info(pafs.FileSelector("", recursive=True))
+        if found.type == pafs.FileType.File
+    }
     gone: set[str] = set()
     for retention, everything in ((hours, False), (max(hours, ORPHAN_HOURS), True)):
         gone |= set(
@@ -54,4 +59,5 @@ def vacuum(table: Table, hours: float, *, dry_run: bool) -> list[str]:
                 full=everything,
             )
         )
-    return sorted(gone)
+    # deltalake names files by path or by URI, and also those that went long ago
+    return sorted(name for name in there if any(path.endswith(name) for path in gone))

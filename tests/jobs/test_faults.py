@@ -130,7 +130,7 @@ class World:
     rows: dict
     old: dict
     new: dict
-    n_waves: int
+    largest_wave: int
 
     @property
     def source(self):
@@ -161,6 +161,12 @@ class World:
         assert summary["failed"] == len(failed(table))
 
 
+def largest_wave(table):
+    """Rows that the largest of a table's commits added."""
+    notes = [json.loads(commit["embatch"]) for commit in DeltaTable(str(table)).history()]
+    return max(note.get("n_added", 0) for note in notes)
+
+
 def make_world(folder, n):
     source = folder / "source"
     write_source(source, [old_row(i) for i in range(n)])
@@ -168,7 +174,7 @@ def make_world(folder, n):
     rows = write_source(source, [new_row(i, n) for i in range(n + n // 5)])
     summary = embed(source, folder / "scratch", seconds_a_row=2.0 / n, wave_seconds=0.1)
     old, new = contents(folder / "base"), contents(folder / "scratch")
-    world = World(n, folder, rows, states(old), states(new), summary.waves)
+    world = World(n, folder, rows, states(old), states(new), largest_wave(folder / "scratch"))
     bad = sorted(row for row, (text, _) in rows.items() if POISON in text)
     assert [row for row, *_ in failed(folder / "scratch")] == bad
     assert all(
@@ -415,8 +421,8 @@ def test_a_killed_worker_costs_no_row(tmp_path, many, since, seconds):
     many.check(table, summary)
 
 
-def test_a_first_run_comes_in_waves(few):
-    assert few.n_waves >= 3
+def test_a_first_run_comes_in_waves(many):
+    assert many.largest_wave < 0.75 * len(many.new)
 
 
 # -- rivals ----------------------------------------------------------------------------------
@@ -470,14 +476,19 @@ def disturbed(few, table, **options):
         yield future
 
 
+def insist(write):
+    """A foreign write, again where the run was faster."""
+    for _ in range(50):
+        with contextlib.suppress(DeltaError):
+            return write()
+    return write()
+
+
 def foreign_append(table):
     rows = DeltaTable(str(table)).to_pyarrow_table().slice(0, 5)
     at = rows.schema.get_field_index("id")
-    write_deltalake(
-        str(table),
-        rows.set_column(at, "id", [[f"foreign-{i}" for i in range(5)]]),
-        mode="append",
-    )
+    rows = rows.set_column(at, "id", [[f"foreign-{i}" for i in range(5)]])
+    insist(lambda: write_deltalake(str(table), rows, mode="append"))
 
 
 def test_a_foreign_append_is_kept_and_the_run_plans_again(tmp_path, few):
@@ -498,10 +509,8 @@ def test_a_foreign_append_is_kept_and_the_run_plans_again(tmp_path, few):
 def test_rows_that_others_delete_come_back(tmp_path, few):
     table = few.copy(tmp_path)
     with disturbed(few, table) as future:
-        for _ in range(20):
-            with contextlib.suppress(DeltaError):
-                DeltaTable(str(table)).delete("id in ('d000003', 'd000004', 'd000005', 'd000006')")
-                break
+        mine = "id in ('d000003', 'd000004', 'd000005', 'd000006')"
+        insist(lambda: DeltaTable(str(table)).delete(mine))
         assert not future.done()
         summary = future.result()
     assert summary.replans >= 1

@@ -27,7 +27,11 @@ def with_deltalake(table, folder):
 
 
 def with_polars(table, folder):
-    frame = pl.scan_delta(str(table)).select("text", "embedding").collect()
+    frame = (
+        pl.scan_pyarrow_dataset(DeltaTable(str(table)).to_pyarrow_dataset())
+        .select("text", "embedding")
+        .collect()
+    )
     return dict(zip(frame["text"].to_list(), frame["embedding"].to_list(), strict=True))
 
 

@@ -78,7 +78,6 @@ def test_a_failure_of_another_night_is_only_marked_as_seen(log, uri):
         {"recipe": "recipe-2"},
         {"source": "other"},
         {"source_file": "b.jsonl"},
-        {"position": 7},
         {"stage": "id"},
         {"reason": "other"},
     ],
@@ -86,6 +85,12 @@ def test_a_failure_of_another_night_is_only_marked_as_seen(log, uri):
 )
 def test_a_failure_is_another_if_anything_but_its_run_differs(log, changed):
     assert log.add([failure(0), failure(0, **changed)], note()) == 2
+
+
+def test_a_place_matters_only_where_there_is_no_id(log):
+    assert log.add([failure(0), failure(0, position=9)], note()) == 1
+    nameless = failure(0, id=None)
+    assert log.add([nameless, {**nameless, "position": 9}], note()) == 2
 
 
 def test_identities_do_not_depend_on_run_or_time():
@@ -151,12 +156,17 @@ def test_keys_are_of_failures_that_a_plan_must_know(log):
     assert log.keys("recipe-2")["position"].tolist() == [2, 3]
 
 
-def test_keys_may_be_those_of_one_run_alone(log):
-    log.add([failure(0), failure(1, run="run-2"), failure(2, run=None)], note())
-    assert log.keys("recipe-1", "run-2")["position"].tolist() == [1]
-    assert log.keys("recipe-1", "run-3")["position"].tolist() == []
+def test_keys_may_be_those_that_this_run_has_met(log, uri):
+    log.add([failure(0), failure(1), failure(2)], note())
+    met = set()
+    again = FailureLog(uri, seen=met)
+    assert again.keys("recipe-1", only_seen=True)["position"].tolist() == []
+    again.add([failure(1)], note("run-2"))
+    again.meet(np.array([2]))
+    assert again.keys("recipe-1", only_seen=True)["position"].tolist() == [1, 2]
+    assert FailureLog(uri, seen=met).seen.tolist() == [False, True, True]
 
 
 def test_no_failures_are_no_keys(log):
     assert log.keys("recipe-1").shape == (0,)
-    assert log.keys("recipe-1", "run-1").shape == (0,)
+    assert log.keys("recipe-1", only_seen=True).shape == (0,)
