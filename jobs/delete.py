@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs import claim
-from jobs.options import TableOptions, parse, user_errors
+from jobs.options import Flag, TableOptions, parse, user_errors
 from jobs.waves import fixed_size
 from schemas.failures import FailureLog
 from schemas.fragments import KEPT, new_name, write_rows
@@ -36,7 +36,7 @@ class DeleteConfig(TableOptions):
     """
 
     ids: str = ""
-    wait: bool = False
+    wait: Flag = False
 
     def __post_init__(self) -> None:
         if not self.ids:

@@ -20,7 +20,6 @@ from schemas.embeddings import vectors_of
 from schemas.store import StoreError, Table
 
 MODEL = "all-MiniLM-L6-v2"
-STORY = 0
 NEIGHBOURS = 3
 WIDTH = 96
 
@@ -76,8 +75,10 @@ def run(config: DemoConfig) -> int:
     assert table is not None  # noqa: S101 - just embedded
     rows = table.read(["text", "embedding"])
     texts = rows["text"].to_pylist()
-    order, similarity = nearest(vectors_of(rows["embedding"]), STORY, NEIGHBOURS)
-    print(f"\nThree nearest neighbours of\n        {textwrap.shorten(texts[STORY], WIDTH)}")
+    with open(corpus, encoding="utf-8") as file:
+        story = texts.index(file.readline().rstrip("\n"))
+    order, similarity = nearest(vectors_of(rows["embedding"]), story, NEIGHBOURS)
+    print(f"\nThree nearest neighbours of\n        {textwrap.shorten(texts[story], WIDTH)}")
     for index, cosine in zip(order, similarity, strict=True):
         print(f"{cosine:.3f}   {textwrap.shorten(texts[index], WIDTH)}")
     print(

@@ -20,14 +20,16 @@ from typing import Annotated, Literal
 import tyro
 
 from jobs.cluster import cluster, native_noise_in_a_file
-from jobs.options import parse, storage_options, table_uri, user_errors
+from jobs.options import Flag, parse, storage_options, table_uri, user_errors
 from jobs.outcome import DryRunSummary, EmbedSummary, Outcome
 from jobs.planning import SyncError, SyncModel, SyncOptions
 from jobs.stop import Stopped, StopSignal
 from jobs.sync import Sync, too_many_failures
 
 DRY_RUN_ROWS = 64
-Names = Annotated[str, tyro.conf.arg(metavar="A,B")]
+Names = Annotated[str, tyro.conf.arg(metavar="A,B", help_behavior_hint="")]
+Text = Annotated[str, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
+Number = Annotated[int, tyro.conf.arg(metavar="N", help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
@@ -74,35 +76,35 @@ class EmbedConfig:
     table: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TABLE")]
     model: Annotated[str, tyro.conf.arg(metavar="MODEL")]
     text_column: Names = ""
-    id_column: str = ""
+    id_column: Text = ""
     columns: Names = ""
-    max_chars: int = 0
-    limit: int = 0
+    max_chars: Number = 0
+    limit: Number = 0
     delimiter: str = ","
     quote: str = '"'
-    no_header: bool = False
-    lines: bool = False
-    prompt: str = ""
-    max_tokens: int = 0
-    chunk_tokens: int = 0
-    chunk_overlap: int = 0
-    prune: bool = False
-    force_prune: bool = False
-    replace: bool = False
-    retry_failed: bool = False
+    no_header: Flag = False
+    lines: Flag = False
+    prompt: Text = ""
+    max_tokens: Number = 0
+    chunk_tokens: Number = 0
+    chunk_overlap: Number = 0
+    prune: Flag = False
+    force_prune: Flag = False
+    replace: Flag = False
+    retry_failed: Flag = False
     max_failures: float = 0.1
     precision: Literal["fp32"] = "fp32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    actors: int = 0
+    actors: Number = 0
     vector_dtype: Literal["float32", "float16"] = "float32"
-    no_text: bool = False
-    dry_run: bool = False
-    wait: bool = False
-    address: str = ""
-    shared_filesystem: bool = False
+    no_text: Flag = False
+    dry_run: Flag = False
+    wait: Flag = False
+    address: Text = ""
+    shared_filesystem: Flag = False
     storage_option: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    json: bool = False
-    verbose: bool = False
+    json: Flag = False
+    verbose: Flag = False
 
     def __post_init__(self) -> None:
         for name in ("max_chars", "limit", "max_tokens", "chunk_tokens", "chunk_overlap", "actors"):

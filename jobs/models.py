@@ -7,7 +7,7 @@ import json
 import sys
 from dataclasses import dataclass
 
-from jobs.options import parse, user_errors
+from jobs.options import Flag, parse, user_errors
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class ModelsConfig:
         json: print one line of JSON, the last on stdout
     """
 
-    json: bool = False
+    json: Flag = False
 
 
 def run(config: ModelsConfig) -> list[dict[str, object]]:

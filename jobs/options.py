@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from schemas.embeddings import Fingerprint
 from schemas.store import StoreError, Table
 
 Config = TypeVar("Config")
+Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class TableOptions:
 
     table: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TABLE")]
     storage_option: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    json: bool = False
+    json: Flag = False
 
     def open(self) -> Table:
         """The table.
@@ -63,7 +65,7 @@ def parse(
         return tyro.cli(
             config,
             prog=f"embatch {command}",
-            description=doc,
+            description=re.sub("(?m)^ *embatch ", "    $ embatch ", doc or ""),  # else lines join
             args=arguments,
             config=(tyro.conf.FlagCreatePairsOff,),
         )

@@ -212,17 +212,8 @@ def _to_ipc(table: pa.Table) -> bytes:
 
 
 def _message(error: BaseException) -> str:
-    """What went wrong in a worker, without Ray's wrapping."""
-    while isinstance(inner := getattr(error, "cause", None), BaseException):
-        error = inner
-    if isinstance(error, OSError) and error.strerror:
-        return (
-            f"A worker could not write: {error.strerror}. What was committed stays; "
-            "run again when it is mended."
-        )
-    first = str(error).partition("The above exception was the direct cause")[
-        0
-    ]  # the root comes first
+    """What went wrong in a worker: the first error in the text of Ray's, which wraps it."""
+    first = str(error).partition("The above exception was the direct cause")[0]
     lines = [line.strip() for line in first.splitlines() if line.strip()] or [type(error).__name__]
     why = next((line for line in reversed(lines) if NAMED_ERROR.match(line)), lines[-1])
     return f"A worker failed: {why[:300]} What was committed stays; --verbose shows more."

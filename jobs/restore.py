@@ -10,7 +10,7 @@ import uuid
 from dataclasses import asdict, dataclass
 
 from jobs import claim
-from jobs.options import TableOptions, parse, user_errors
+from jobs.options import Flag, TableOptions, parse, user_errors
 from schemas.versions import restore
 
 
@@ -24,7 +24,7 @@ class RestoreConfig(TableOptions):
     """
 
     version: int = -1
-    wait: bool = False
+    wait: Flag = False
 
     def __post_init__(self) -> None:
         if self.version < 0:

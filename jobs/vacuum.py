@@ -10,7 +10,7 @@ import uuid
 from dataclasses import asdict, dataclass
 
 from jobs import claim
-from jobs.options import TableOptions, parse, user_errors
+from jobs.options import Flag, TableOptions, parse, user_errors
 from schemas.failures import FailureLog
 from schemas.store import Table
 from schemas.versions import vacuum
@@ -27,8 +27,8 @@ class VacuumConfig(TableOptions):
     """
 
     hours: float = 168.0
-    dry_run: bool = False
-    wait: bool = False
+    dry_run: Flag = False
+    wait: Flag = False
 
     def __post_init__(self) -> None:
         if self.hours < 0:

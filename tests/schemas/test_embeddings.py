@@ -18,7 +18,7 @@ from schemas.columns import (
     fitted,
     source_columns,
 )
-from schemas.embeddings import Fingerprint, PASSAGE_FIELDS, table_schema, vector_column, vectors_of
+from schemas.embeddings import PASSAGE_FIELDS, Fingerprint, table_schema, vector_column, vectors_of
 from schemas.fragments import write_rows
 from schemas.store import Table
 
