@@ -4,7 +4,7 @@ import queue
 import re
 import threading
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 from actors.window import EmbedWindow, HostedModel, Target
 from jobs.cluster import READ_CPUS, Allocation
 from jobs.scan import due_by_piece, due_from_bytes, read_due, scan_piece
+from schemas.fragments import windows
 from sources.rows import Piece, Source
 
 if TYPE_CHECKING:
@@ -166,31 +167,6 @@ class _Worker(EmbedWindow):
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         return super().__call__(pa.ipc.open_stream(rows["window"][0].as_buffer()).read_all())
-
-
-def windows(tables: Iterable[pa.Table], n_rows: int, n_bytes: int) -> Iterator[pa.Table]:
-    """Cut a stream of rows into tables of n_rows, or of fewer where they are long.
-
-    Args:
-        tables: all of one schema; may be of any length.
-        n_rows: rows a window, 1 or more.
-        n_bytes: a window ends with the table that brings it to so many bytes.
-
-    Yields:
-        All rows in their order; for tables of 3 and 4 rows and n_rows 5: 5 rows, then 2.
-    """
-    waiting: list[pa.Table] = []
-    for table in tables:
-        waiting.append(table)
-        while sum(map(len, waiting)) >= n_rows:
-            joined = pa.concat_tables(waiting)
-            yield joined.slice(0, n_rows)
-            waiting = [joined.slice(n_rows)]
-        if sum(part.nbytes for part in waiting) >= n_bytes:
-            yield pa.concat_tables(waiting)
-            waiting = []
-    if sum(map(len, waiting)):
-        yield pa.concat_tables(waiting)
 
 
 def tasks_of(due: np.ndarray, n_rows: int) -> list[np.ndarray]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from jobs.claim import RENEW_SECONDS
 from schemas.embeddings import vector_column, vectors_of
 from schemas.failures import FailureLog
-from schemas.fragments import KEPT, Fragment, new_name, write_rows
+from schemas.fragments import KEPT, Fragment, new_name, write_rows, write_tables
 from schemas.plan import NEW, REPLACED, UPDATED, Plan
 from schemas.store import Table
 
@@ -201,9 +201,9 @@ def compact(table: Table, note: Mapping[str, Any]) -> int:
         for batch in _by_size(files):
             if len(batch) < 2:
                 continue
-            rows = pa.concat_tables([table.read_file(file.name) for file in batch])
-            name = new_name(note["run"], KEPT)
-            added.append(write_rows(table.filesystem, name, rows.combine_chunks()))
+            rows = (table.read_file(file.name) for file in batch)
+            name, schema = new_name(note["run"], KEPT), table.file_schema(batch[0].name)
+            added.append(write_tables(table.filesystem, name, schema, rows))
             joined += batch
     if joined:
         table.commit(

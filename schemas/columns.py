@@ -168,11 +168,11 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return delta_type(kind) or kind
 
 
-def without_views(kind: pa.DataType) -> pa.DataType:
-    """The type itself, for what delta-rs writes as views: Arrow takes and filters few of those."""
-    if pa.types.is_string_view(kind):
-        return pa.string()
-    return pa.binary() if pa.types.is_binary_view(kind) else kind
+def without_views(schema: pa.Schema) -> pa.Schema:
+    """Plain strings and bytes for the views that delta-rs writes: Arrow can do little with those."""
+    plain = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+    fields = [field.with_type(plain.get(field.type, field.type)) for field in schema]
+    return pa.schema(fields, schema.metadata)
 
 
 def cast_column(column: pa.ChunkedArray | pa.Array, kind: pa.DataType) -> pa.Array:

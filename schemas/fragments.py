@@ -2,6 +2,7 @@
 
 import contextlib
 import uuid
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -9,6 +10,8 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 ROW_GROUP_ROWS = 25_000  # viewers refuse larger ones, and random reads want them small
+ROW_GROUP_BYTES = 256 << 20
+VECTOR_PATH = "embedding.list.element"
 KEPT = "kept"  # the task of files that hold the rows that stay of an older file
 
 
@@ -32,26 +35,62 @@ def is_made_by(name: str, run: str) -> bool:
 
 
 def write_rows(fs: pafs.FileSystem, name: str, rows: pa.Table) -> Fragment:
+    """Write one file of a table; see `write_tables`."""
+    return write_tables(fs, name, rows.schema, [rows])
+
+
+def write_tables(
+    fs: pafs.FileSystem, name: str, schema: pa.Schema, tables: Iterable[pa.Table]
+) -> Fragment:
     """Write one file of a table; it belongs to the table only once the driver commits it.
 
-    Vectors are split into byte streams and go without a dictionary, which compresses them best.
+    Vectors are split into byte streams and go without a dictionary, which compresses them best. No
+    more than a row group is held in memory.
     """
-    vector = "embedding.list.element"
+    has_vectors = "embedding" in schema.names
+    n_rows = 0
     try:
-        with fs.open_output_stream(name) as sink:
-            pq.write_table(
-                rows,
+        with (
+            fs.open_output_stream(name) as sink,
+            pq.ParquetWriter(
                 sink,
+                schema,
                 compression="zstd",
-                row_group_size=ROW_GROUP_ROWS,
-                use_dictionary=[column for column in rows.column_names if column != "embedding"],
-                column_encoding={vector: "BYTE_STREAM_SPLIT"}
-                if "embedding" in rows.column_names
-                else None,
+                use_dictionary=[column for column in schema.names if column != "embedding"],
+                column_encoding={VECTOR_PATH: "BYTE_STREAM_SPLIT"} if has_vectors else None,
                 write_page_index=True,
-            )
+            ) as writer,
+        ):
+            for rows in windows(tables, ROW_GROUP_ROWS, ROW_GROUP_BYTES):
+                writer.write_table(rows, row_group_size=ROW_GROUP_ROWS)
+                n_rows += len(rows)
     except BaseException:
         with contextlib.suppress(OSError):
             fs.delete_file(name)  # a full disk is not kept full by half a file
         raise
-    return Fragment(name, fs.get_file_info(name).size, len(rows))
+    return Fragment(name, fs.get_file_info(name).size, n_rows)
+
+
+def windows(tables: Iterable[pa.Table], n_rows: int, n_bytes: int) -> Iterator[pa.Table]:
+    """Cut a stream of rows into tables of n_rows, or of fewer where they are long.
+
+    Args:
+        tables: all of one schema; may be of any length.
+        n_rows: rows a window, 1 or more.
+        n_bytes: a window ends with the table that brings it to so many bytes.
+
+    Yields:
+        All rows in their order; for tables of 3 and 4 rows and n_rows 5: 5 rows, then 2.
+    """
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        while sum(map(len, waiting)) >= n_rows:
+            joined = pa.concat_tables(waiting)
+            yield joined.slice(0, n_rows)
+            waiting = [joined.slice(n_rows)]
+        if sum(part.nbytes for part in waiting) >= n_bytes:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if sum(map(len, waiting)):
+        yield pa.concat_tables(waiting)

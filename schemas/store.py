@@ -167,13 +167,12 @@ class Table:
             known = parquet.schema_arrow.names
             wanted = None if columns is None else [c for c in columns if c in known]
             rows = parquet.read(columns=wanted)
-        plain = [field.with_type(without_views(field.type)) for field in rows.schema]
-        return rows.cast(pa.schema(plain, rows.schema.metadata))
+        return rows.cast(without_views(rows.schema))
 
     def file_schema(self, name: str) -> pa.Schema:
         """The Arrow schema in one file's footer."""
         with self.filesystem.open_input_file(name) as source:
-            return pq.read_schema(source)
+            return without_views(pq.read_schema(source))
 
     def commit(
         self, note: Mapping[str, Any], add: Sequence[Fragment] = (), remove: Sequence[Fragment] = ()
