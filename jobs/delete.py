@@ -6,11 +6,10 @@
 Older versions hold the rows until `vacuum` has run. An id of a document takes all its passages.
 """
 
-import json
 import sys
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs import claim
-from jobs.options import Flag, TableOptions, parse, user_errors
+from jobs.options import Flag, TableOptions, run_command
 from jobs.waves import fixed_size
 from schemas.failures import FailureLog
 from schemas.fragments import KEPT, new_name, write_rows
@@ -96,20 +95,17 @@ def _delete(table: Table, ids: pa.Array, note: Mapping[str, Any]) -> DeleteSumma
     )
 
 
+def _text(config: DeleteConfig, summary: DeleteSummary) -> str:
+    return (
+        f"{summary.deleted:,} rows and {summary.failures_deleted:,} failures deleted, "
+        f"{summary.unknown:,} ids unknown; version {summary.table_version}.\n"
+        f"Older versions hold them until `embatch vacuum {config.table} --hours 0`."
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, run, print; returns the exit code."""
-    config = parse(DeleteConfig, "delete", __doc__, arguments)
-    with user_errors() as outcome:
-        summary = run(config)
-        if config.json:
-            print(json.dumps(asdict(summary)))
-        else:
-            print(
-                f"{summary.deleted:,} rows and {summary.failures_deleted:,} failures deleted, "
-                f"{summary.unknown:,} ids unknown; version {summary.table_version}.\n"
-                f"Older versions hold them until `embatch vacuum {config.table} --hours 0`."
-            )
-    return outcome.exit_code
+    """The command line; returns the exit code."""
+    return run_command(DeleteConfig, "delete", __doc__, arguments, run, _text)
 
 
 if __name__ == "__main__":

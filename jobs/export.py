@@ -5,17 +5,16 @@
 The hashes that a sync compares are left out; vectors are lists of fixed size. About 200 MB/s.
 """
 
-import json
 import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 
-from jobs.options import TableOptions, parse, user_errors
+from jobs.options import TableOptions, run_command
 from jobs.progress import Progress
 from jobs.waves import fixed_size
 from schemas.columns import cast_column
@@ -98,18 +97,14 @@ def _write(table: Table, path: str, schema: pa.Schema, *, quiet: bool) -> None:
                 progress.add(1)
 
 
+def _text(config: ExportConfig, summary: ExportSummary) -> str:
+    size = f"{summary.size_bytes / 1e6:,.1f} MB"
+    return f"{summary.file}: {summary.rows:,} rows, {size}, version {summary.table_version}"
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, run, print; returns the exit code."""
-    config = parse(ExportConfig, "export", __doc__, arguments)
-    with user_errors() as outcome:
-        summary = run(config)
-        if config.json:
-            print(json.dumps(asdict(summary)))
-        else:
-            print(
-                f"{summary.file}: {summary.rows:,} rows, {summary.size_bytes / 1e6:,.1f} MB, version {summary.table_version}"
-            )
-    return outcome.exit_code
+    """The command line; returns the exit code."""
+    return run_command(ExportConfig, "export", __doc__, arguments, run, _text)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,11 @@
 embatch failures tables/articles
 """
 
-import json
 import sys
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.options import TableOptions, parse, user_errors
+from jobs.options import TableOptions, run_command
 from schemas.failures import FailureLog
 
 
@@ -36,22 +35,19 @@ def run(config: FailuresConfig) -> list[dict[str, Any]]:
     return list(rows.slice(0, config.limit).to_pylist())
 
 
+def _text(_: FailuresConfig, failures: list[dict[str, Any]]) -> str:
+    if not failures:
+        return "No failures: every row that was read has its vector."
+    return "\n".join(
+        f"{row['failed_at']:%Y-%m-%d %H:%M}  {row['stage']:<5}  {row['id'] or '-'}  "
+        f"{row['source_file']} row {row['position']}  {row['reason']}"
+        for row in failures
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, run, print; returns the exit code."""
-    config = parse(FailuresConfig, "failures", __doc__, arguments)
-    with user_errors() as outcome:
-        failures = run(config)
-        if config.json:
-            print(json.dumps(failures, default=str))
-            return 0
-        for row in failures:
-            place = f"{row['source_file']} row {row['position']}"
-            print(
-                f"{row['failed_at']:%Y-%m-%d %H:%M}  {row['stage']:<5}  {row['id'] or '-'}  {place}  {row['reason']}"
-            )
-        if not failures:
-            print("No failures: every row that was read has its vector.")
-    return outcome.exit_code
+    """The command line; returns the exit code."""
+    return run_command(FailuresConfig, "failures", __doc__, arguments, run, _text)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,10 @@
 embatch models
 """
 
-import json
 import sys
 from dataclasses import dataclass
 
-from jobs.options import Flag, parse, user_errors
+from jobs.options import Flag, run_command
 
 
 @dataclass(frozen=True)
@@ -40,25 +39,25 @@ def run(config: ModelsConfig) -> list[dict[str, object]]:
     ]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Parse, run, print; returns the exit code."""
-    config = parse(ModelsConfig, "models", __doc__, arguments)
-    with user_errors() as outcome:
-        models = run(config)
-        if config.json:
-            print(json.dumps(models))
-            return 0
-        width = max(len(str(model["name"])) for model in models)
-        print(f"{'model':<{width}}  {'dim':>4}  {'tokens':>7}  here  licence")
-        for model in models:
-            here = "yes" if model["here"] else "no"
-            print(
-                f"{model['name']:<{width}}  {model['dim']:>4}  {model['max_tokens']:>7}  {here:<4}  {model['licence']}"
-            )
-        print(
-            "\n--model also takes a local folder or a hub name in the layout of sentence-transformers or transformers."
+def _text(_: ModelsConfig, models: list[dict[str, object]]) -> str:
+    width = max(len(str(model["name"])) for model in models)
+    lines = [f"{'model':<{width}}  {'dim':>4}  {'tokens':>7}  here  licence"]
+    for model in models:
+        here = "yes" if model["here"] else "no"
+        lines.append(
+            f"{model['name']:<{width}}  {model['dim']:>4}  {model['max_tokens']:>7}  {here:<4}  "
+            f"{model['licence']}"
         )
-    return outcome.exit_code
+    lines.append(
+        "\n--model also takes a local folder or a hub name in the layout of sentence-transformers "
+        "or transformers."
+    )
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return run_command(ModelsConfig, "models", __doc__, arguments, run, _text)
 
 
 if __name__ == "__main__":

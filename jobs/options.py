@@ -1,13 +1,15 @@
 """What all commands share: options from a dataclass, and errors as one message."""
 
 import contextlib
+import dataclasses
+import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
@@ -16,6 +18,7 @@ from schemas.embeddings import Fingerprint
 from schemas.store import StoreError, Table
 
 Config = TypeVar("Config")
+Result = TypeVar("Result")
 Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
 
 
@@ -93,6 +96,30 @@ def user_errors() -> Iterator[CommandOutcome]:
     except (StoreError, TableBusy, SyncError, WorkerError, OSError) as error:
         print(f"embatch: {error}", file=sys.stderr)
         outcome.exit_code = 1
+
+
+def run_command(
+    config_type: type[Config],
+    command: str,
+    doc: str | None,
+    arguments: Sequence[str] | None,
+    run: Callable[[Config], Result],
+    text: Callable[[Config, Result], str],
+) -> int:
+    """A whole command: parse, run, print for a person or as one line of JSON.
+
+    Returns:
+        The exit code.
+    """
+    config = parse(config_type, command, doc, arguments)
+    with user_errors() as outcome:
+        result: Any = run(config)
+        if getattr(config, "json", False):
+            plain = result if isinstance(result, list) else dataclasses.asdict(result)
+            print(json.dumps(plain, default=str), flush=True)
+        else:
+            print(text(config, result), flush=True)
+    return outcome.exit_code
 
 
 def storage_options(pairs: Sequence[str]) -> dict[str, str]:

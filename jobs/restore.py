@@ -4,13 +4,12 @@ embatch status tables/articles
 embatch restore tables/articles --version 12
 """
 
-import json
 import sys
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from jobs import claim
-from jobs.options import Flag, TableOptions, parse, user_errors
+from jobs.options import Flag, TableOptions, run_command
 from schemas.versions import restore
 
 
@@ -57,18 +56,14 @@ def run(config: RestoreConfig) -> RestoreSummary:
         )
 
 
+def _text(_: RestoreConfig, summary: RestoreSummary) -> str:
+    rows, past = f"{summary.rows:,} rows", f"version {summary.restored}"
+    return f"Version {summary.table_version} holds the {rows} of {past}."
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, run, print; returns the exit code."""
-    config = parse(RestoreConfig, "restore", __doc__, arguments)
-    with user_errors() as outcome:
-        summary = run(config)
-        if config.json:
-            print(json.dumps(asdict(summary)))
-        else:
-            print(
-                f"Version {summary.table_version} holds the {summary.rows:,} rows of version {summary.restored}."
-            )
-    return outcome.exit_code
+    """The command line; returns the exit code."""
+    return run_command(RestoreConfig, "restore", __doc__, arguments, run, _text)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,13 @@
 embatch status tables/articles
 """
 
-import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.compute as pc
 
-from jobs.options import TableOptions, parse, user_errors
+from jobs.options import TableOptions, run_command
 from schemas.embeddings import Fingerprint
 from schemas.failures import FailureLog
 
@@ -97,15 +96,11 @@ def run(config: StatusConfig) -> Status:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, run, print; returns the exit code."""
-    config = parse(StatusConfig, "status", __doc__, arguments)
-    with user_errors() as outcome:
-        status = run(config)
-        print(json.dumps(asdict(status)) if config.json else _readable(status))
-    return outcome.exit_code
+    """The command line; returns the exit code."""
+    return run_command(StatusConfig, "status", __doc__, arguments, run, _text)
 
 
-def _readable(status: Status) -> str:
+def _text(_: StatusConfig, status: Status) -> str:
     lines = [
         f"table     {status.table}",
         f"rows      {status.rows:,}",

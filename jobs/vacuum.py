@@ -4,13 +4,12 @@ embatch vacuum tables/articles --dry-run
 embatch vacuum tables/articles --hours 168
 """
 
-import json
 import sys
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from jobs import claim
-from jobs.options import Flag, TableOptions, parse, user_errors
+from jobs.options import Flag, TableOptions, run_command
 from schemas.failures import FailureLog
 from schemas.store import Table
 from schemas.versions import vacuum
@@ -65,23 +64,14 @@ def _vacuum(table: Table, hours: float, *, dry_run: bool) -> list[str]:
     return [file for each in tables for file in vacuum(each, hours, dry_run=dry_run)]
 
 
+def _text(_: VacuumConfig, summary: VacuumSummary) -> str:
+    verb = "would go" if summary.dry_run else "deleted"
+    return "\n".join([*summary.files, f"{len(summary.files):,} files {verb}."])
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, run, print; returns the exit code."""
-    config = parse(VacuumConfig, "vacuum", __doc__, arguments)
-    with user_errors() as outcome:
-        summary = run(config)
-        if config.json:
-            print(json.dumps(asdict(summary)))
-        else:
-            print(
-                "\n".join(
-                    [
-                        *summary.files,
-                        f"{len(summary.files):,} files {'would go' if summary.dry_run else 'deleted'}.",
-                    ]
-                )
-            )
-    return outcome.exit_code
+    """The command line; returns the exit code."""
+    return run_command(VacuumConfig, "vacuum", __doc__, arguments, run, _text)
 
 
 if __name__ == "__main__":
