@@ -1,0 +1,39 @@
+import numpy as np
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.pipeline import tasks_of
+from schemas.fragments import windows
+from schemas.plan import DUE
+
+LENGTHS = st.lists(st.integers(0, 12), max_size=8)
+
+
+def tables_of(lengths):
+    starts = np.cumsum([0, *lengths])
+    return [pa.table({"n": np.arange(a, a + n)}) for a, n in zip(starts[:-1], lengths, strict=True)]
+
+
+@given(lengths=LENGTHS, n_rows=st.integers(1, 7))
+def test_windows_hold_every_row_in_its_order(lengths, n_rows):
+    cut = list(windows(tables_of(lengths), n_rows, 1 << 30))
+    assert [n for window in cut for n in window["n"].to_pylist()] == list(range(sum(lengths)))
+    assert all(len(window) == n_rows for window in cut[:-1])
+    assert all(0 < len(window) <= n_rows for window in cut)
+
+
+def test_long_rows_make_short_windows():
+    cut = list(windows(tables_of([3, 3, 3]), 100, 40))  # 24 bytes a table
+    assert [len(window) for window in cut] == [6, 3]
+
+
+@given(pieces=st.lists(st.integers(1, 9), max_size=12), n_rows=st.integers(1, 20))
+def test_read_tasks_gather_pieces_with_few_due_rows(pieces, n_rows):
+    due = np.zeros(sum(pieces), DUE)
+    due["piece"] = np.repeat(np.arange(len(pieces)), pieces)
+    due["position"] = np.arange(len(due))
+    tasks = tasks_of(due, n_rows)
+    assert [row for task in tasks for row in task["position"].tolist()] == list(range(len(due)))
+    assert all(len(task) <= n_rows or len(set(task["piece"])) == 1 for task in tasks)
+    assert sum(len(set(task["piece"])) for task in tasks) == len(pieces)
