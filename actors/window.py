@@ -3,7 +3,7 @@
 One instance lives in each worker process and hosts one encoder. Only a file's name, size and
 counts go back to the driver, and the failures; vectors never travel. It needs no Ray:
 
-    window = EmbedWindow(model, Target("/tmp/table", schema, run="r1"))
+    window = EmbedWindow(model, Target("tables/articles", schema, run="r1"))
     reports = window(rows)
 """
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schemas.keys import KEYS, dense_codes
+from schemas.keys import dense_codes
 
 EMBED, COPY, CONFLICT = 0, 1, 2  # what a due row needs: the model, a vector of the table, a failure
 NEW, REPLACED, UPDATED, REFUSED = 0, 1, 2, 3  # what a due row is counted as
@@ -213,22 +213,3 @@ def make_plan(
         known_failures=failed["position"][holds],
         n_ids_stored=int((copies > 0).sum()),
     )
-
-
-def _pairs_in(
-    left_a: np.ndarray, left_b: np.ndarray, right_a: np.ndarray, right_b: np.ndarray
-) -> np.ndarray:
-    """For each pair on the left the index of an equal pair on the right, -1 where there is none."""
-    if len(right_a) == 0:
-        return np.full(len(left_a), -1)
-    width = int(max(left_b.max(initial=0), right_b.max(initial=0))) + 1
-    left, right = left_a * width + left_b, right_a * width + right_b
-    order = np.argsort(right, kind="stable")
-    place = np.minimum(np.searchsorted(right[order], left), len(right) - 1)
-    found = order[place]
-    return np.where(right[found] == left, found, -1)
-
-
-def empty_keys() -> np.ndarray:
-    """No row."""
-    return np.zeros(0, KEYS)
