@@ -17,7 +17,6 @@ from hash_model import HashModel, vector_of
 from jobs import cli
 from jobs.embed import EmbedConfig, run
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 TABLE_COMMANDS = ("status", "failures", "export", "delete", "restore", "vacuum")
 
 

@@ -32,8 +32,6 @@ from jobs import vacuum
 from jobs.claim import TableBusy
 from jobs.embed import EmbedConfig, run
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # Ray's, of itself
-
 MANY, FEW = 20_000, 3_000
 POISON = "POISON"
 MARK = "EMBATCH_FAULT_RUN"  # in the environment of a child, which its Ray's processes inherit

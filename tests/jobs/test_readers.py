@@ -11,8 +11,6 @@ from hash_model import HashModel, vector_of
 
 from jobs.embed import EmbedConfig, run
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
-
 
 def with_pandas(table, folder):
     frame = pd.concat(
