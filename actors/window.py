@@ -167,7 +167,7 @@ class EmbedWindow:
         return self._part(row_of, encoded, spans, kept), errors
 
     def _passages(self, text: str) -> list[tuple[int, int]]:
-        assert self._encoder is not None  # noqa: S101 - loaded by the caller
+        assert self._encoder is not None  # loaded by the caller
         cut = passages(
             self._encoder.spans(text), self.target.chunk_tokens, self.target.chunk_overlap
         )

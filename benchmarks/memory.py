@@ -74,7 +74,7 @@ def measure(n_rows: int, folder: Path) -> dict[str, float]:
             peaks = {role: max(peaks[role], now[role]) for role in ROLES}
             together = max(together, sum(now.values()))
             time.sleep(SAMPLE_SECONDS)
-        assert child.stdout is not None  # noqa: S101 - it is a pipe
+        assert child.stdout is not None  # it is a pipe
         summary = json.loads(child.stdout.read().splitlines()[-1])
     if summary["embedded"] != n_rows:
         raise RuntimeError(f"expected {n_rows} rows to be embedded: {summary}")
@@ -95,7 +95,7 @@ def embed(source: str, table: str) -> None:
 
     config = EmbedConfig(source, table, model="hash", id_column="id", json=True)
     summary = run(config, HashModel(dim=384))
-    assert isinstance(summary, EmbedSummary)  # noqa: S101 - no dry run was asked for
+    assert isinstance(summary, EmbedSummary)  # no dry run was asked for
     print(summary.json())
 
 

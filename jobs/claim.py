@@ -90,7 +90,7 @@ def take(table: Table, note: Mapping[str, Any], *, wait: bool, poll_seconds: flo
         else:
             time.sleep(poll_seconds)
         newest = Table.open(table.uri, table.options)
-        assert newest is not None  # noqa: S101 - tables are not deleted under us
+        assert newest is not None  # tables are not deleted under us
         table = newest
 
 

@@ -98,7 +98,7 @@ class Cluster:
         import ray
 
         self.start()
-        assert self._started is not None  # noqa: S101 - start() set it
+        assert self._started is not None  # start() set it
         self._started.result()
         return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 

@@ -72,7 +72,7 @@ def run(config: DemoConfig) -> int:
         if code:
             return code
     table = Table.open(config.table)
-    assert table is not None  # noqa: S101 - just embedded
+    assert table is not None  # just embedded
     rows = table.read(["text", "embedding"])
     texts = rows["text"].to_pylist()
     with open(corpus, encoding="utf-8") as file:

@@ -59,7 +59,7 @@ def run(config: ExportConfig) -> ExportSummary:
 
     table = config.open()
     fingerprint = Fingerprint.of(table.schema)
-    assert fingerprint is not None  # noqa: S101 - open() checked
+    assert fingerprint is not None  # open() checked
     vector = pa.list_(pa.float32(), fingerprint.dim)
     fields = [
         pa.field(field.name, vector if field.name == "embedding" else field.type)

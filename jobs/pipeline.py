@@ -94,7 +94,7 @@ def reports(
                 if over.is_set():
                     return  # leaving the loop ends the pipeline
             arrived.put(None)
-        except BaseException as error:  # noqa: B036 - told to the thread that waits
+        except BaseException as error:  # told to the thread that waits
             arrived.put(error)
 
     thread = threading.Thread(target=pump, daemon=True, name="reports")

@@ -58,7 +58,7 @@ def run(config: StatusConfig) -> Status:
     """
     table = config.open()
     fingerprint = Fingerprint.of(table.schema)
-    assert fingerprint is not None  # noqa: S101 - open() checked
+    assert fingerprint is not None  # open() checked
     files = table.files()
     failures = FailureLog(table.uri, table.options).rows
     reasons = pc.value_counts(failures["reason"]).to_pylist()

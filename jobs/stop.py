@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 
-class Stopped(Exception):  # noqa: N818 - no error: the user asked for it
+class Stopped(Exception):  # no error: the user asked for it
     """A signal ended the run; what was complete is committed."""
 
     def __init__(self, signum: int) -> None:

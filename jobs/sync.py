@@ -230,7 +230,7 @@ class Sync:
 
     def _finish(self, table: Table, scan: SourceScan, log: FailureLog) -> Outcome:
         plan = self._first_plan
-        assert plan is not None  # noqa: S101 - set before any work
+        assert plan is not None  # set before any work
         if scan.complete:  # what this source no longer says is over
             sources = log.rows["source"].to_pylist()
             of_others = np.array([name != self.options.source_name for name in sources], bool)
@@ -269,7 +269,7 @@ class Sync:
 
     def _failure_share(self) -> float:
         plan = self._first_plan
-        assert plan is not None  # noqa: S101 - set before any work
+        assert plan is not None  # set before any work
         n_conflicts = int((plan.due["action"] == CONFLICT).sum())
         n_failed = self.tally.n_failed + n_conflicts + self._n_unreadable_new
         return n_failed / max(1, len(plan.due) + plan.deferred + self._n_unreadable_new)

@@ -143,5 +143,5 @@ class FailureLog:
         self.table.commit(note, add=add, remove=self.table.files())
 
     def _write(self, rows: pa.Table, note: Mapping[str, Any]) -> Fragment:
-        assert self.table is not None  # noqa: S101 - the callers made it
+        assert self.table is not None  # the callers made it
         return write_rows(self.table.filesystem, new_name(note["run"], "failures"), rows)

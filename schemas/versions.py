@@ -18,7 +18,7 @@ def restore(table: Table, note: Mapping[str, Any], version: int) -> None:
         StoreError: no such version, or files of it were vacuumed.
     """
     past = Table.open(table.uri, table.options, version)
-    assert past is not None  # noqa: S101 - the table is open
+    assert past is not None  # the table is open
     held, wanted = table.files(), past.files()
     gone = [
         f.name for f in wanted if table.filesystem.get_file_info(f.name).type != pafs.FileType.File
