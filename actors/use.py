@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 
 from actors.engine import Tokens
 
