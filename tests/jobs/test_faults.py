@@ -504,6 +504,7 @@ def test_a_foreign_append_is_kept_and_the_run_plans_again(tmp_path, few):
     few.check_counts(table, vars(summary))
 
 
+@pytest.mark.slow
 def test_rows_that_others_delete_come_back(tmp_path, few):
     table = few.copy(tmp_path)
     with disturbed(few, table) as future:
@@ -560,6 +561,7 @@ def test_a_pid_that_another_process_has_by_now_is_no_sign_of_life(tmp_path, few)
     assert embed(source, table).unchanged == len(few.new)
 
 
+@pytest.mark.slow
 def test_orphans_of_a_run_killed_between_failures_and_rows_go_after_a_day(tmp_path, many):
     table = many.copy(tmp_path)
     with Reader(table, many):
