@@ -51,7 +51,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def shell(command, folder, *prefix):
+def shell(command, folder, *prefix, seconds=280):
     """Run in bash as a user would, with the commands of this environment on the path."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
@@ -60,7 +60,7 @@ def shell(command, folder, *prefix):
         env={**os.environ, "PATH": path},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=seconds,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -108,7 +108,7 @@ def test_submit_line_runs_as_written_with_token_authentication(folder, monkeypat
 def test_the_two_commands_set_up_from_scratch(tmp_path):
     clone = tmp_path / "embatch"
     subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
-    output = shell("make demo", clone)
+    output = shell("make demo", clone, seconds=1500)
     assert "293  embedded" in output
     assert "293  unchanged" in output
     assert "Three nearest neighbours" in output
