@@ -64,12 +64,15 @@ class Model:
         """Whether vectors have unit length."""
         return self.spec.normalize
 
-    def load(self, device: str = "cpu", threads: int | None = None) -> Encoder:
+    def load(
+        self, device: str = "cpu", threads: int | None = None, precision: str = "fp32"
+    ) -> Encoder:
         """Load the weights.
 
         Args:
             device: As torch names it.
-            threads: Of the encoder and its tokenizer; None leaves it to the libraries.
+            threads: Cores for the encoder and its tokenizer; None takes the machine's.
+            precision: "fp32", "bf16" or "fp16".
 
         Raises:
             ModelError: The weights are not on this machine and cannot be had, or differ.
@@ -88,6 +91,7 @@ class Model:
                 folder,
                 device=device,
                 threads=threads,
+                precision=precision,
                 max_tokens=self.max_tokens,
                 prompt=self.prompt,
                 pooling=self.spec.pooling if layout.plain and not layout.is_dpr else None,

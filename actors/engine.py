@@ -2,14 +2,22 @@
 
 Reads texts and an `Encoder`, writes one (n, dim) float32 array. Texts are tokenised once, sorted
 by length and cut by a budget of tokens, so that next to nothing is padded; what does not fit in
-memory is split; a row that fails is named with its reason and the others go on.
+memory is split; a row that fails is named with its reason and the others go on. Call it from two
+threads, and one window is tokenised while the other one computes.
 
-    encode(resolve("all-MiniLM-L6-v2").load(), ["a text", "another"], token_budget=4096)
+    engine = Engine(resolve("all-MiniLM-L6-v2").load())
+    engine.encode(["a text", "another"]).vectors
 """
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
+
+from actors.batches import TokenBudget, batch_rows
 
 NOT_FINITE = "the model gave a vector that is not finite"
 # How torch (GPU, then CPU allocator) and the system word it when memory runs out.
@@ -32,11 +40,31 @@ class Tokens(NamedTuple):
     truncated: np.ndarray
 
 
+@dataclass(frozen=True)
+class Setup:
+    """How an encoder computes.
+
+    Attributes:
+        device: As torch names it.
+        precision: "fp32", "bf16" or "fp16".
+        lanes: Micro-batches that it can compute at once, each from a thread of its own.
+        padded: Whether a micro-batch costs its number of texts times its longest one.
+        budgets: Tokens a micro-batch that are worth trying; the first is used until all were tried.
+    """
+
+    device: str = "cpu"
+    precision: str = "fp32"
+    lanes: int = 1
+    padded: bool = False
+    budgets: tuple[int, ...] = (4096,)
+
+
 class Encoder(Protocol):
     """What a model family offers to the engine."""
 
     dim: int
     max_tokens: int
+    setup: Setup
 
     def tokenize(self, texts: list[str]) -> Tokens:
         """Token ids of the texts, with the prompt, cut at max_tokens."""
@@ -47,6 +75,27 @@ class Encoder(Protocol):
     def spans(self, text: str) -> np.ndarray:
         """Character offsets (n_tokens, 2) int64, increasing; no special tokens, nothing cut."""
 
+    def flops(self, lengths: np.ndarray) -> float:
+        """Floating point operations of the matrix products for texts of so many tokens."""
+
+    def ceiling(self) -> float:
+        """Floating point operations a second of its products alone on this machine, measured."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What computing a window took.
+
+    Attributes:
+        n_computed: Tokens that went through the network, padding included.
+        flops: Floating point operations of matrix products, padding left out.
+        busy_seconds: Time in which the encoder computed, averaged over its lanes.
+    """
+
+    n_computed: int = 0
+    flops: float = 0.0
+    busy_seconds: float = 0.0
+
 
 class Encoded(NamedTuple):
     """Vectors of n texts in their order.
@@ -56,117 +105,127 @@ class Encoded(NamedTuple):
         n_tokens: (n,) int32, special tokens and prompt included; 0 where tokenising failed.
         truncated: (n,) bool.
         errors: Reason of each failed row, by its index.
+        work: What it took.
     """
 
     vectors: np.ndarray
     n_tokens: np.ndarray
     truncated: np.ndarray
     errors: dict[int, str]
+    work: Work
 
 
-def plan_batches(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
-    """Cut rows into micro-batches of similar length, longest first.
+class Engine:
+    """Runs texts through one encoder, on all its lanes. May be called from several threads."""
 
-    A batch costs its number of rows times its longest row, padding included. Longest first means
-    that memory runs out at the first batch or never.
+    def __init__(self, encoder: Encoder, *, token_budget: int = 0) -> None:
+        """Start the lanes.
 
-    Args:
-        lengths: (n,) int, tokens a row.
-        token_budget: The most a batch may cost; a longer row is a batch of its own.
+        Args:
+            encoder: A loaded model.
+            token_budget: Tokens a micro-batch; 0 finds out what is fastest here.
+        """
+        self.encoder = encoder
+        self.budget = TokenBudget((token_budget,) if token_budget else encoder.setup.budgets)
+        self._lanes = ThreadPoolExecutor(encoder.setup.lanes, thread_name_prefix="lane")
 
-    Returns:
-        Indices of the rows, each exactly once; empty for no rows.
-        For lengths [3, 9, 4] and a budget of 10: [[1], [2, 0]].
+    def encode(self, texts: list[str]) -> Encoded:
+        """Embed texts; a row that fails is reported in `errors` and stops no other row.
 
-    Raises:
-        ValueError: token_budget is below 1.
-    """
-    if token_budget < 1:
-        raise ValueError(f"token_budget is {token_budget}, expected 1 or more")
-    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
-    batches, start = [], 0
-    while start < len(order):
-        n_rows = max(1, token_budget // max(1, int(lengths[order[start]])))
-        batches.append(order[start : start + n_rows])
-        start += n_rows
-    return batches
+        A micro-batch that raises is halved down to the row at fault. After memory ran out no later
+        batch of this engine is larger than the halves.
 
+        Args:
+            texts: May be empty, which gives vectors of shape (0, dim).
+        """
+        errors: dict[int, str] = {}
+        tokens = _tokenize(self.encoder, texts, errors)
+        n_tokens = np.fromiter(map(len, tokens.ids), dtype=np.int32, count=len(texts))
+        vectors = np.zeros((len(texts), self.encoder.dim), dtype=np.float32)
+        rows = np.setdiff1d(np.arange(len(texts)), list(errors))
+        rows = rows[np.argsort(-n_tokens[rows], kind="stable")]
+        window = _Window(tokens.ids, n_tokens, rows, vectors, errors)
+        lanes = [self._lanes.submit(self._lane, window) for _ in range(self.encoder.setup.lanes)]
+        for lane in lanes:
+            lane.result()
+        work = Work(window.n_computed, window.flops, window.seconds / len(lanes))
+        return Encoded(vectors, n_tokens, tokens.truncated, errors, work)
 
-def encode(encoder: Encoder, texts: list[str], token_budget: int) -> Encoded:
-    """Embed texts; a row that fails is reported in `errors` and stops no other row.
+    def _lane(self, window: "_Window") -> None:
+        """Work on a window until nothing of it is left."""
+        while (batch := self._next(window)) is not None:
+            rows, budget = batch
+            flops = self.encoder.flops(window.n_tokens[rows])
+            started = time.perf_counter()
+            if self._compute(window, rows):
+                seconds = time.perf_counter() - started
+                self.budget.ran(budget, flops, seconds)
+                with window.lock:
+                    window.flops += flops
+                    window.seconds += seconds
+                    window.n_computed += self._cost(window.n_tokens[rows])
 
-    A micro-batch that raises is halved down to the row at fault. After memory ran out no later
-    batch of this call is larger than the halves.
+    def _next(self, window: "_Window") -> tuple[np.ndarray, int] | None:
+        """The next micro-batch of a window, and the budget that it was cut by."""
+        budget = self.budget.next()
+        with window.lock:
+            if window.again:
+                rows = window.again.pop()
+                if self._cost(window.n_tokens[rows]) <= self.budget.limit or len(rows) == 1:
+                    return rows, budget
+                half = len(rows) // 2
+                window.again.append(rows[half:])
+                return rows[:half], budget
+            if window.start == len(window.rows):
+                return None
+            lengths = window.n_tokens[window.rows[window.start :]]
+            n = batch_rows(lengths, budget, padded=self.encoder.setup.padded)
+            window.start += n
+            return window.rows[window.start - n : window.start], budget
 
-    Args:
-        encoder: A loaded model.
-        texts: May be empty, which gives vectors of shape (0, dim).
-        token_budget: See `plan_batches`.
-    """
-    errors: dict[int, str] = {}
-    tokens = _tokenize(encoder, texts, errors)
-    n_tokens = np.fromiter(map(len, tokens.ids), dtype=np.int32, count=len(texts))
-    vectors = np.zeros((len(texts), encoder.dim), dtype=np.float32)
-    rows = np.setdiff1d(np.arange(len(texts)), list(errors))
-    budget = token_budget
-    pending = [rows[batch] for batch in reversed(plan_batches(n_tokens[rows], budget))]
-    while pending:
-        batch = pending.pop()
-        cost = len(batch) * int(n_tokens[batch[0]])
-        if len(batch) > 1 and cost > budget:
-            parts = plan_batches(n_tokens[batch], budget)
-            pending.extend(batch[part] for part in reversed(parts))
-            continue
+    def _cost(self, lengths: np.ndarray) -> int:
+        """Tokens that a micro-batch computes, longest text first."""
+        padded = self.encoder.setup.padded
+        return int(lengths[0]) * len(lengths) if padded else int(lengths.sum())
+
+    def _compute(self, window: "_Window", rows: np.ndarray) -> bool:
+        """Fill in a micro-batch's vectors, or split it; whether it went through as a whole."""
         failure, no_memory = None, False
         try:
-            out = encoder.forward([tokens.ids[row] for row in batch])
+            out = self.encoder.forward([window.ids[row] for row in rows])
         except Exception as error:  # whatever a model raises is one row's failure, not the run's
             failure, no_memory = _reason(error), _is_out_of_memory(error)
         # The batch is split here, not in the handler, where the traceback still holds its tensors.
         if failure is None:
             finite = np.isfinite(out).all(axis=1)
-            vectors[batch[finite]] = out[finite]
-            errors.update((int(row), NOT_FINITE) for row in batch[~finite])
-        elif len(batch) == 1:
-            errors[int(batch[0])] = failure
+            window.vectors[rows[finite]] = out[finite]
+            window.errors.update((int(row), NOT_FINITE) for row in rows[~finite])
+        elif len(rows) == 1:
+            window.errors[int(rows[0])] = failure
         else:
             if no_memory:
-                budget = max(1, min(budget, cost // 2))
-            half = len(batch) // 2
-            pending += [batch[half:], batch[:half]]
-    return Encoded(vectors, n_tokens, tokens.truncated, errors)
+                self.budget.ran_out_of_memory(self._cost(window.n_tokens[rows]))
+            half = len(rows) // 2
+            with window.lock:
+                window.again += [rows[half:], rows[:half]]
+        return failure is None
 
 
-def passages(spans: np.ndarray, chunk_tokens: int, overlap: int) -> list[tuple[int, int]]:
-    """Character ranges of the passages that a long document is cut into.
+@dataclass
+class _Window:
+    """Texts on their way through the lanes; rows are sorted by length, longest first."""
 
-    Windows of chunk_tokens tokens, each beginning chunk_tokens - overlap after the one before; the
-    last ends at the last token, and none lies within another.
-
-    Args:
-        spans: (n_tokens, 2) int64, character offsets from `Encoder.spans`.
-        chunk_tokens: Tokens a passage, special tokens not counted.
-        overlap: Tokens that neighbouring passages share, in [0, chunk_tokens).
-
-    Returns:
-        (begin, end) pairs, `text[begin:end]` is the passage; empty for no tokens.
-        Five tokens of one character, chunks of 3 with overlap 1: [(0, 3), (2, 5)].
-
-    Raises:
-        ValueError: chunk_tokens is below 1, or overlap not in [0, chunk_tokens).
-    """
-    if chunk_tokens < 1 or not 0 <= overlap < chunk_tokens:
-        raise ValueError(
-            f"chunk_tokens {chunk_tokens} with overlap {overlap}: expected chunk_tokens of 1 or more"
-            " and an overlap from 0 to chunk_tokens - 1"
-        )
-    ranges = []
-    for first in range(0, len(spans), chunk_tokens - overlap):
-        last = min(first + chunk_tokens, len(spans)) - 1
-        ranges.append((int(spans[first, 0]), int(spans[last, 1])))
-        if last == len(spans) - 1:
-            break
-    return ranges
+    ids: list[list[int]]
+    n_tokens: np.ndarray
+    rows: np.ndarray
+    vectors: np.ndarray
+    errors: dict[int, str]
+    start: int = 0
+    again: list[np.ndarray] = field(default_factory=list)
+    n_computed: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 def _tokenize(encoder: Encoder, texts: list[str], errors: dict[int, str]) -> Tokens:

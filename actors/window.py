@@ -8,15 +8,16 @@ counts go back to the driver, and the failures; vectors never travel. It needs n
 """
 
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from actors.engine import Encoded, Encoder, encode, passages
+from actors.engine import Encoded, Engine, Work
+from actors.passages import passages
+from actors.precision import HostedModel, load_sound
 from schemas.columns import cast_column
 from schemas.embeddings import vector_column, vectors_of
 from schemas.fragments import new_name, write_rows
@@ -44,7 +45,13 @@ REPORT = pa.schema(
         ("n_due", pa.int64()),
         ("n_tokens", pa.int64()),
         ("n_truncated", pa.int64()),
-        ("compute_seconds", pa.float64()),
+        ("n_computed", pa.int64()),  # tokens, padding included
+        ("flops", pa.float64()),
+        ("busy_seconds", pa.float64()),
+        ("ceiling", pa.float64()),  # FLOP/s that matrix products reach in this worker
+        ("precision", pa.string()),  # null where nothing was embedded
+        ("token_budget", pa.int64()),
+        ("remarks", pa.list_(pa.string())),
         ("failures", pa.list_(FAILED)),
     ]
 )
@@ -64,17 +71,6 @@ DUE_FIELDS = (
     pa.field("due:stage", pa.string()),  # with `reason`, where the row failed before it came here
     pa.field("due:reason", pa.string()),
 )
-
-
-class HostedModel(Protocol):
-    """What a worker needs of a model; `actors.checkpoints.Model` is one."""
-
-    @property
-    def dim(self) -> int:
-        """Values a vector."""
-
-    def load(self, device: str, threads: int | None) -> Encoder:
-        """The model in this process's memory, ready to embed."""
 
 
 @dataclass(frozen=True)
@@ -109,15 +105,19 @@ class EmbedWindow:
         *,
         device: str = "cpu",
         threads: int | None = None,
-        token_budget: int = 4096,
+        precision: str = "fp32",
+        token_budget: int = 0,
     ) -> None:
         self.model = model
         self.target = target
         self.device = device
         self.threads = threads
+        self.precision = precision
         self.token_budget = token_budget
-        self._lock = threading.Lock()  # one window computes while another one is written
-        self._encoder: Encoder | None = None
+        self._lock = threading.Lock()  # of loading; windows may come from several threads
+        self._engine: Engine | None = None
+        self._ceiling = 0.0
+        self._remarks: list[str] = []
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Work a window.
@@ -131,47 +131,53 @@ class EmbedWindow:
         Raises:
             OSError: the file could not be written (a full disk, say).
         """
-        started = time.perf_counter()
         failed = rows["due:reason"].to_pylist()
         copied = rows["due:action"].to_numpy() == COPY
         healthy = np.array([reason is None for reason in failed], bool)
-        parts = []
+        parts, work = [], Work()
         if (healthy & ~copied).any():
-            indices = np.flatnonzero(healthy & ~copied)
-            with self._lock:
-                part, errors = self._embedded(rows, indices)
+            part, errors, work = self._embedded(rows, np.flatnonzero(healthy & ~copied))
             parts.append(part)
             for index, reason in errors.items():
                 failed[index] = reason
-        compute_seconds = time.perf_counter() - started
         if (healthy & copied).any():
             parts.append(self._copied(rows, np.flatnonzero(healthy & copied)))
-        return self._report(rows, failed, parts, compute_seconds)
+        return self._report(rows, failed, parts, work)
 
-    def _embedded(self, rows: pa.Table, indices: np.ndarray) -> tuple[pa.Table, dict[int, str]]:
+    def _embedded(
+        self, rows: pa.Table, indices: np.ndarray
+    ) -> tuple[pa.Table, dict[int, str], Work]:
         """New vectors: columns `row` (index into rows), n_tokens, truncated, embedding[, passage]."""
-        if self._encoder is None:
-            self._encoder = self.model.load(self.device, self.threads)
         texts = rows["text"].take(pa.array(indices)).to_pylist()
+        engine = self._loaded(texts)
         row_of, spans = indices, None
         errors: dict[int, str] = {}
         if self.target.chunk_tokens:
-            cuts = [self._passages(text) for text in texts]
+            cuts = [
+                self._passages(engine.encoder.spans(text)) or [(0, len(text))] for text in texts
+            ]
             row_of = np.repeat(indices, [len(cut) for cut in cuts])
             spans = np.array([span for cut in cuts for span in cut], np.int64).reshape(-1, 2)
             texts = [text[a:b] for text, cut in zip(texts, cuts, strict=True) for a, b in cut]
-        encoded = encode(self._encoder, texts, self.token_budget)
+        encoded = engine.encode(texts)
         for at, reason in encoded.errors.items():
             errors.setdefault(int(row_of[at]), reason)
         kept = ~np.isin(row_of, list(errors))
-        return self._part(row_of, encoded, spans, kept), errors
+        return self._part(row_of, encoded, spans, kept), errors, encoded.work
 
-    def _passages(self, text: str) -> list[tuple[int, int]]:
-        assert self._encoder is not None  # loaded by the caller
-        cut = passages(
-            self._encoder.spans(text), self.target.chunk_tokens, self.target.chunk_overlap
-        )
-        return cut or [(0, len(text))]
+    def _loaded(self, texts: list[str]) -> Engine:
+        """The engine; the first window waits for the model, and its texts check the precision."""
+        with self._lock:
+            if self._engine is None:
+                encoder, self._remarks = load_sound(
+                    self.model, self.device, self.threads, self.precision, texts
+                )
+                self._ceiling = encoder.ceiling()
+                self._engine = Engine(encoder, token_budget=self.token_budget)
+            return self._engine
+
+    def _passages(self, spans: np.ndarray) -> list[tuple[int, int]]:
+        return passages(spans, self.target.chunk_tokens, self.target.chunk_overlap)
 
     def _part(
         self, row_of: np.ndarray, encoded: Encoded, spans: np.ndarray | None, kept: np.ndarray
@@ -221,7 +227,7 @@ class EmbedWindow:
         rows: pa.Table,
         failed: list[str | None],
         parts: list[pa.Table],
-        compute_seconds: float,
+        work: Work,
     ) -> pa.Table:
         groups = rows["due:group"].to_numpy()
         bad = np.array([reason is not None for reason in failed], bool)
@@ -230,6 +236,10 @@ class EmbedWindow:
             if parts
             else None
         )
+        state: dict[str, Any] = {"ceiling": self._ceiling, "remarks": self._remarks}
+        if self._engine is not None:
+            state["precision"] = self._engine.encoder.setup.precision
+            state["token_budget"] = self._engine.budget.chosen
         reports = []
         for group in np.unique(groups):
             mine = groups == group
@@ -239,11 +249,13 @@ class EmbedWindow:
                 "n_rows": 0,
                 "n_tokens": 0,
                 "n_truncated": 0,
-                "compute_seconds": compute_seconds * float(mine.mean()),
+                "n_computed": round(work.n_computed * float(mine.mean())),
+                "flops": work.flops * float(mine.mean()),
+                "busy_seconds": work.busy_seconds * float(mine.mean()),
                 "failures": [
                     self._failure(rows, int(i), str(failed[i])) for i in np.flatnonzero(mine & bad)
                 ],
-            }
+            } | state
             if (
                 made is not None
                 and (part := made.filter(pa.array(mine[made["row"].to_numpy()]))).num_rows

@@ -58,7 +58,7 @@ class EmbedConfig:
         replace: embed every row anew, also with another model
         retry_failed: try rows again that failed before
         max_failures: share of the rows due that may fail before the run counts as failed
-        precision: of the computation
+        precision: of the computation; auto is the fastest that leaves the vectors where fp32 has them
         device: where the model runs
         actors: processes that host the model (default: from the machines)
         vector_dtype: float16 rounds vectors, which halves the files
@@ -93,7 +93,7 @@ class EmbedConfig:
     replace: Flag = False
     retry_failed: Flag = False
     max_failures: float = 0.1
-    precision: Literal["fp32"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     actors: Number = 0
     vector_dtype: Literal["float32", "float16"] = "float32"
@@ -191,6 +191,7 @@ def run(
         chunk_tokens=config.chunk_tokens,
         chunk_overlap=config.chunk_overlap,
         device=config.device,
+        precision=config.precision,
         actors=config.actors or None,
         wait=config.wait,
         quiet=config.json and not sys.stderr.isatty(),
@@ -216,6 +217,7 @@ def _summary(
     outcome: Outcome, config: EmbedConfig, model: SyncModel, run_id: str, seconds: float
 ) -> EmbedSummary:
     counts, tally = outcome.counts, outcome.tally
+    model_seconds = max(outcome.embed_seconds * outcome.n_actors, 1e-9)
     return EmbedSummary(
         **vars(counts),
         seconds=round(seconds, 3),
@@ -231,25 +233,34 @@ def _summary(
         n_tokens=tally.n_tokens,
         n_truncated=tally.n_truncated,
         n_passages=tally.n_rows if config.chunk_tokens else 0,
+        precision=tally.precision,
+        token_budget=tally.token_budget,
+        tokens_per_second=round(tally.n_tokens / max(outcome.embed_seconds, 1e-9), 1),
+        padding_waste=round(tally.padding_waste, 4),
+        gemm_share=round(tally.gemm_share, 4),
+        starved_share=round(max(0.0, 1 - tally.busy_seconds / model_seconds), 4),
         waves=outcome.n_waves,
         replans=outcome.n_replans,
         failures=outcome.reasons,
-        warnings=outcome.warnings,
+        warnings=outcome.warnings + sorted(tally.remarks),
     )
 
 
 def _dry_run(sync: Sync, model: SyncModel, config: EmbedConfig) -> DryRunSummary:
     """Plan, and time the model on a few of the rows that are due, in this process."""
-    from actors.engine import encode
+    from actors.engine import Engine
+    from actors.precision import load_sound
 
     preview = sync.preview(DRY_RUN_ROWS)
-    n_due, budget = preview.n_to_embed, sync.options.token_budget
+    n_due = preview.n_to_embed
     tokens_a_row, rate = 0.0, 0.0
     if preview.sample:
-        encoder = model.load("cpu" if config.device == "auto" else config.device, None)
-        encode(encoder, preview.sample[:4], budget)  # pays for what later calls do not
+        device = "cpu" if config.device == "auto" else config.device
+        encoder, _ = load_sound(model, device, None, config.precision, preview.sample)
+        engine = Engine(encoder)
+        engine.encode(preview.sample[:4])  # pays for what later calls do not
         started = time.monotonic()
-        encoded = encode(encoder, preview.sample, budget)
+        encoded = engine.encode(preview.sample)
         rate = len(preview.sample) / (time.monotonic() - started)
         tokens_a_row = float(encoded.n_tokens.mean())
     return DryRunSummary(

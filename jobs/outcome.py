@@ -50,6 +50,7 @@ class Outcome:
     """What a sync did.
 
     Attributes:
+        n_actors: processes that hosted the model.
         failure_share: rows that failed in this run over rows due.
         reasons: rows without a vector, by reason.
     """
@@ -58,6 +59,7 @@ class Outcome:
     tally: Tally
     table_version: int
     embed_seconds: float
+    n_actors: int
     n_waves: int
     n_replans: int
     failure_share: float
@@ -84,6 +86,13 @@ class EmbedSummary(Counts):
         rows_per_second: embedded and replaced rows over the seconds of the embedding stage.
         n_truncated: texts cut at the model's bound.
         n_passages: rows written, where documents are cut into passages; else 0.
+        precision: what the vectors were computed in; null where none was.
+        token_budget: tokens a micro-batch, found on this machine.
+        padding_waste: share of the computed tokens that were padding.
+        gemm_share: share of the computing time that the matrix products alone would have taken, at
+            the rate that the workers measured for them.
+        starved_share: share of the embedding stage in which the models waited: for rows, for the
+            start of workers, for commits.
         replans: times that somebody else wrote in between.
         failures: rows that have no vector, by reason.
     """
@@ -97,6 +106,12 @@ class EmbedSummary(Counts):
     n_tokens: int
     n_truncated: int
     n_passages: int
+    precision: str | None
+    token_budget: int
+    tokens_per_second: float
+    padding_waste: float
+    gemm_share: float
+    starved_share: float
     waves: int
     replans: int
     failures: dict[str, int]
@@ -117,6 +132,13 @@ class EmbedSummary(Counts):
             f"\n{self.table} is at version {self.table_version}: {self.model}, "
             f"{self.seconds:.1f} s{rate}."
         )
+        if self.precision:
+            lines.append(
+                f"{self.precision}, {self.tokens_per_second:,.0f} tokens/s in micro-batches of "
+                f"{self.token_budget:,} with {self.padding_waste:.1%} padding, {self.gemm_share:.0%} "
+                f"of what matrix products alone reach here; {self.starved_share:.0%} of the time "
+                "the model waited."
+            )
         by_number = sorted(self.failures.items(), key=lambda item: -item[1])
         lines += [f"Failed {n:,}: {reason}" for reason, n in by_number[:_REASONS_SHOWN]]
         if self.failures:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from actors.window import EmbedWindow, HostedModel, Target
+from actors.precision import HostedModel
+from actors.window import EmbedWindow, Target
 from jobs.cluster import READ_CPUS, Allocation
 from jobs.scan import due_by_piece, due_from_bytes, read_due, scan_piece
 from schemas.fragments import windows
@@ -68,7 +69,7 @@ def scan_pieces(source: Source, pieces: Sequence[Piece]) -> Iterator[Mapping[str
 
 
 def reports(
-    work: Work, use: Allocation, token_budget: int
+    work: Work, use: Allocation, *, precision: str, token_budget: int
 ) -> Generator[dict[str, Any] | None, None, None]:
     """Run the workers.
 
@@ -79,7 +80,7 @@ def reports(
     Raises:
         WorkerError: the pipeline failed, or due rows never came back.
     """
-    dataset = _dataset(work, use, token_budget)
+    dataset = _dataset(work, use, precision, token_budget)
     arrived: queue.Queue[Any] = queue.Queue()
     over = threading.Event()
 
@@ -120,7 +121,7 @@ def reports(
         raise WorkerError(f"{n_left:,} due rows never came back from the workers; run again.")
 
 
-def _dataset(work: Work, use: Allocation, token_budget: int) -> "Dataset":
+def _dataset(work: Work, use: Allocation, precision: str, token_budget: int) -> "Dataset":
     import ray.data
 
     source, pieces, files, columns = work.source, work.pieces, work.files, work.columns
@@ -149,6 +150,7 @@ def _dataset(work: Work, use: Allocation, token_budget: int) -> "Dataset":
         fn_constructor_kwargs={
             "device": use.device,
             "threads": use.threads,
+            "precision": precision,
             "token_budget": token_budget,
         },
         batch_size=1,

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from actors.window import HostedModel
+from actors.precision import HostedModel
 from jobs import claim
 from jobs.cluster import Cluster
 from jobs.pipeline import scan_pieces
@@ -32,10 +32,6 @@ class SyncError(RuntimeError):
 
 class SyncModel(HostedModel, Protocol):
     """What a sync needs to know of a model; `actors.checkpoints.Model` is one."""
-
-    @property
-    def name(self) -> str:
-        """For display."""
 
     @property
     def space(self) -> str:
@@ -72,7 +68,8 @@ class SyncOptions:
     wait: bool = False
     quiet: bool = False
     shared_filesystem: bool = False
-    token_budget: int = 4096
+    precision: str = "auto"
+    token_budget: int = 0
     wave_seconds: float = 30.0
     claims: bool = True
 

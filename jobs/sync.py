@@ -6,7 +6,7 @@ somebody else writes to the table in between, the commit is refused and the run 
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from actors.window import Target
 from jobs import claim
-from jobs.cluster import Cluster, allocate
+from jobs.cluster import Allocation, Cluster, allocate
 from jobs.outcome import Counts, Outcome, Preview
 from jobs.pipeline import Work, reports
 from jobs.planning import Planner, SyncError, SyncModel, SyncOptions
@@ -48,11 +48,12 @@ class Sync:
     ) -> None:
         self.source, self.model, self.options, self.cluster = source, model, options, cluster
         identity = claim.identity(run)
-        self.note = {**identity, "command": "embed", "model": model.name, "precision": "fp32"}
+        self.note = {**identity, "command": "embed", "model": model.name}
         self.stop = stop
         self.planner = Planner(source, model, options, self.note, cluster, self.stop)
         self.tally = Tally()
         self.embed_seconds = 0.0
+        self.n_actors = 1
         self.n_waves = 0
         self.n_replans = 0
         self._first_plan: Plan | None = None  # its counts are the run's
@@ -188,9 +189,10 @@ class Sync:
             actors=self.options.actors,
             n_due=len(work.due),
         )
+        self.n_actors = use.n_actors
         with (
             Progress("embed", len(work.due), "rows", quiet=self.options.quiet) as progress,
-            contextlib.closing(reports(work, use, self.options.token_budget)) as arriving,
+            contextlib.closing(self._reports(work, use)) as arriving,
         ):
             for report in arriving:
                 if report is not None:
@@ -200,6 +202,10 @@ class Sync:
                     waves.commit()
                     self._check_hopeless()
                 self.stop.check()
+
+    def _reports(self, work: Work, use: Allocation) -> Generator[dict[str, Any] | None, None, None]:
+        options = self.options
+        return reports(work, use, precision=options.precision, token_budget=options.token_budget)
 
     def _nodes(self) -> list[dict[str, float]]:
         nodes = self.cluster.nodes()
@@ -247,6 +253,7 @@ class Sync:
             tally=self.tally,
             table_version=table.version,
             embed_seconds=self.embed_seconds,
+            n_actors=self.n_actors,
             n_waves=self.n_waves,
             n_replans=self.n_replans,
             failure_share=self._failure_share(),

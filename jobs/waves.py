@@ -8,7 +8,7 @@ before the rows they replace go, so that a row is never in neither table.
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,12 +37,39 @@ class Tally:
     n_tokens: int = 0
     n_truncated: int = 0
     n_rows: int = 0
-    compute_seconds: float = 0.0
+    n_computed: int = 0
+    flops: float = 0.0
+    busy_seconds: float = 0.0
+    ceiling_seconds: float = 0.0
+    token_budget: int = 0
+    precisions: set[str] = field(default_factory=set)
+    remarks: set[str] = field(default_factory=set)
 
     def work(self, report: Mapping[str, Any]) -> None:
         """Add what a worker has done."""
-        for name in ("n_due", "n_tokens", "n_truncated", "n_rows", "compute_seconds"):
+        names = ("n_due", "n_tokens", "n_truncated", "n_rows", "n_computed", "flops")
+        for name in (*names, "busy_seconds"):
             setattr(self, name, getattr(self, name) + report[name])
+        self.remarks.update(report["remarks"])
+        if report["precision"] is not None:
+            self.ceiling_seconds += report["flops"] / max(report["ceiling"], 1.0)
+            self.token_budget = report["token_budget"]
+            self.precisions.add(report["precision"])
+
+    @property
+    def precision(self) -> str | None:
+        """What the vectors were computed in; None where none was."""
+        return "+".join(sorted(self.precisions)) or None
+
+    @property
+    def gemm_share(self) -> float:
+        """Share of the time in which models computed that their matrix products alone would take."""
+        return self.ceiling_seconds / self.busy_seconds if self.busy_seconds else 0.0
+
+    @property
+    def padding_waste(self) -> float:
+        """Share of the tokens computed that are padding."""
+        return 1 - self.n_tokens / self.n_computed if self.n_computed else 0.0
 
     def fail(self, kind: int) -> None:
         """Add a failure that is on record; a conflict of ids is the plan's to count."""
@@ -68,7 +95,7 @@ class Waves:
         files: its files at that version; the plan's arrays point into them.
         plan: what is due.
         failures: the failures table.
-        note: what every commit's metadata holds (run, host, pid, model, precision).
+        note: what every commit's metadata holds (run, host, pid, model).
         as_failure: a worker's failure as a row of the failures table.
         tally: counts what is on record.
         at_once: hold everything back for `finish_overwrite`.
@@ -131,7 +158,7 @@ class Waves:
         rewritten = [fragment for index in old if (fragment := self._without_old_rows(index))]
         if added or old:
             self.table.commit(
-                {**self.note, "state": "wave", "n_added": sum(f.n_rows for f in added)},
+                self._wave_note(added),
                 add=[*added, *rewritten],
                 remove=[self.files[index] for index in old],
             )
@@ -147,9 +174,12 @@ class Waves:
         failed = [failure for failures in self._failed.values() for failure in failures]
         self._record(failed)
         added = [fragment for fragments in self._fragments.values() for fragment in fragments]
-        note = {**self.note, "state": "wave", "n_added": sum(f.n_rows for f in added)}
-        self.table.overwrite(note, schema, added)
+        self.table.overwrite(self._wave_note(added), schema, added)
         self.n_waves += 1
+
+    def _wave_note(self, added: list[Fragment]) -> dict[str, Any]:
+        note = {**self.note, "state": "wave", "n_added": sum(file.n_rows for file in added)}
+        return note | {"precision": self.tally.precision}
 
     def _record(self, failed: list[dict[str, Any]]) -> None:
         if failed:

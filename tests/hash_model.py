@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import xxhash
 
-from actors.engine import Tokens
+from actors.engine import Setup, Tokens
 
 
 class HashEncoder:
+    setup = Setup()
+
     def __init__(self, dim, poison="", seconds_a_row=0.0):
         self.dim, self.max_tokens, self.poison, self.seconds_a_row = (
             dim,
@@ -32,6 +34,12 @@ class HashEncoder:
         )
         return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
+    def flops(self, lengths):
+        return float(lengths.sum())
+
+    def ceiling(self):
+        return 1e9
+
     def spans(self, text):
         ends = [i for i, character in enumerate(text) if character == " "] + [len(text)]
         starts = [0] + [end + 1 for end in ends[:-1]]
@@ -48,7 +56,7 @@ class HashModel:
     poison: str = ""
     seconds_a_row: float = 0.0
 
-    def load(self, device="cpu", threads=None):
+    def load(self, device="cpu", threads=None, precision="fp32"):
         return HashEncoder(self.dim, self.poison, self.seconds_a_row)
 
 

