@@ -39,6 +39,7 @@ class TokenBudget:
         if min(candidates) < 1:
             raise ValueError(f"token_budget is {min(candidates)}, expected 1 or more")
         self.limit = max(candidates)
+        self._smallest = max(1, min(candidates) // 4)  # less is not worth a call of its own
         self._lock = threading.Lock()
         self._handed_out = dict.fromkeys(candidates, 0)
         self._rates: dict[int, list[float]] = {candidate: [] for candidate in candidates}
@@ -50,16 +51,21 @@ class TokenBudget:
         fitting = [candidate for candidate in self._rates if candidate <= self.limit]
         return min(self._chosen or next(iter(fitting), self.limit), self.limit)
 
-    def next(self) -> int:
-        """The budget for the next batch."""
+    def next(self, at_most: int) -> int:
+        """The budget for the next batch.
+
+        Args:
+            at_most: What is left, shared out among the lanes, so that they end together.
+        """
         with self._lock:
+            bound = min(self.limit, max(at_most, self._smallest))
             untried = [
                 candidate
                 for candidate, n in self._handed_out.items()
-                if self._chosen is None and candidate <= self.limit and n < TRIALS
+                if self._chosen is None and candidate <= bound and n < TRIALS
             ]
             if not untried:
-                return self.chosen
+                return min(self.chosen, bound)
             budget = min(untried, key=lambda candidate: self._handed_out[candidate])
             self._handed_out[budget] += 1
             return budget

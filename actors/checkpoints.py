@@ -64,6 +64,12 @@ class Model:
         """Whether vectors have unit length."""
         return self.spec.normalize
 
+    @property
+    def size_bytes(self) -> int:
+        """Of the weights' files."""
+        files = Path(self.folder).rglob("*")
+        return sum(f.stat().st_size for f in files if f.suffix in (".safetensors", ".npz"))
+
     def load(
         self, device: str = "cpu", threads: int | None = None, precision: str = "fp32"
     ) -> Encoder:

@@ -144,7 +144,7 @@ class Engine:
         vectors = np.zeros((len(texts), self.encoder.dim), dtype=np.float32)
         rows = np.setdiff1d(np.arange(len(texts)), list(errors))
         rows = rows[np.argsort(-n_tokens[rows], kind="stable")]
-        window = _Window(tokens.ids, n_tokens, rows, vectors, errors)
+        window = _Window(tokens.ids, n_tokens, rows, vectors, errors, int(n_tokens[rows].sum()))
         lanes = [self._lanes.submit(self._lane, window) for _ in range(self.encoder.setup.lanes)]
         for lane in lanes:
             lane.result()
@@ -167,8 +167,8 @@ class Engine:
 
     def _next(self, window: "_Window") -> tuple[np.ndarray, int] | None:
         """The next micro-batch of a window, and the budget that it was cut by."""
-        budget = self.budget.next()
         with window.lock:
+            budget = self.budget.next(window.n_left // self.encoder.setup.lanes)
             if window.again:
                 rows = window.again.pop()
                 if self._cost(window.n_tokens[rows]) <= self.budget.limit or len(rows) == 1:
@@ -181,6 +181,7 @@ class Engine:
             lengths = window.n_tokens[window.rows[window.start :]]
             n = batch_rows(lengths, budget, padded=self.encoder.setup.padded)
             window.start += n
+            window.n_left -= int(lengths[:n].sum())
             return window.rows[window.start - n : window.start], budget
 
     def _cost(self, lengths: np.ndarray) -> int:
@@ -220,6 +221,7 @@ class _Window:
     rows: np.ndarray
     vectors: np.ndarray
     errors: dict[int, str]
+    n_left: int  # tokens of rows that no lane has taken yet
     start: int = 0
     again: list[np.ndarray] = field(default_factory=list)
     n_computed: int = 0

@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from actors.attention import Group, by_length, groups_of, padded, variable_length
 from actors.bert_weights import EMBEDDINGS, FAMILIES, Weights
 from actors.layout import OFFSET_POSITIONS, Layout
 from actors.linear import Linear, fastest_linear, plain
 
 Norm = tuple[torch.Tensor, torch.Tensor]
-Group = tuple[int, int, int]  # first token, texts, tokens a text
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": torch.ops.aten.gelu_.default,
@@ -117,7 +117,7 @@ class PackedBert:
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         starts = np.cumsum(lengths) - lengths
         flat = np.fromiter(itertools.chain.from_iterable(ids), np.int64, int(lengths.sum()))
-        groups = list(_groups(lengths.tolist()))
+        groups = list(groups_of(lengths.tolist()))
         x = F.embedding(self._put(flat), self._words)
         x += F.embedding(self._put(self._places(flat, lengths, starts)), self._positions)
         x = self._normed(x, self._norm)
@@ -125,7 +125,7 @@ class PackedBert:
         for layer in self._layers:
             x = self._normed(layer.out(attend(layer.qkv(x))).add_(x), layer.norm)
             x = self._normed(layer.down(self._activate(layer.up(x))).add_(x), layer.last_norm)
-        vectors = self._pooled(x, starts, groups)
+        vectors = self._pooled(x, lengths, groups)
         for module in self._behind:
             vectors = module(vectors)
         return vectors
@@ -154,38 +154,22 @@ class PackedBert:
 
     def _attention(self, lengths: np.ndarray, groups: list[Group]) -> Linear:
         """Attention within each text, from (tokens, 3 * hidden) to (tokens, hidden)."""
-        n_heads = self._n_heads
-        if self._device.type == "cuda" and self._dtype != torch.float32 and self._bias is None:
-            from torch.nn.attention.varlen import varlen_attn
+        if self._device.type == "cpu":
+            return partial(by_length, self._n_heads, groups, self._bias)
+        if self._dtype == torch.float32 or self._bias is not None:
+            held = np.arange(lengths.max()) < lengths[:, None]
+            slots = self._put(np.flatnonzero(held))
+            return partial(padded, self._n_heads, self._put(held), slots, self._bias)
+        edges = self._put(np.concatenate(([0], np.cumsum(lengths))).astype(np.int32))
+        return partial(variable_length, self._n_heads, edges, int(lengths.max()))
 
-            edges = self._put(np.concatenate(([0], np.cumsum(lengths))).astype(np.int32))
-            longest = int(lengths.max())
-
-            def over_all(qkv: torch.Tensor) -> torch.Tensor:
-                q, k, v = qkv.view(len(qkv), 3, n_heads, -1).unbind(1)
-                mixed = varlen_attn(q, k, v, edges, edges, longest, longest)
-                assert isinstance(mixed, torch.Tensor)  # a tuple only where more is asked for
-                return mixed.flatten(1)
-
-            return over_all
-
-        def by_length(qkv: torch.Tensor) -> torch.Tensor:
-            out = qkv.new_empty(len(qkv), qkv.shape[1] // 3)
-            for first, n, length in groups:
-                rows = slice(first, first + n * length)
-                parts = qkv[rows].view(n, length, 3, n_heads, -1).permute(2, 0, 3, 1, 4)
-                q, k, v = parts.unbind(0)
-                mask = None if self._bias is None else _square(self._bias, length)
-                mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-                out[rows].view(n, length, n_heads, -1).copy_(mixed.transpose(1, 2))
-            return out
-
-        return by_length
-
-    def _pooled(self, x: torch.Tensor, starts: np.ndarray, groups: list[Group]) -> torch.Tensor:
+    def _pooled(self, x: torch.Tensor, lengths: np.ndarray, groups: list[Group]) -> torch.Tensor:
         """One float32 vector a text."""
         if self._pooling == "cls":
-            return x[self._put(starts)].float()
+            return x[self._put(np.cumsum(lengths) - lengths)].float()
+        if self._device.type != "cpu":  # one kernel, not one a group
+            counts = self._put(lengths)
+            return torch.segment_reduce(x.float(), self._pooling, lengths=counts, unsafe=True)
         parts = (x[a : a + n * k].view(n, k, -1).float() for a, n, k in groups)
         if self._pooling == "max":
             return torch.cat([part.amax(1) for part in parts])
@@ -213,15 +197,6 @@ class PackedBert:
             down=load(down),
             last_norm=self._load_norm(weights, last_norm),
         )
-
-
-def _groups(lengths: list[int]) -> Iterator[Group]:
-    """Runs of neighbouring texts of one length."""
-    first = 0
-    for length, run in itertools.groupby(lengths):
-        n = sum(1 for _ in run)
-        yield first, n, length
-        first += n * length
 
 
 def _behind(layout: Layout, device: torch.device) -> Iterator[Linear]:
@@ -259,11 +234,3 @@ def _mpnet_bias(table: torch.Tensor, n_positions: int) -> torch.Tensor:
     far = (near + (far * (half - near)).long()).clamp(max=half - 1)
     bucket = torch.where(size < near, size, far) + half * (distance > 0)
     return table[bucket.to(table.device)].T.contiguous()
-
-
-def _square(bias: torch.Tensor, length: int) -> torch.Tensor:
-    """(1, heads, length, length), row i and column j holding the bias for the distance j - i."""
-    middle = bias.shape[1] // 2
-    near = bias[:, middle - length + 1 : middle + length].contiguous()
-    from_last = near.as_strided((len(near), length, length), (near.shape[1], 1, 1))
-    return from_last.flip(1)[None]

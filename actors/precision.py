@@ -55,8 +55,8 @@ def load_sound(
         if precision == "fp32":
             break
         encoder = model.load(device, threads, precision)
-        if encoder.setup.precision != precision:  # a family that has only one
-            return encoder, remarks
+        if (only := encoder.setup.precision) != precision:  # a family that has no other
+            return encoder, [] if wanted == "auto" else [f"{model.name} computes in {only} only."]
         exact = exact or model.load(device, threads, "fp32")
         ids = _sample(exact, texts)
         if not ids:
@@ -68,6 +68,10 @@ def load_sound(
                 f" {len(ids)} texts, expected {MIN_COSINE}); it was not used."
             )
         elif wanted != "auto" or speed >= WORTHWHILE:
+            if speed < 1:
+                remarks.append(
+                    f"{precision} is {1 / speed:.1f} times as slow as fp32 on this {device}."
+                )
             return encoder, remarks
     return exact or model.load(device, threads, "fp32"), remarks
 

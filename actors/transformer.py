@@ -32,6 +32,7 @@ class TransformerEncoder:
         dim: Length of a vector.
         max_tokens: Tokens after which a text is cut, special tokens included.
         setup: How it computes.
+        shape: (in, out) features of its largest layer.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class TransformerEncoder:
                 layout, device=device, dtype=dtype, pooling=pooling, prompt=prompt
             )
             tokenizer = network.tokenizer
-        self._network = network
+        self._network, self.shape = network, network.shape
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(f"{folder} has no fast tokenizer: save it with a tokenizer.json.")
         self.max_tokens = layout.max_tokens if max_tokens is None else max_tokens
@@ -138,7 +139,7 @@ class TransformerEncoder:
 
     def ceiling(self) -> float:
         """Floating point operations a second of the largest layer's products, measured."""
-        return matmul_ceiling(self.setup, self._network.shape)
+        return matmul_ceiling(self.setup, self.shape)
 
     def spans(self, text: str) -> np.ndarray:
         """Character offsets (n_tokens, 2) int64 of the tokens: no prompt, no special ones, uncut."""

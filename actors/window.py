@@ -8,6 +8,7 @@ counts go back to the driver, and the failures; vectors never travel. It needs n
 """
 
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,6 +46,7 @@ REPORT = pa.schema(
         ("n_due", pa.int64()),
         ("n_tokens", pa.int64()),
         ("n_truncated", pa.int64()),
+        ("seconds", pa.float64()),  # that the window took, loading left out
         ("n_computed", pa.int64()),  # tokens, padding included
         ("flops", pa.float64()),
         ("busy_seconds", pa.float64()),
@@ -135,21 +137,25 @@ class EmbedWindow:
         copied = rows["due:action"].to_numpy() == COPY
         healthy = np.array([reason is None for reason in failed], bool)
         parts, work = [], Work()
-        if (healthy & ~copied).any():
-            part, errors, work = self._embedded(rows, np.flatnonzero(healthy & ~copied))
+        indices = np.flatnonzero(healthy & ~copied)
+        texts = rows["text"].take(pa.array(indices)).to_pylist()
+        engine = self._loaded(texts) if texts else None
+        started = time.perf_counter()
+        if engine is not None:
+            part, errors, work = self._embedded(engine, texts, indices)
             parts.append(part)
             for index, reason in errors.items():
                 failed[index] = reason
         if (healthy & copied).any():
             parts.append(self._copied(rows, np.flatnonzero(healthy & copied)))
-        return self._report(rows, failed, parts, work)
+        reports = self._report(rows, failed, parts, work)
+        seconds = pa.array([time.perf_counter() - started] * len(reports))
+        return reports.set_column(reports.column_names.index("seconds"), "seconds", seconds)
 
     def _embedded(
-        self, rows: pa.Table, indices: np.ndarray
+        self, engine: Engine, texts: list[str], indices: np.ndarray
     ) -> tuple[pa.Table, dict[int, str], Work]:
-        """New vectors: columns `row` (index into rows), n_tokens, truncated, embedding[, passage]."""
-        texts = rows["text"].take(pa.array(indices)).to_pylist()
-        engine = self._loaded(texts)
+        """New vectors: columns `row` (index of the text's row), n_tokens, …, embedding[, passage]."""
         row_of, spans = indices, None
         errors: dict[int, str] = {}
         if self.target.chunk_tokens:

@@ -10,23 +10,33 @@ workers and Ray's own processes, sampled every half second. About three minutes 
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import psutil
+from benchmarks.record import ROLES, ROOT, PeakMemory, append
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "memory.jsonl"
 TIMES = 4
 ALLOWED = 1.15
-SAMPLE_SECONDS = 0.5
-ROLES = ("driver", "workers", "ray")
+HASH = "hash"  # the model that is none
+DIM = 384
+
+
+class Run(NamedTuple):
+    """One run in a process of its own.
+
+    Attributes:
+        summary: What `embatch embed --json` prints.
+        seconds: From the start of the process to its end.
+        memory: Its peaks.
+    """
+
+    summary: dict[str, Any]
+    seconds: float
+    memory: PeakMemory
 
 
 def corpus(path: Path, n_rows: int) -> None:
@@ -37,64 +47,81 @@ def corpus(path: Path, n_rows: int) -> None:
             file.write(json.dumps({"id": i, "text": text, "label": i % 7}) + "\n")
 
 
-def memory_mb(driver: psutil.Process) -> dict[str, float]:
-    """Proportional set size of a run's processes by role, MB."""
-    found = dict.fromkeys(ROLES, 0.0)
-    for process in [driver, *driver.children(recursive=True)]:
-        try:
-            size = process.memory_full_info().pss / 1e6
-            line = " ".join(process.cmdline()[:1])
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-        role = "driver" if process.pid == driver.pid else "ray"
-        found["workers" if line.startswith("ray::Map") else role] += size
-    return found
+def run_embed(
+    source: Path,
+    table: Path,
+    model: str = HASH,
+    seconds_a_row: float = 0.0,
+    *,
+    with_ray: bool = False,
+) -> Run:
+    """Embed a source of JSON lines with ids in a child process, and watch it.
 
+    Args:
+        source: File or folder.
+        table: Of the vectors.
+        model: As `embatch embed --model` takes it, or HASH.
+        seconds_a_row: What HASH sleeps, to stand for a model that computes.
+        with_ray: Start Ray also where so few rows are due that the run would do without.
 
-def measure(n_rows: int, folder: Path) -> dict[str, float]:
-    """One run in a child process: seconds and peaks, MB."""
-    source = folder / f"{n_rows}.jsonl"
-    corpus(source, n_rows)
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.memory",
-        "--child",
-        str(source),
-        str(folder / f"table-{n_rows}"),
-    ]
+    Raises:
+        RuntimeError: The run failed; its messages are on stderr.
+    """
+    asked = {
+        "source": str(source),
+        "table": str(table),
+        "model": model,
+        "seconds_a_row": seconds_a_row,
+        "with_ray": with_ray,
+    }
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     started = time.monotonic()
-    with subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE
-    ) as child:
-        driver, peaks, together = psutil.Process(child.pid), dict.fromkeys(ROLES, 0.0), 0.0
-        while child.poll() is None:
-            now = memory_mb(driver)
-            peaks = {role: max(peaks[role], now[role]) for role in ROLES}
-            together = max(together, sum(now.values()))
-            time.sleep(SAMPLE_SECONDS)
-        assert child.stdout is not None  # it is a pipe
-        summary = json.loads(child.stdout.read().splitlines()[-1])
-    if summary["embedded"] != n_rows:
-        raise RuntimeError(f"expected {n_rows} rows to be embedded: {summary}")
+    with (
+        subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.memory", "--child", json.dumps(asked)],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": paths},
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as child,
+        PeakMemory(child.pid) as memory,
+    ):
+        output, _ = child.communicate()
+        seconds = time.monotonic() - started
+    if child.returncode:
+        raise RuntimeError(f"The run over {source} failed with {child.returncode}; see above.")
+    return Run(json.loads(output.splitlines()[-1]), seconds, memory)
+
+
+def measure(n_rows: int, folder: Path, model: str = HASH) -> dict[str, float]:
+    """One run over n rows into a new table: seconds and peaks, MB."""
+    source = folder / f"{n_rows}.jsonl"
+    corpus(source, n_rows)
+    run = run_embed(source, folder / f"table-{n_rows}", model)
+    if run.summary["embedded"] != n_rows:
+        raise RuntimeError(f"expected {n_rows} rows to be embedded: {run.summary}")
     return {
         "rows": n_rows,
-        "seconds": round(time.monotonic() - started, 1),
-        "rows_per_second": summary["rows_per_second"],
-        "peak_mb": round(together, 1),
-        **{f"peak_{role}_mb": round(peaks[role], 1) for role in ROLES},
+        "seconds": round(run.seconds, 1),
+        "rows_per_second": run.summary["rows_per_second"],
+        "peak_mb": round(run.memory.peak_mb, 1),
+        **{f"peak_{role}_mb": round(run.memory.peak_by_role_mb[role], 1) for role in ROLES},
     }
 
 
-def embed(source: str, table: str) -> None:
-    """The child: embed with a hash for a model."""
+def embed(source: str, table: str, model: str, seconds_a_row: float, with_ray: bool) -> None:
+    """The child: embed, and print the summary."""
+    from jobs.cluster import cluster, native_noise_in_a_file
     from jobs.embed import EmbedConfig, run
     from jobs.outcome import EmbedSummary
     from tests.hash_model import HashModel
 
-    config = EmbedConfig(source, table, model="hash", id_column="id", json=True)
-    summary = run(config, HashModel(dim=384))
+    config = EmbedConfig(source, table, model=model, id_column="id", json=True)
+    hosted = HashModel(dim=DIM, seconds_a_row=seconds_a_row) if model == HASH else None
+    with native_noise_in_a_file(), cluster(None, verbose=False) as ray_cluster:
+        if with_ray:
+            ray_cluster.nodes()  # waits for it; the run finds it
+        summary = run(config, hosted)
     assert isinstance(summary, EmbedSummary)  # no dry run was asked for
     print(summary.json())
 
@@ -105,31 +132,15 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, default=50_000, help="rows of the smaller run")
-    parser.add_argument("--child", nargs=2, metavar=("SOURCE", "TABLE"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        embed(*arguments.child)
+        embed(**arguments.child)
         return 0
     with tempfile.TemporaryDirectory() as folder:
         runs = [measure(n, Path(folder)) for n in (arguments.rows, TIMES * arguments.rows)]
     ratio = runs[1]["peak_mb"] / runs[0]["peak_mb"]
-    result = {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("ray", "pyarrow", "deltalake")},
-        "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        ).stdout.strip(),
-        "runs": runs,
-        "peak_ratio": round(ratio, 3),
-    }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(result) + "\n")
+    append("memory", {"runs": runs, "peak_ratio": round(ratio, 3)})
     for run in runs:
         print(run)
     print(f"{TIMES} times the rows take {ratio:.2f} times the memory (at most {ALLOWED} allowed)")

@@ -14,6 +14,9 @@ OBJECT_STORE_BYTES = 1 << 30  # texts travel through it, vectors never
 READ_CPUS = 0.25  # what a read task reserves; actors leave room for some of them on every node
 ACTOR_SHARE = 0.75  # of its threads is what an actor reserves
 CPU_THREADS = 8  # threads that one encoder uses well on a CPU
+GPU_REPLICAS = 2  # of a small model: one process alone is held up by tokenising and copying
+SMALL_MODEL_BYTES = 256 << 20
+REPLICA_CPUS = 4  # for each of them
 WINDOW_ROWS = 4096
 WINDOWS_PER_ACTOR = 8  # so that progress shows and actors end together on small runs
 SMALLEST_WINDOW = 128  # rows
@@ -42,16 +45,22 @@ class Allocation:
 
 
 def allocate(
-    nodes: list[dict[str, float]], *, device: str, actors: int | None, n_due: int
+    nodes: list[dict[str, float]],
+    *,
+    device: str,
+    actors: int | None,
+    n_due: int,
+    model_bytes: int = 0,
 ) -> Allocation:
     """Share out the machines.
 
     Args:
         nodes: the resources of each node, `CPU` and `GPU`.
         device: `auto` takes GPUs where there are any.
-        actors: processes that host the model; None takes one a GPU, or one for every CPU_THREADS
-            cores of a node.
+        actors: processes that host the model; None takes one a GPU (or GPU_REPLICAS of a small
+            model), or one for every CPU_THREADS cores of a node.
         n_due: rows to embed.
+        model_bytes: size of the model's weights.
 
     Raises:
         ValueError: `cuda` is asked for and no node has a GPU.
@@ -63,7 +72,9 @@ def allocate(
             "--device cuda: no node of this Ray cluster has a GPU. Leave --device out, or give cpu."
         )
     on_gpu = gpus > 0 and device in ("auto", "cuda")
-    wanted = gpus if on_gpu else sum(max(1, n // CPU_THREADS) for n in cores)
+    a_gpu = sum(cores) // (REPLICA_CPUS * gpus) if on_gpu else 0
+    replicas = max(1, min(a_gpu, GPU_REPLICAS if model_bytes <= SMALL_MODEL_BYTES else 1))
+    wanted = gpus * replicas if on_gpu else sum(max(1, n // CPU_THREADS) for n in cores)
     n_actors = actors or wanted
     a_node = -(-n_actors // len(cores))
     threads = max(1, min(cores) // a_node)
@@ -92,6 +103,11 @@ class Cluster:
         """Begin to start Ray, if it is not under way."""
         if self._started is None:
             self._started = self._pool.submit(self._init)
+
+    def is_up(self) -> bool:
+        """Whether there is a Ray to be used, or one on its way; asking starts none."""
+        given = self.address is not None or self._started is not None
+        return given or ("ray" in sys.modules and sys.modules["ray"].is_initialized())
 
     def nodes(self) -> list[dict[str, float]]:
         """The resources of the nodes that are alive; waits for Ray."""
@@ -160,6 +176,15 @@ def cluster(address: str | None, *, verbose: bool) -> Iterator[Cluster]:
     finally:
         if not was_there:
             mine.stop()
+
+
+def this_machine() -> dict[str, float]:
+    """The resources of this machine, as Ray would name them."""
+    import torch
+
+    from actors.hardware import cores
+
+    return {"CPU": cores(), "GPU": torch.cuda.device_count()}
 
 
 def under_submitted_job() -> bool:

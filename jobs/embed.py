@@ -217,13 +217,12 @@ def _summary(
     outcome: Outcome, config: EmbedConfig, model: SyncModel, run_id: str, seconds: float
 ) -> EmbedSummary:
     counts, tally = outcome.counts, outcome.tally
-    model_seconds = max(outcome.embed_seconds * outcome.n_actors, 1e-9)
+    embed_seconds = max(outcome.embed_seconds - outcome.start_seconds, 1e-9)
     return EmbedSummary(
         **vars(counts),
         seconds=round(seconds, 3),
-        rows_per_second=round(
-            (counts.embedded + counts.replaced) / max(outcome.embed_seconds, 1e-9), 1
-        )
+        start_seconds=round(outcome.start_seconds, 3),
+        rows_per_second=round((counts.embedded + counts.replaced) / embed_seconds, 1)
         if outcome.embed_seconds
         else 0.0,
         table_version=outcome.table_version,
@@ -235,10 +234,12 @@ def _summary(
         n_passages=tally.n_rows if config.chunk_tokens else 0,
         precision=tally.precision,
         token_budget=tally.token_budget,
-        tokens_per_second=round(tally.n_tokens / max(outcome.embed_seconds, 1e-9), 1),
+        tokens_per_second=round(tally.n_tokens / embed_seconds, 1),
         padding_waste=round(tally.padding_waste, 4),
         gemm_share=round(tally.gemm_share, 4),
-        starved_share=round(max(0.0, 1 - tally.busy_seconds / model_seconds), 4),
+        starved_share=round(max(0.0, 1 - tally.busy_seconds / embed_seconds / outcome.n_actors), 4)
+        if tally.n_tokens
+        else 0.0,
         waves=outcome.n_waves,
         replans=outcome.n_replans,
         failures=outcome.reasons,

@@ -50,6 +50,8 @@ class Outcome:
     """What a sync did.
 
     Attributes:
+        embed_seconds: of the embedding stage, of which
+        start_seconds: passed until the first worker was ready.
         n_actors: processes that hosted the model.
         failure_share: rows that failed in this run over rows due.
         reasons: rows without a vector, by reason.
@@ -59,6 +61,7 @@ class Outcome:
     tally: Tally
     table_version: int
     embed_seconds: float
+    start_seconds: float
     n_actors: int
     n_waves: int
     n_replans: int
@@ -83,7 +86,8 @@ class EmbedSummary(Counts):
 
     Attributes:
         seconds: from start to end, Ray included.
-        rows_per_second: embedded and replaced rows over the seconds of the embedding stage.
+        start_seconds: of the embedding stage, until the first worker had loaded the model.
+        rows_per_second: embedded and replaced rows over the rest of the embedding stage.
         n_truncated: texts cut at the model's bound.
         n_passages: rows written, where documents are cut into passages; else 0.
         precision: what the vectors were computed in; null where none was.
@@ -91,13 +95,14 @@ class EmbedSummary(Counts):
         padding_waste: share of the computed tokens that were padding.
         gemm_share: share of the computing time that the matrix products alone would have taken, at
             the rate that the workers measured for them.
-        starved_share: share of the embedding stage in which the models waited: for rows, for the
-            start of workers, for commits.
+        starved_share: share of the rest of the embedding stage in which the models waited: for
+            rows, for other workers to start, for commits.
         replans: times that somebody else wrote in between.
         failures: rows that have no vector, by reason.
     """
 
     seconds: float
+    start_seconds: float
     rows_per_second: float
     table_version: int
     table: str

@@ -23,6 +23,7 @@ from schemas.store import Table
 from sources.rows import Source
 
 DRIVER_BYTES = 256 << 20  # a source up to this size is scanned in the driver while Ray starts
+SMALL_BYTES = 1 << 20
 PRUNE_SHARE = 0.2  # a prune of more than this share of the table's ids asks first
 
 
@@ -36,6 +37,10 @@ class SyncModel(HostedModel, Protocol):
     @property
     def space(self) -> str:
         """Vectors of one space may be compared."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the weights."""
 
     @property
     def recipe(self) -> str:
@@ -126,6 +131,11 @@ class Planner:
     def is_large(self) -> bool:
         """Whether Ray's tasks should read the source."""
         return sum(piece.size_bytes for piece in self.pieces) > DRIVER_BYTES
+
+    @property
+    def is_small(self) -> bool:
+        """Whether reading the source takes no time, so that Ray need not start meanwhile."""
+        return sum(piece.size_bytes for piece in self.pieces) < SMALL_BYTES
 
     def scan_source(self) -> SourceScan:
         """Read the source once for its keys."""

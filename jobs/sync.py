@@ -6,7 +6,7 @@ somebody else writes to the table in between, the commit is refused and the run 
 
 import contextlib
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from actors.window import Target
 from jobs import claim
-from jobs.cluster import Allocation, Cluster, allocate
+from jobs.cluster import Cluster, allocate, this_machine
 from jobs.outcome import Counts, Outcome, Preview
-from jobs.pipeline import Work, reports
+from jobs.pipeline import Work, reports, reports_here
 from jobs.planning import Planner, SyncError, SyncModel, SyncOptions
 from jobs.progress import Progress
 from jobs.scan import SourceScan, TableScan, due_by_piece, read_due
@@ -30,6 +30,7 @@ from schemas.store import Refused, StoreError, Table
 from sources.rows import Source
 
 MAX_REPLANS = 20
+FEW_ROWS = 512  # so many are embedded in this process, if no Ray is up
 HOPELESS_FAILURES = 1000  # so many, and above --max-failures: stop early
 CHECKPOINT_VERSIONS = 50
 
@@ -53,6 +54,7 @@ class Sync:
         self.planner = Planner(source, model, options, self.note, cluster, self.stop)
         self.tally = Tally()
         self.embed_seconds = 0.0
+        self.start_seconds = 0.0  # of these, until the first worker was ready
         self.n_actors = 1
         self.n_waves = 0
         self.n_replans = 0
@@ -70,7 +72,8 @@ class Sync:
             TableBusy: another run holds the table.
         """
         table = self.planner.open_table()
-        if table is None or self.options.replace or self.planner.is_large:
+        anew = table is None or self.options.replace
+        if self.planner.is_large or (anew and not self.planner.is_small):
             self.cluster.start()  # it will be needed: let it start while the source is read
         try:
             return self._until_undisturbed(self.planner.claim_table(table))
@@ -183,29 +186,40 @@ class Sync:
         return waves
 
     def _watch(self, work: Work, waves: Waves) -> None:
+        here = len(work.due) <= FEW_ROWS and (self.options.actors or 1) == 1
+        here = here and not self.cluster.is_up()
         use = allocate(
-            self._nodes(),
+            [this_machine()] if here else self._nodes(),
             device=self.options.device,
             actors=self.options.actors,
             n_due=len(work.due),
+            model_bytes=self.model.size_bytes,
         )
         self.n_actors = use.n_actors
+        started, is_first = time.monotonic(), True
+        make = reports_here if here else reports
         with (
             Progress("embed", len(work.due), "rows", quiet=self.options.quiet) as progress,
-            contextlib.closing(self._reports(work, use)) as arriving,
+            contextlib.closing(
+                make(
+                    work,
+                    use,
+                    precision=self.options.precision,
+                    token_budget=self.options.token_budget,
+                )
+            ) as arriving,
         ):
             for report in arriving:
                 if report is not None:
                     waves.take(report)
+                if report is not None and is_first:
+                    self.start_seconds += time.monotonic() - started - report["seconds"]
+                    is_first = False
                 progress.add(report["n_due"] if report else 0)
                 if waves.seconds_since_commit() > self.options.wave_seconds:
                     waves.commit()
                     self._check_hopeless()
                 self.stop.check()
-
-    def _reports(self, work: Work, use: Allocation) -> Generator[dict[str, Any] | None, None, None]:
-        options = self.options
-        return reports(work, use, precision=options.precision, token_budget=options.token_budget)
 
     def _nodes(self) -> list[dict[str, float]]:
         nodes = self.cluster.nodes()
@@ -253,6 +267,7 @@ class Sync:
             tally=self.tally,
             table_version=table.version,
             embed_seconds=self.embed_seconds,
+            start_seconds=self.start_seconds,
             n_actors=self.n_actors,
             n_waves=self.n_waves,
             n_replans=self.n_replans,

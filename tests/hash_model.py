@@ -55,6 +55,7 @@ class HashModel:
     unit: bool = True
     poison: str = ""
     seconds_a_row: float = 0.0
+    size_bytes: int = 0
 
     def load(self, device="cpu", threads=None, precision="fp32"):
         return HashEncoder(self.dim, self.poison, self.seconds_a_row)

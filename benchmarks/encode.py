@@ -1,0 +1,256 @@
+"""Rows a second of embatch beside its peers: same texts, same weights, alternated in one run.
+
+    python -m benchmarks.encode                   # everything: about half an hour on two cores
+    python -m benchmarks.encode --quick --json    # under three minutes, one line of JSON
+    python -m benchmarks.encode --engines embatch-fp32,embatch-job --corpora short --seconds 300
+
+Each engine is a process of its own; a round gives every engine the same texts, one after the other,
+and the next round goes the other way. A ratio is the median over rounds of the time that
+sentence-transformers' `encode` took over the engine's. Whole runs (the Ray recipe, `embatch embed`)
+are timed from the moment their model is loaded until everything is written.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.corpora import CORPORA, MODELS, ROOT, corpus, model_folder
+from benchmarks.engines import ENGINES, RECIPE_ROWS, WHOLE_RUNS, is_installed
+from benchmarks.record import PeakMemory, append
+
+BASE = "sentence-transformers"
+BASE_ROWS = 32  # of a batch of its `encode`
+PROBE_TEXTS = 48
+QUICK: dict[str, Any] = {"seconds": 1.5, "rounds": 2, "models": "MiniLM"}
+FIELDS = (
+    *("engine", "corpus", "model", "rows_per_second", "ratio", "tokens_per_second"),
+    *("padding_waste", "gemm_share", "min_cosine", "mean_cosine", "peak_memory_mb"),
+)
+
+
+class Server:
+    """An engine's process."""
+
+    def __init__(self, engine: str, folder: str, work: Path) -> None:
+        self.engine, self.work = engine, work
+        command = [sys.executable, "-m", "benchmarks.engines", engine, folder]
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.memory = PeakMemory(self.process.pid)
+        self.memory.__enter__()
+
+    def wait(self) -> None:
+        """Until the model is loaded."""
+        self._answer()
+
+    def embed(self, texts: list[str]) -> tuple[np.ndarray, dict[str, Any]]:
+        """Vectors and what the engine says of them, `seconds` among it."""
+        request = {"texts": str(self.work / "texts.json"), "vectors": str(self.work / "out.npy")}
+        Path(request["texts"]).write_text(json.dumps(texts), encoding="utf-8")
+        assert self.process.stdin is not None  # it is a pipe
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        answer = json.loads(self._answer())
+        return np.load(request["vectors"]), answer
+
+    def close(self) -> None:
+        """End the process."""
+        assert self.process.stdin is not None  # it is a pipe
+        self.process.stdin.close()
+        self.process.wait()
+        self.memory.__exit__(None, None, None)
+
+    def _answer(self) -> str:
+        assert self.process.stdout is not None  # it is a pipe
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.engine} ended without an answer; its error is above.")
+        return line
+
+
+class Model:
+    """What is known of a model's work without running it, and what the machine could do."""
+
+    def __init__(self, folder: str, device: str = "cpu") -> None:
+        from actors.checkpoints import resolve
+
+        self.encoder = resolve(folder).load(device)
+        self.shape = self.encoder.shape  # type: ignore[attr-defined]
+        self.ceilings: dict[str, float] = {}
+
+    def measure_ceilings(self, precisions: set[str]) -> None:
+        """Floating point operations a second of matrix products alone, the best seen so far."""
+        from dataclasses import replace
+
+        from actors.hardware import matmul_ceiling
+
+        for precision in precisions:
+            setup = replace(self.encoder.setup, precision=precision)
+            now = max(matmul_ceiling(setup, self.shape) for _ in range(3))
+            self.ceilings[precision] = max(self.ceilings.get(precision, 0.0), now)
+
+    def lengths(self, texts: list[str]) -> np.ndarray:
+        """Tokens a text."""
+        return np.array([len(ids) for ids in self.encoder.tokenize(texts).ids])
+
+
+def padding_waste(texts: list[str], lengths: np.ndarray, rows: int) -> float:
+    """Share of padding in batches of BASE_ROWS, sorted by characters within so many rows."""
+    n_computed = 0
+    for start in range(0, len(texts), rows):
+        part = list(range(start, min(start + rows, len(texts))))
+        part.sort(key=lambda row: -len(texts[row]))
+        for at in range(0, len(part), BASE_ROWS):
+            batch = lengths[part[at : at + BASE_ROWS]]
+            n_computed += len(batch) * int(batch.max())
+    return 1 - int(lengths.sum()) / n_computed
+
+
+def compare(
+    servers: list[Server], texts: dict[str, list[str]], model: Model, rounds: int
+) -> list[dict[str, Any]]:
+    """Run the engines against each other; the first of them is what the others are measured by."""
+    rows = []
+    for kind, all_texts in texts.items():
+        shares = {server.engine: _share(server, all_texts, servers[0]) for server in servers}
+        seconds: dict[str, list[float]] = defaultdict(list)
+        vectors: dict[str, np.ndarray] = {}
+        answers: dict[str, dict[str, Any]] = {}
+        for turn in range(rounds):
+            for server in servers if turn % 2 == 0 else reversed(servers):
+                name = server.engine
+                if name in WHOLE_RUNS and turn % 2 and rounds <= QUICK["rounds"]:
+                    continue
+                print(f"{kind} {turn + 1}/{rounds} {name}", file=sys.stderr, flush=True)
+                chosen = all_texts[:: shares[name]]
+                vectors[name], answers[name] = server.embed(chosen)
+                seconds[name].append(answers[name]["seconds"] / len(chosen))
+        for server in servers:
+            name, share = server.engine, shares[server.engine]
+            chosen, answer = all_texts[::share], answers[name]
+            lengths = model.lengths(chosen)
+            cosines = (vectors[name] * vectors[servers[0].engine][::share]).sum(1)
+            a_row = float(np.median(seconds[name]))
+            base = np.array(seconds[servers[0].engine][: len(seconds[name])])
+            precision = answer.get("precision") or _precision(name)
+            model.measure_ceilings({precision})
+            batch = RECIPE_ROWS if name == "ray-recipe" else len(chosen)
+            flops_a_row = model.encoder.flops(lengths) / len(chosen)
+            rows.append(
+                {
+                    "engine": name,
+                    "corpus": kind,
+                    "rows": len(chosen),
+                    "rows_per_second": round(1 / a_row, 1),
+                    "ratio": round(float(np.median(base / np.array(seconds[name]))), 3),
+                    "tokens_per_second": round(float(lengths.mean()) / a_row, 1),
+                    "padding_waste": round(
+                        answer.get("padding_waste", padding_waste(chosen, lengths, batch)), 4
+                    ),
+                    "gemm_share": round(flops_a_row / a_row / model.ceilings[precision], 4),
+                    "min_cosine": round(float(cosines.min()), 7),
+                    "mean_cosine": round(float(cosines.mean()), 7),
+                    "peak_memory_mb": round(server.memory.peak_mb, 1),
+                    "answer": answer,
+                }
+            )
+    return rows
+
+
+def _precision(engine: str) -> str:
+    """What a peer computes in."""
+    return next((name for name in ("bf16", "fp16") if engine.endswith(name)), "fp32")
+
+
+def _share(server: Server, texts: list[str], base: Server) -> int:
+    """Take every n-th text, for an engine that is much slower than the base."""
+    if server.engine in WHOLE_RUNS or server is base:
+        return 1
+    probe = texts[: min(PROBE_TEXTS, len(texts))]
+    seconds = [one.embed(probe)[1]["seconds"] for one in (base, server)]
+    return int(max(1, min(len(texts) // PROBE_TEXTS, round(seconds[1] / seconds[0] / 2))))
+
+
+def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """All that was asked for; returns one record an engine, corpus and model."""
+    engines = [name for name in arguments.engines.split(",") if is_installed(name)]
+    results: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as work:
+        for name in arguments.models.split(","):
+            folder = model_folder(name, Path(work))
+            model = Model(folder)
+            base_name = BASE if BASE in engines else engines[0]
+            base = Server(base_name, folder, Path(work))
+            base.wait()
+            texts = {}
+            for kind in arguments.corpora.split(","):
+                probe = corpus(kind, 200)
+                rate = len(probe) / base.embed(probe)[1]["seconds"]
+                texts[kind] = corpus(kind, max(64, round(rate * arguments.seconds)))
+            others = [engine for engine in engines if engine != base_name]
+            bare = [engine for engine in others if engine not in WHOLE_RUNS]
+            # Ray's processes take their share of the cores also while they wait: one at a time.
+            groups = [bare, *([engine] for engine in others if engine in WHOLE_RUNS)]
+            for number, group in enumerate(filter(None, groups)):
+                servers = [Server(engine, folder, Path(work)) for engine in group]
+                for server in servers:
+                    server.wait()
+                rows = compare([base, *servers], texts, model, arguments.rounds)
+                results += [
+                    {"model": name, **row}
+                    for row in rows
+                    if number == 0 or row["engine"] != base_name
+                ]
+                for server in servers:
+                    server.close()
+            base.close()
+    return results
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """For a person."""
+    lines = [[str(row[field]) for field in FIELDS] for row in results]
+    widths = [max(map(len, column)) for column in zip(FIELDS, *lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        for line in [list(FIELDS), *lines]
+    )
+
+
+def main() -> int:
+    """Measure, print, append."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    on_gpu = "sentence-transformers-fp16"
+    engines = ",".join(name for name in ENGINES if name != on_gpu)
+    parser.add_argument("--engines", default=engines, help=f"some of {engines}")
+    parser.add_argument("--corpora", default=",".join(CORPORA), help="some of %(default)s")
+    parser.add_argument("--models", default=",".join(MODELS), help="some of %(default)s")
+    parser.add_argument("--seconds", type=float, default=15, help="of encode a round and corpus")
+    parser.add_argument("--rounds", type=int, default=3, help="of all engines")
+    parser.add_argument("--quick", action="store_true", help=f"the same as {QUICK}")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        vars(arguments).update(QUICK)
+    results = run(arguments)
+    append("encode", {"options": vars(arguments), "results": results})
+    if arguments.json:
+        fields = {*FIELDS, "rows"}
+        print(json.dumps([{k: v for k, v in row.items() if k in fields} for row in results]))
+    else:
+        print(table(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

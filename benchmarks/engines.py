@@ -1,0 +1,230 @@
+"""One engine of `benchmarks.encode` in a process of its own: reads requests, answers with times.
+
+    echo '{"texts": "texts.json", "vectors": "out.npy"}' | python -m benchmarks.engines NAME FOLDER
+
+A request names a JSON file of texts and where the vectors go; the answer is a line of JSON with
+seconds and what else the engine knows. The model is loaded, and has run once, before the first.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Answer = dict[str, Any]
+EngineCall = Callable[[list[str]], tuple[np.ndarray, Answer]]
+RECIPE_ROWS = 1024  # map_batches' own default
+WINDOW_ROWS = 4096
+
+
+def sentence_transformers(
+    folder: str, dtype: str = "float32", backend: str = "torch"
+) -> EngineCall:
+    """`SentenceTransformer.encode` with its defaults."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    options = {"dtype": getattr(torch, dtype)} if backend == "torch" else {}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = SentenceTransformer(
+        folder, device=device, backend=backend, model_kwargs=options, local_files_only=True
+    )
+
+    def call(texts: list[str]) -> tuple[np.ndarray, Answer]:
+        started = time.perf_counter()
+        vectors = model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
+        return vectors.astype(np.float32), {"seconds": time.perf_counter() - started}
+
+    return call
+
+
+def bare(folder: str, precision: str) -> EngineCall:
+    """The engine as a worker calls it: two windows under way, so that one is tokenised."""
+    import torch
+
+    from actors.checkpoints import resolve
+    from actors.engine import Engine
+    from actors.precision import load_sound
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    sample = [Path(__file__).read_text(encoding="utf-8")[:n] for n in (50, 200, 800)]
+    encoder, remarks = load_sound(resolve(folder), device, None, precision, sample)
+    engine = Engine(encoder)
+
+    def call(texts: list[str]) -> tuple[np.ndarray, Answer]:
+        started = time.perf_counter()
+        windows = [texts[at : at + WINDOW_ROWS] for at in range(0, len(texts), WINDOW_ROWS)]
+        with ThreadPoolExecutor(2) as pool:
+            done = list(pool.map(engine.encode, windows))
+        vectors = np.concatenate([encoded.vectors for encoded in done])
+        seconds = time.perf_counter() - started
+        n_tokens = sum(int(encoded.n_tokens.sum()) for encoded in done)
+        n_computed = sum(encoded.work.n_computed for encoded in done)
+        return vectors, {
+            "seconds": seconds,
+            "tokens": n_tokens,
+            "padding_waste": 1 - n_tokens / n_computed,
+            "precision": encoder.setup.precision,
+            "token_budget": engine.budget.chosen,
+            "remarks": remarks,
+        }
+
+    return call
+
+
+def job(folder: str) -> EngineCall:
+    """The whole of `embatch embed`, a local run into a new table each time."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from jobs.cluster import Cluster, native_noise_in_a_file
+    from jobs.embed import EmbedConfig, run
+    from jobs.outcome import EmbedSummary
+    from schemas.embeddings import vectors_of
+    from schemas.store import Table
+
+    with native_noise_in_a_file():
+        Cluster(None, verbose=False).nodes()  # one Ray for all requests
+
+    def call(texts: list[str]) -> tuple[np.ndarray, Answer]:
+        with tempfile.TemporaryDirectory() as work:
+            write_rows(Path(work, "texts.jsonl"), texts)
+            config = EmbedConfig(
+                str(Path(work, "texts.jsonl")),
+                str(Path(work, "table")),
+                folder,
+                id_column="id",
+                json=True,
+            )
+            started = time.perf_counter()
+            with native_noise_in_a_file():
+                summary = run(config)
+            seconds = time.perf_counter() - started
+            assert isinstance(summary, EmbedSummary)  # no dry run was asked for
+            table = Table.open(config.table)
+            assert table is not None  # just written
+            rows = table.read(["id", "embedding"])
+            order = pc.sort_indices(rows["id"].cast(pa.int64()))
+            vectors = vectors_of(rows["embedding"].take(order))
+        return vectors, {
+            "seconds": len(texts) / summary.rows_per_second,
+            "whole_seconds": seconds,
+            "start_seconds": summary.start_seconds,
+            "starved_share": summary.starved_share,
+            "padding_waste": summary.padding_waste,
+            "precision": summary.precision,
+            "token_budget": summary.token_budget,
+        }
+
+    return call
+
+
+def ray_recipe(folder: str) -> EngineCall:
+    """Ray's documented way: map_batches over an actor that calls `encode`, then write_parquet."""
+    import pyarrow.parquet as pq
+
+    os.environ |= {"RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_ENABLE_AUTO_CONNECT": "0"}
+    import ray
+    import ray.data
+
+    ray.init("local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+
+    class Embedder:
+        def __init__(self, ready: str) -> None:
+            from sentence_transformers import SentenceTransformer
+
+            self.model = SentenceTransformer(folder, device="cpu", local_files_only=True)
+            Path(ready).write_text(str(time.time()), encoding="utf-8")
+
+        def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            batch["embedding"] = self.model.encode(
+                batch["text"].tolist(), normalize_embeddings=True, show_progress_bar=False
+            )
+            return batch
+
+    def call(texts: list[str]) -> tuple[np.ndarray, Answer]:
+        work = tempfile.mkdtemp()
+        try:
+            write_rows(Path(work, "texts.jsonl"), texts)
+            started, ready = time.time(), str(Path(work, "ready"))
+            dataset = ray.data.read_json(str(Path(work, "texts.jsonl")), lines=True).map_batches(
+                Embedder,
+                fn_constructor_args=(ready,),
+                batch_size=RECIPE_ROWS,
+                compute=ray.data.ActorPoolStrategy(size=1),
+            )
+            dataset.write_parquet(str(Path(work, "out")))
+            ended = time.time()
+            seconds = ended - float(Path(ready).read_text(encoding="utf-8"))
+            rows = pq.read_table(str(Path(work, "out"))).sort_by("id")
+            vectors = np.stack(rows["embedding"].to_pylist()).astype(np.float32)
+        finally:
+            shutil.rmtree(work)
+        return vectors, {"seconds": seconds, "whole_seconds": ended - started}
+
+    return call
+
+
+def write_rows(path: Path, texts: list[str]) -> None:
+    """Texts as JSON lines with their index as id."""
+    with path.open("w", encoding="utf-8") as file:
+        for index, text in enumerate(texts):
+            file.write(json.dumps({"id": index, "text": text}) + "\n")
+
+
+ENGINES: dict[str, Callable[[str], EngineCall]] = {
+    "sentence-transformers": sentence_transformers,
+    "sentence-transformers-bf16": lambda folder: sentence_transformers(folder, "bfloat16"),
+    "sentence-transformers-fp16": lambda folder: sentence_transformers(folder, "float16"),
+    "sentence-transformers-onnx": lambda folder: sentence_transformers(folder, backend="onnx"),
+    "sentence-transformers-openvino": lambda folder: sentence_transformers(
+        folder, backend="openvino"
+    ),
+    "ray-recipe": ray_recipe,
+    "embatch-fp32": lambda folder: bare(folder, "fp32"),
+    "embatch-auto": lambda folder: bare(folder, "auto"),
+    "embatch-job": job,
+}
+NEEDS = {
+    "sentence-transformers-onnx": "optimum.onnxruntime",
+    "sentence-transformers-openvino": "optimum.intel",
+}
+WHOLE_RUNS = ("ray-recipe", "embatch-job")  # start workers for each request
+WARM_UP = ["A sentence to warm up with.", "And another one, somewhat longer than the first."] * 16
+
+
+def is_installed(name: str) -> bool:
+    """Whether what an engine needs is there."""
+    package = NEEDS.get(name, "numpy")
+    return find_spec(package.split(".")[0]) is not None and find_spec(package) is not None
+
+
+def main() -> int:
+    """Answer requests until stdin ends."""
+    name, folder = sys.argv[1:]
+    answers = os.fdopen(os.dup(1), "w")  # libraries may print
+    os.dup2(2, 1)
+    call = ENGINES[name](folder)
+    if name not in WHOLE_RUNS:
+        call(WARM_UP)
+    print("ready", file=answers, flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        texts = json.loads(Path(request["texts"]).read_text(encoding="utf-8"))
+        vectors, answer = call(texts)
+        np.save(request["vectors"], vectors)
+        print(json.dumps(answer), file=answers, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
