@@ -32,7 +32,7 @@ class TokenBudget:
 
     Attributes:
         limit: More than this did not fit in memory.
-        chosen: The fastest candidate; before all were tried, the first one that fits.
+        chosen: The fastest candidate of those that were tried; before, the first one that fits.
     """
 
     def __init__(self, candidates: tuple[int, ...]) -> None:
@@ -43,28 +43,32 @@ class TokenBudget:
         self._lock = threading.Lock()
         self._handed_out = dict.fromkeys(candidates, 0)
         self._rates: dict[int, list[float]] = {candidate: [] for candidate in candidates}
-        self._chosen: int | None = candidates[0] if len(candidates) == 1 else None
 
     @property
     def chosen(self) -> int:
         """See the class."""
         fitting = [candidate for candidate in self._rates if candidate <= self.limit]
-        return min(self._chosen or next(iter(fitting), self.limit), self.limit)
+        tried = [candidate for candidate in fitting if len(self._rates[candidate]) == TRIALS]
+        if tried:
+            return max(tried, key=lambda candidate: float(np.median(self._rates[candidate][1:])))
+        return next(iter(fitting), self.limit)
 
-    def next(self, at_most: int) -> int:
+    def next(self, at_most: int | None = None) -> int:
         """The budget for the next batch.
 
         Args:
             at_most: What is left, shared out among the lanes, so that they end together.
         """
         with self._lock:
-            bound = min(self.limit, max(at_most, self._smallest))
+            bound = self.limit
+            if at_most is not None:
+                bound = min(bound, max(at_most, self._smallest))
             untried = [
                 candidate
                 for candidate, n in self._handed_out.items()
-                if self._chosen is None and candidate <= bound and n < TRIALS
+                if candidate <= bound and n < TRIALS
             ]
-            if not untried:
+            if not untried or len(self._rates) == 1:
                 return min(self.chosen, bound)
             budget = min(untried, key=lambda candidate: self._handed_out[candidate])
             self._handed_out[budget] += 1
@@ -73,16 +77,16 @@ class TokenBudget:
     def ran(self, budget: int, flops: float, seconds: float) -> None:
         """Note how long a batch of one budget took."""
         with self._lock:
-            if self._chosen is not None or budget not in self._rates:
-                return
-            self._rates[budget].append(flops / max(seconds, 1e-9))
-            fitting = [rates for size, rates in self._rates.items() if size <= self.limit]
-            if all(len(rates) >= TRIALS for rates in fitting):
-                self._chosen = max(self._rates, key=self._rate)
+            rates = self._rates.get(budget, [])
+            if len(rates) < TRIALS:
+                rates.append(flops / max(seconds, 1e-9))
 
-    def _rate(self, candidate: int) -> float:
-        rates = self._rates[candidate][1:]
-        return float(np.median(rates)) if rates and candidate <= self.limit else 0.0
+    def failed(self, budget: int) -> None:
+        """Note that a batch told nothing; another one will be tried."""
+        with self._lock:
+            n_tried = len(self._rates.get(budget, ()))
+            if n_tried < self._handed_out.get(budget, 0):
+                self._handed_out[budget] -= 1
 
     def ran_out_of_memory(self, cost: int) -> None:
         """Note what did not fit."""

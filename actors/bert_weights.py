@@ -54,6 +54,7 @@ def is_packable(layout: Layout, pooling: str | None, *, prompt: bool) -> bool:
     text = settings.get("modality_config", {"text": {"method_output_name": "last_hidden_state"}})
     return (
         config.get("model_type") in FAMILIES
+        and (layout.plain or config["model_type"] != "dpr")
         and config.get("hidden_act", config.get("activation", "gelu")) in ACTIVATIONS
         and config.get("position_embedding_type", "absolute") == "absolute"
         and not config.get("is_decoder")

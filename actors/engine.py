@@ -9,8 +9,10 @@ threads, and one window is tokenised while the other one computes.
     engine.encode(["a text", "another"]).vectors
 """
 
+import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -19,6 +21,7 @@ import numpy as np
 
 from actors.batches import TokenBudget, batch_rows
 
+UNPLANNED = 0  # the budget of a batch that is what another one was split into
 NOT_FINITE = "the model gave a vector that is not finite"
 # How torch (GPU, then CPU allocator) and the system word it when memory runs out.
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
@@ -127,6 +130,7 @@ class Engine:
         """
         self.encoder = encoder
         self.budget = TokenBudget((token_budget,) if token_budget else encoder.setup.budgets)
+        self._room = _Room()
         self._lanes = ThreadPoolExecutor(encoder.setup.lanes, thread_name_prefix="lane")
 
     def encode(self, texts: list[str]) -> Encoded:
@@ -156,28 +160,30 @@ class Engine:
         while (batch := self._next(window)) is not None:
             rows, budget = batch
             flops = self.encoder.flops(window.n_tokens[rows])
-            started = time.perf_counter()
-            if self._compute(window, rows):
-                seconds = time.perf_counter() - started
-                self.budget.ran(budget, flops, seconds)
-                with window.lock:
-                    window.flops += flops
-                    window.seconds += seconds
-                    window.n_computed += self._cost(window.n_tokens[rows])
+            seconds = self._compute(window, rows)
+            if seconds is None:
+                self.budget.failed(budget)
+                continue
+            self.budget.ran(budget, flops, seconds)
+            with window.lock:
+                window.flops += flops
+                window.seconds += seconds
+                window.n_computed += self._cost(window.n_tokens[rows])
 
     def _next(self, window: "_Window") -> tuple[np.ndarray, int] | None:
         """The next micro-batch of a window, and the budget that it was cut by."""
+        lanes = self.encoder.setup.lanes
         with window.lock:
-            budget = self.budget.next(window.n_left // self.encoder.setup.lanes)
             if window.again:
                 rows = window.again.pop()
                 if self._cost(window.n_tokens[rows]) <= self.budget.limit or len(rows) == 1:
-                    return rows, budget
+                    return rows, UNPLANNED
                 half = len(rows) // 2
                 window.again.append(rows[half:])
-                return rows[:half], budget
+                return rows[:half], UNPLANNED
             if window.start == len(window.rows):
                 return None
+            budget = self.budget.next(window.n_left // lanes if lanes > 1 else None)
             lengths = window.n_tokens[window.rows[window.start :]]
             n = batch_rows(lengths, budget, padded=self.encoder.setup.padded)
             window.start += n
@@ -189,27 +195,65 @@ class Engine:
         padded = self.encoder.setup.padded
         return int(lengths[0]) * len(lengths) if padded else int(lengths.sum())
 
-    def _compute(self, window: "_Window", rows: np.ndarray) -> bool:
-        """Fill in a micro-batch's vectors, or split it; whether it went through as a whole."""
-        failure, no_memory = None, False
-        try:
-            out = self.encoder.forward([window.ids[row] for row in rows])
-        except Exception as error:  # whatever a model raises is one row's failure, not the run's
-            failure, no_memory = _reason(error), _is_out_of_memory(error)
-        # The batch is split here, not in the handler, where the traceback still holds its tensors.
-        if failure is None:
+    def _compute(self, window: "_Window", rows: np.ndarray) -> float | None:
+        """Fill in a micro-batch's vectors; the seconds it took, None where it was split instead."""
+        started = time.perf_counter()
+        out, why, no_memory = self._forward(window, rows, alone=False)
+        if no_memory:
+            self.budget.ran_out_of_memory(self._cost(window.n_tokens[rows]))
+            if self.encoder.setup.lanes > 1:  # the others may hold what this one lacked
+                out, why, no_memory = self._forward(window, rows, alone=True)
+        if out is not None:
             finite = np.isfinite(out).all(axis=1)
             window.vectors[rows[finite]] = out[finite]
             window.errors.update((int(row), NOT_FINITE) for row in rows[~finite])
-        elif len(rows) == 1:
-            window.errors[int(rows[0])] = failure
+            return time.perf_counter() - started
+        if len(rows) == 1:
+            window.errors[int(rows[0])] = why
         else:
-            if no_memory:
-                self.budget.ran_out_of_memory(self._cost(window.n_tokens[rows]))
             half = len(rows) // 2
             with window.lock:
                 window.again += [rows[half:], rows[:half]]
-        return failure is None
+        return None
+
+    def _forward(
+        self, window: "_Window", rows: np.ndarray, *, alone: bool
+    ) -> tuple[np.ndarray | None, str, bool]:
+        """Vectors, or why there are none and whether memory ran out.
+
+        The error itself ends here: its traceback would hold the tensors of the batch that failed.
+        """
+        try:
+            with self._room.entered(alone=alone):
+                return self.encoder.forward([window.ids[row] for row in rows]), "", False
+        except Exception as error:  # whatever a model raises is one row's failure, not the run's
+            return None, reason(error), _is_out_of_memory(error)
+
+
+class _Room:
+    """Where lanes compute side by side, or one of them alone."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._n_inside = 0
+        self._n_alone = 0  # waiting to be alone, or being it
+
+    @contextlib.contextmanager
+    def entered(self, *, alone: bool) -> Iterator[None]:
+        """Wait until there is room, and take it."""
+        with self._changed:
+            self._n_alone += alone
+            self._changed.wait_for(
+                (lambda: self._n_inside == 0) if alone else (lambda: self._n_alone == 0)
+            )
+            self._n_inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._n_inside -= 1
+                self._n_alone -= alone
+                self._changed.notify_all()
 
 
 @dataclass
@@ -243,7 +287,7 @@ def _tokenize(encoder: Encoder, texts: list[str], errors: dict[int, str]) -> Tok
         try:
             one = encoder.tokenize([text])
         except Exception as error:
-            errors[row] = _reason(error)
+            errors[row] = reason(error)
             ids.append([])
         else:
             ids.append(one.ids[0])
@@ -251,7 +295,7 @@ def _tokenize(encoder: Encoder, texts: list[str], errors: dict[int, str]) -> Tok
     return Tokens(ids, truncated)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """Kind and first line of an error, at most 300 characters."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]

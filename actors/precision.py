@@ -10,11 +10,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from actors.engine import Encoder
+from actors.engine import Encoder, reason
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 MIN_COSINE = 0.999  # between a text's two vectors
 SAMPLE_TEXTS, SAMPLE_TOKENS = 32, 2048
+NOTABLY_SLOW = 0.8  # times as fast as fp32: who asked for it is told
 WORTHWHILE = 1.1  # times as fast as fp32, else "auto" stays with it
 
 
@@ -54,21 +55,25 @@ def load_sound(
     for precision in precisions(wanted, device):
         if precision == "fp32":
             break
-        encoder = model.load(device, threads, precision)
-        if (only := encoder.setup.precision) != precision:  # a family that has no other
-            return encoder, [] if wanted == "auto" else [f"{model.name} computes in {only} only."]
-        exact = exact or model.load(device, threads, "fp32")
-        ids = _sample(exact, texts)
-        if not ids:
-            return encoder, remarks
-        cosine, speed = _compare(encoder, exact, ids)
+        try:
+            encoder = model.load(device, threads, precision)
+            if (only := encoder.setup.precision) != precision:  # a family that has no other
+                return encoder, [] if wanted == "auto" else [
+                    f"{model.name} computes in {only} only."
+                ]
+            exact = exact or model.load(device, threads, "fp32")
+            ids = _sample(exact, texts)
+            cosine, speed = _compare(encoder, exact, ids) if ids else (1.0, WORTHWHILE)
+        except Exception as error:  # a device or an operator that cannot compute in it
+            remarks.append(f"{precision} does not work here, it was not used: {reason(error)}")
+            continue
         if cosine < MIN_COSINE:
             remarks.append(
                 f"{precision} moves vectors of {model.name} (minimum cosine with fp32 {cosine:.4f} of"
                 f" {len(ids)} texts, expected {MIN_COSINE}); it was not used."
             )
         elif wanted != "auto" or speed >= WORTHWHILE:
-            if speed < 1:
+            if speed < NOTABLY_SLOW:
                 remarks.append(
                     f"{precision} is {1 / speed:.1f} times as slow as fp32 on this {device}."
                 )
@@ -103,7 +108,8 @@ def _sample(encoder: Encoder, texts: list[str]) -> list[list[int]]:
     for at in sorted(chosen):
         try:
             ids = encoder.tokenize([by_length[at]]).ids
-        except Exception:  # noqa: S112  a row at fault is reported when it is its turn
+            encoder.forward(ids)
+        except Exception:  # a row at fault is reported when it is its turn
             continue
         if sample and sum(map(len, sample)) + len(ids[0]) > SAMPLE_TOKENS:
             break

@@ -73,6 +73,7 @@ class UseEncoder:
                 )
         self._threads = threads or cores()
         self.setup = setup_for(device, "fp32", self._threads, packed=True)
+        self.shape = EMBEDDING, len(WINDOWS) * BRANCH
         self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(pieces_path))
         self._device = torch.device(device)
         self._slice = SLICE_CPU if self._device.type == "cpu" else SLICE_GPU
@@ -152,7 +153,7 @@ class UseEncoder:
 
     def ceiling(self) -> float:
         """Floating point operations a second of the projection's products, measured."""
-        return matmul_ceiling(self.setup, (EMBEDDING, len(WINDOWS) * BRANCH))
+        return matmul_ceiling(self.setup, self.shape)
 
     def spans(self, text: str) -> np.ndarray:
         """Character offsets (n_tokens, 2) int64 of the tokens, blanks around a token left out.

