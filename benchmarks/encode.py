@@ -27,8 +27,8 @@ from benchmarks.record import PeakMemory, append
 
 BASE = "sentence-transformers"
 BASE_ROWS = 32  # of a batch of its `encode`
-PROBE_TEXTS = 48
-QUICK: dict[str, Any] = {"seconds": 1.5, "rounds": 2, "models": "MiniLM"}
+PROBE_TEXTS = 8
+QUICK: dict[str, Any] = {"seconds": 1.2, "rounds": 2, "models": "MiniLM"}
 FIELDS = (
     *("engine", "corpus", "model", "rows_per_second", "ratio", "tokens_per_second"),
     *("padding_waste", "gemm_share", "min_cosine", "mean_cosine", "peak_memory_mb"),
@@ -61,19 +61,22 @@ class Server:
         answer = json.loads(self._answer())
         return np.load(request["vectors"]), answer
 
-    def close(self) -> None:
-        """End the process."""
-        assert self.process.stdin is not None  # it is a pipe
-        self.process.stdin.close()
-        self.process.wait()
-        self.memory.__exit__(None, None, None)
-
     def _answer(self) -> str:
         assert self.process.stdout is not None  # it is a pipe
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(f"{self.engine} ended without an answer; its error is above.")
         return line
+
+
+def close(servers: list[Server]) -> None:
+    """End the processes."""
+    for server in servers:
+        assert server.process.stdin is not None  # it is a pipe
+        server.process.stdin.close()
+    for server in servers:
+        server.process.wait()
+        server.memory.__exit__(None, None, None)
 
 
 class Model:
@@ -127,7 +130,7 @@ def compare(
         for turn in range(rounds):
             for server in servers if turn % 2 == 0 else reversed(servers):
                 name = server.engine
-                if name in WHOLE_RUNS and turn % 2 and rounds <= QUICK["rounds"]:
+                if name in WHOLE_RUNS and turn > (rounds - 1) // 2:
                     continue
                 print(f"{kind} {turn + 1}/{rounds} {name}", file=sys.stderr, flush=True)
                 chosen = all_texts[:: shares[name]]
@@ -183,7 +186,7 @@ def _share(server: Server, texts: list[str], base: Server) -> int:
         return 1
     probe = texts[: min(PROBE_TEXTS, len(texts))]
     seconds = [one.embed(probe)[1]["seconds"] for one in (base, server)]
-    return int(max(1, min(len(texts) // PROBE_TEXTS, round(seconds[1] / seconds[0] / 2))))
+    return int(max(1, min(len(texts) // PROBE_TEXTS, round(seconds[1] / seconds[0]))))
 
 
 def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -205,8 +208,10 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 texts[kind] = corpus(kind, max(64, round(rate * arguments.seconds)))
             others = [engine for engine in mine if engine != base_name]
             bare = [engine for engine in others if engine not in WHOLE_RUNS]
-            # Ray's processes take their share of the cores also while they wait: one at a time.
+            # Ray's processes take their share of the cores also while they wait: one at a time,
+            # but for a quick run.
             groups = [bare, *([engine] for engine in others if engine in WHOLE_RUNS)]
+            groups = [others] if arguments.quick else groups
             for number, group in enumerate(filter(None, groups)):
                 servers = [Server(engine, folder, Path(work)) for engine in group]
                 for server in servers:
@@ -217,9 +222,8 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                     for row in rows
                     if number == 0 or row["engine"] != base_name
                 ]
-                for server in servers:
-                    server.close()
-            base.close()
+                close(servers)
+            close([base])
     return results
 
 

@@ -106,10 +106,12 @@ def job(folder: str) -> EngineCall:
     from schemas.embeddings import vectors_of
     from schemas.store import Table
 
+    cluster = Cluster(None, verbose=False)  # one Ray for all requests
     with native_noise_in_a_file():
-        Cluster(None, verbose=False).nodes()  # one Ray for all requests
+        cluster.nodes()
 
     def call(texts: list[str]) -> tuple[np.ndarray, Answer]:
+        assert cluster.is_up()  # and held on to: it ends with the thread that started it
         with tempfile.TemporaryDirectory() as work:
             write_rows(Path(work, "texts.jsonl"), texts)
             config = EmbedConfig(
@@ -241,6 +243,8 @@ def main() -> int:
         vectors, answer = call(texts)
         np.save(request["vectors"], vectors)
         print(json.dumps(answer), file=answers, flush=True)
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
     return 0
 
 

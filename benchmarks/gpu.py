@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.corpora import CORPORA, MODELS, corpus, model_folder
-from benchmarks.encode import BASE, FIELDS, Model, Server, compare, table
+from benchmarks.encode import BASE, FIELDS, Model, Server, close, compare, table
 from benchmarks.record import append
 
 ENGINES = (
@@ -73,8 +73,7 @@ def main() -> int:
             server.wait()
         texts = {kind: corpus(kind, arguments.rows) for kind in CORPORA}
         results = compare(servers, texts, Model(folder, "cuda"), arguments.rounds)
-        for server in servers:
-            server.close()
+        close(servers)
         spent = profile(folder, texts["mixed"][:PROFILED_TEXTS])
     results = [{"model": arguments.model, **row} for row in results]
     append("gpu", {"options": vars(arguments), "results": results, "profile": spent})

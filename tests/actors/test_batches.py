@@ -102,7 +102,7 @@ def test_a_budget_that_did_not_fit_is_never_handed_out_again():
     budget.ran_out_of_memory(300)  # also once it was settled
     assert set(work(budget, {}, 5)) == {100} == {budget.chosen}
     budget.ran_out_of_memory(1000)  # a larger one says nothing new
-    assert (budget.limit, budget.chosen) == (150, 150)
+    assert (budget.limit, budget.chosen) == (150, 100)
 
 
 def test_memory_for_less_than_every_budget_leaves_what_fits():
