@@ -15,6 +15,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,12 @@ import numpy as np
 
 from benchmarks.corpora import CORPORA, MODELS, ROOT, corpus, model_folder
 from benchmarks.engines import ENGINES, RECIPE_ROWS, WHOLE_RUNS, is_installed
-from benchmarks.record import PeakMemory, append
+from benchmarks.record import PeakMemory, append, resident_peak_mb
 
 BASE = "sentence-transformers"
 BASE_ROWS = 32  # of a batch of its `encode`
-PROBE_TEXTS = 8
+PROBE_TEXTS, MIN_TEXTS = 8, 32
+SLOW_SECONDS = 1.0
 QUICK: dict[str, Any] = {"seconds": 1.2, "rounds": 2, "models": "MiniLM"}
 FIELDS = (
     *("engine", "corpus", "model", "rows_per_second", "ratio", "tokens_per_second"),
@@ -44,8 +46,7 @@ class Server:
         self.process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self.memory = PeakMemory(self.process.pid)
-        self.memory.__enter__()
+        self.peak_mb = 0.0
 
     def wait(self) -> None:
         """Until the model is loaded."""
@@ -58,7 +59,13 @@ class Server:
         assert self.process.stdin is not None  # it is a pipe
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        answer = json.loads(self._answer())
+        if self.engine in WHOLE_RUNS:
+            with PeakMemory(self.process.pid) as memory:
+                answer = json.loads(self._answer())
+            self.peak_mb = max(self.peak_mb, memory.peak_mb)
+        else:
+            answer = json.loads(self._answer())
+            self.peak_mb = resident_peak_mb(self.process.pid)
         return np.load(request["vectors"]), answer
 
     def _answer(self) -> str:
@@ -76,7 +83,6 @@ def close(servers: list[Server]) -> None:
         server.process.stdin.close()
     for server in servers:
         server.process.wait()
-        server.memory.__exit__(None, None, None)
 
 
 class Model:
@@ -88,6 +94,7 @@ class Model:
         self.encoder = resolve(folder).load(device)
         self.shape = self.encoder.shape  # type: ignore[attr-defined]
         self.ceilings: dict[str, float] = {}
+        self.slow: set[str] = set()  # precisions that this machine only emulates: measured once
 
     def measure_ceilings(self, precisions: set[str]) -> None:
         """Floating point operations a second of matrix products alone, the best seen so far."""
@@ -95,10 +102,13 @@ class Model:
 
         from actors.hardware import matmul_ceiling
 
-        for precision in precisions:
+        for precision in precisions - self.slow:
+            started = time.monotonic()
             setup = replace(self.encoder.setup, precision=precision)
-            now = max(matmul_ceiling(setup, self.shape) for _ in range(3))
+            now = matmul_ceiling(setup, self.shape)
             self.ceilings[precision] = max(self.ceilings.get(precision, 0.0), now)
+            if time.monotonic() - started > SLOW_SECONDS:
+                self.slow.add(precision)
 
     def lengths(self, texts: list[str]) -> np.ndarray:
         """Tokens a text."""
@@ -136,6 +146,8 @@ def compare(
                 chosen = all_texts[:: shares[name]]
                 vectors[name], answers[name] = server.embed(chosen)
                 seconds[name].append(answers[name]["seconds"] / len(chosen))
+        computed = {name: answers[name].get("precision") or _precision(name) for name in answers}
+        model.measure_ceilings(set(computed.values()))
         for server in servers:
             name, share = server.engine, shares[server.engine]
             chosen, answer = all_texts[::share], answers[name]
@@ -143,8 +155,7 @@ def compare(
             cosines = (vectors[name] * vectors[servers[0].engine][::share]).sum(1)
             a_row = float(np.median(seconds[name]))
             base = np.array(seconds[servers[0].engine][: len(seconds[name])])
-            precision = answer.get("precision") or _precision(name)
-            model.measure_ceilings({precision})
+            precision = computed[name]
             batch = RECIPE_ROWS if name == "ray-recipe" else len(chosen)
             flops_a_row = model.encoder.flops(lengths) / len(chosen)
             rows.append(
@@ -161,7 +172,7 @@ def compare(
                     "gemm_share": round(flops_a_row / a_row / model.ceilings[precision], 4),
                     "min_cosine": round(float(cosines.min()), 7),
                     "mean_cosine": round(float(cosines.mean()), 7),
-                    "peak_memory_mb": round(server.memory.peak_mb, 1),
+                    "peak_memory_mb": round(server.peak_mb, 1),
                     "answer": answer,
                 }
             )
@@ -205,7 +216,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             for kind in arguments.corpora.split(","):
                 probe = corpus(kind, 200)
                 rate = len(probe) / base.embed(probe)[1]["seconds"]
-                texts[kind] = corpus(kind, max(64, round(rate * arguments.seconds)))
+                texts[kind] = corpus(kind, max(MIN_TEXTS, round(rate * arguments.seconds)))
             others = [engine for engine in mine if engine != base_name]
             bare = [engine for engine in others if engine not in WHOLE_RUNS]
             # Ray's processes take their share of the cores also while they wait: one at a time,
