@@ -28,6 +28,7 @@ check: setup
 	$(BIN)/mypy
 
 bench: setup
+	$(BIN)/python -m benchmarks.encode --quick
 	$(BIN)/python -m benchmarks.memory
 
 fmt: setup

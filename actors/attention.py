@@ -6,6 +6,7 @@ Queries, keys and values of a token lie beside each other; a bias is added to th
 
 import itertools
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -73,6 +74,16 @@ def padded(
         mask = _square(bias, longest).masked_fill(~mask, float("-inf"))
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return mixed.transpose(1, 2).reshape(n * longest, -1)[slots]
+
+
+def has_variable_length(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `variable_length` runs here: torch 2.10 or later, half precision, Ampere or later."""
+    return (
+        device.type == "cuda"
+        and dtype in (torch.float16, torch.bfloat16)
+        and find_spec("torch.nn.attention.varlen") is not None
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+    )
 
 
 def variable_length(

@@ -21,7 +21,14 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from actors.attention import Group, by_length, groups_of, padded, variable_length
+from actors.attention import (
+    Group,
+    by_length,
+    groups_of,
+    has_variable_length,
+    padded,
+    variable_length,
+)
 from actors.bert_weights import EMBEDDINGS, FAMILIES, Weights
 from actors.layout import OFFSET_POSITIONS, Layout
 from actors.linear import Linear, fastest_linear, plain
@@ -90,6 +97,7 @@ class PackedBert:
             positions = positions + weights[EMBEDDINGS + "token_type_embeddings.weight"][0]
         self._positions = positions.to(self._dtype)
         self._norm = self._load_norm(weights, EMBEDDINGS + "LayerNorm")
+        self._ends_known = has_variable_length(self._device, self._dtype)
         self._bias: torch.Tensor | None = None
         if config["model_type"] == "mpnet":
             table = weights["encoder.relative_attention_bias.weight"]
@@ -156,7 +164,7 @@ class PackedBert:
         """Attention within each text, from (tokens, 3 * hidden) to (tokens, hidden)."""
         if self._device.type == "cpu":
             return partial(by_length, self._n_heads, groups, self._bias)
-        if self._dtype == torch.float32 or self._bias is not None:
+        if self._bias is not None or not self._ends_known:
             held = np.arange(lengths.max()) < lengths[:, None]
             slots = self._put(np.flatnonzero(held))
             return partial(padded, self._n_heads, self._put(held), slots, self._bias)

@@ -30,6 +30,7 @@ BASE = "sentence-transformers"
 BASE_ROWS = 32  # of a batch of its `encode`
 PROBE_TEXTS, MIN_TEXTS = 8, 32
 SLOW_SECONDS = 1.0
+MEMORY_SECONDS = 5.0  # between samples of a whole run: they cost what is timed
 QUICK: dict[str, Any] = {"seconds": 1.2, "rounds": 2, "models": "MiniLM"}
 FIELDS = (
     *("engine", "corpus", "model", "rows_per_second", "ratio", "tokens_per_second"),
@@ -60,7 +61,7 @@ class Server:
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         if self.engine in WHOLE_RUNS:
-            with PeakMemory(self.process.pid) as memory:
+            with PeakMemory(self.process.pid, MEMORY_SECONDS) as memory:
                 answer = json.loads(self._answer())
             self.peak_mb = max(self.peak_mb, memory.peak_mb)
         else:

@@ -134,6 +134,8 @@ class Cluster:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # no second Ray after the first ended
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if self.address is None:  # nobody would read them, and each process spends time on them
+            os.environ.setdefault("RAY_enable_metrics_collection", "0")
         import ray
 
         if ray.is_initialized():  # a test's or a notebook's

@@ -34,6 +34,18 @@ def test_an_actor_a_gpu_where_there_are_gpus():
     assert (use.device, use.n_actors, use.gpus) == ("cuda", 4, 1.0)
 
 
+def test_a_small_model_shares_a_gpu_where_there_are_cores_for_it():
+    def n_actors(cpus, model_bytes):
+        nodes = [{"CPU": cpus, "GPU": 2}]
+        use = allocate(nodes, device="auto", actors=None, n_due=10**6, model_bytes=model_bytes)
+        assert use.gpus * use.n_actors == 2
+        return use.n_actors
+
+    assert n_actors(32, 90 << 20) == 4
+    assert n_actors(8, 90 << 20) == 2  # tokenising would hold them up
+    assert n_actors(32, 1 << 30) == 2
+
+
 def test_a_gpu_that_is_not_there_is_one_message():
     with pytest.raises(ValueError, match="--device cuda: no node of this Ray cluster has a GPU"):
         allocate([{"CPU": 2}], device="cuda", actors=None, n_due=1)
