@@ -394,7 +394,7 @@ def test_a_run_killed_again_and_again_comes_to_its_end(tmp_path, many):
 
 @pytest.mark.parametrize(
     ("since", "seconds"),
-    [("wave", 0.0), ("worker", 1.5)]
+    [("wave", 0.0), pytest.param("worker", 1.5, marks=SLOW)]
     + [
         pytest.param(
             ("wave", "worker")[s % 2], random.Random(s).uniform(0, 3), marks=SLOW, id=f"seed{s}"
@@ -442,6 +442,7 @@ def test_a_second_run_leaves_or_waits_and_then_has_nothing_to_do(tmp_path, few):
     assert (done["replans"], second.replans) == (0, 0)
 
 
+@SLOW
 def test_the_fence_alone_keeps_two_runs_apart(tmp_path, few):
     table, source = few.copy(tmp_path), few.source
     with (
