@@ -1,5 +1,6 @@
 """Where the BERT family keeps its weights, and which folders of it can be hosted without padding."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,8 +38,15 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
 }
 POOLINGS = ("mean", "cls", "max")
-ACTIVATIONS = ("gelu", "relu")
-DENSE_ACTIVATIONS = ("torch.nn.modules.activation.Tanh", "torch.nn.modules.linear.Identity")
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {  # in place
+    "gelu": torch.ops.aten.gelu_.default,
+    "relu": torch.relu_,
+}
+TANH = "torch.nn.modules.activation.Tanh"  # what a dense layer has where its settings do not say
+DENSE_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    TANH: torch.tanh_,
+    "torch.nn.modules.linear.Identity": lambda x: x,
+}
 
 
 def is_packable(layout: Layout, pooling: str | None, *, prompt: bool) -> bool:
@@ -77,8 +85,7 @@ def _is_known(kind: str, settings: dict[str, Any], prompt: bool) -> bool:
     if kind == "Dense":
         names = {settings.get(f"module_{x}put_name") for x in ("in", "out")}
         return names <= {None, "sentence_embedding"} and (
-            settings.get("activation_function", "torch.nn.modules.activation.Tanh")
-            in DENSE_ACTIVATIONS
+            settings.get("activation_function", TANH) in DENSE_ACTIVATIONS
         )
     return kind == "Normalize"
 

@@ -19,6 +19,7 @@ GPU_BUDGETS = (32_768, 8_192, 131_072)
 GPU_LANES = 2
 CEILING_TOKENS = {"cpu": 1024, "cuda": 16_384}
 CEILING_SECONDS = 0.1
+CEILING_PRODUCTS = 4  # at least, of which the fastest counts
 _lane = threading.local()
 
 
@@ -75,25 +76,23 @@ def matmul_ceiling(setup: Setup, shape: tuple[int, int]) -> float:
     weight = torch.randn(shape[1], shape[0]).to(device, dtype)
     bias = torch.zeros(shape[1]).to(device, dtype)
     product = fastest_linear(weight, bias)(weight, bias)
-    n_threads = setup.lanes if device.type == "cpu" else 1
+    n_threads, a_turn = (setup.lanes, 1) if device.type == "cpu" else (1, 50)
 
-    def work(_: int) -> int:
+    def work(end: float) -> float:
+        """Seconds of the fastest product of one lane."""
         x = torch.randn(n_tokens, shape[0]).to(device, dtype)
-        n_done = 0
+        seconds: list[float] = []
         with torch.inference_mode():
-            while n_done == 0 or time.perf_counter() < end:
-                for _ in range(1 if device.type == "cpu" else 50):
+            while len(seconds) < CEILING_PRODUCTS or time.perf_counter() < end:
+                started = time.perf_counter()
+                for _ in range(a_turn):
                     product(x)
-                    n_done += 1
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
-        return n_done
+                seconds.append((time.perf_counter() - started) / a_turn)
+        return min(seconds)
 
     with ThreadPoolExecutor(n_threads) as pool:
-        end = 0.0
-        list(pool.map(work, range(n_threads)))  # warms up
-        started = time.perf_counter()
-        end = started + CEILING_SECONDS
-        n_products = sum(pool.map(work, range(n_threads)))
-        seconds = time.perf_counter() - started
-    return 2.0 * n_tokens * shape[0] * shape[1] * n_products / seconds
+        end = time.perf_counter() + CEILING_SECONDS
+        fastest = list(pool.map(work, [end] * n_threads))
+    return sum(2.0 * n_tokens * shape[0] * shape[1] / seconds for seconds in fastest)

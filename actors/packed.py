@@ -12,7 +12,7 @@ seconds at its start.
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,20 +29,19 @@ from actors.attention import (
     padded,
     variable_length,
 )
-from actors.bert_weights import EMBEDDINGS, FAMILIES, Weights
+from actors.bert_weights import (
+    ACTIVATIONS,
+    DENSE_ACTIVATIONS,
+    EMBEDDINGS,
+    FAMILIES,
+    TANH,
+    Weights,
+)
 from actors.layout import OFFSET_POSITIONS, Layout
 from actors.linear import Linear, fastest_linear, plain
 
 Norm = tuple[torch.Tensor, torch.Tensor]
 
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "gelu": torch.ops.aten.gelu_.default,
-    "relu": torch.relu_,
-}
-DENSE_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "torch.nn.modules.activation.Tanh": torch.tanh_,
-    "torch.nn.modules.linear.Identity": lambda x: x,
-}
 MPNET_DISTANCE = 128  # tokens, fixed in MPNet's code: from here on one bucket
 
 
@@ -211,11 +210,11 @@ def _behind(layout: Layout, device: torch.device) -> Iterator[Linear]:
     """What follows the pooling, in float32."""
     for kind, folder, settings in layout.modules:
         if kind == "Dense":
-            name = settings.get("activation_function", "torch.nn.modules.activation.Tanh")
+            activate = DENSE_ACTIVATIONS[settings.get("activation_function", TANH)]
             held = load_file(folder / "model.safetensors", device=str(device))
-            weight, bias = held["linear.weight"].float(), held.get("linear.bias")
-            activate = DENSE_ACTIVATIONS[name]
-            yield partial(_dense, weight, bias, activate)
+            weight, bias = (held.get(f"linear.{kind}") for kind in ("weight", "bias"))
+            assert weight is not None  # every linear layer has one
+            yield partial(_dense, weight.float(), None if bias is None else bias.float(), activate)
         elif kind == "Normalize":
             yield lambda x: F.normalize(x, dim=1)
 
@@ -223,7 +222,7 @@ def _behind(layout: Layout, device: torch.device) -> Iterator[Linear]:
 def _dense(
     weight: torch.Tensor, bias: torch.Tensor | None, activate: Linear, x: torch.Tensor
 ) -> torch.Tensor:
-    return activate(F.linear(x, weight, bias if bias is None else bias.float()))
+    return activate(F.linear(x, weight, bias))
 
 
 def _mpnet_bias(table: torch.Tensor, n_positions: int) -> torch.Tensor:
