@@ -6,9 +6,11 @@ of one core. On a GPU two lanes with a stream each let copies of one hide behind
 """
 
 import contextlib
+import itertools
 import os
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from actors.engine import Setup
@@ -59,6 +61,16 @@ def on_lane(device: str) -> contextlib.AbstractContextManager[object]:
     return torch.cuda.stream(_lane.stream)
 
 
+@contextlib.contextmanager
+def _all_or_none(barrier: threading.Barrier) -> Iterator[None]:
+    """If one of the threads at a barrier fails, the others do not wait for it."""
+    try:
+        yield
+    except BaseException:
+        barrier.abort()
+        raise
+
+
 def matmul_ceiling(setup: Setup, shape: tuple[int, int]) -> float:
     """Floating point operations a second that nothing but matrix products reach, on all lanes.
 
@@ -76,23 +88,23 @@ def matmul_ceiling(setup: Setup, shape: tuple[int, int]) -> float:
     weight = torch.randn(shape[1], shape[0]).to(device, dtype)
     bias = torch.zeros(shape[1]).to(device, dtype)
     product = fastest_linear(weight, bias)(weight, bias)
-    n_threads, a_turn = (setup.lanes, 1) if device.type == "cpu" else (1, 50)
+    lanes, a_turn = (setup.lanes, 1) if device.type == "cpu" else (1, 50)
+    edges: list[float] = []  # when all lanes were done with a product
+    end = time.perf_counter() + CEILING_SECONDS
+    together = threading.Barrier(lanes, action=lambda: edges.append(time.perf_counter()))
 
-    def work(end: float) -> float:
-        """Seconds of the fastest product of one lane."""
+    def work(_: int) -> None:
         x = torch.randn(n_tokens, shape[0]).to(device, dtype)
-        seconds: list[float] = []
-        with torch.inference_mode():
-            while len(seconds) < CEILING_PRODUCTS or time.perf_counter() < end:
-                started = time.perf_counter()
+        with torch.inference_mode(), _all_or_none(together):
+            together.wait()
+            while len(edges) <= CEILING_PRODUCTS or edges[-1] < end:
                 for _ in range(a_turn):
                     product(x)
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
-                seconds.append((time.perf_counter() - started) / a_turn)
-        return min(seconds)
+                together.wait()
 
-    with ThreadPoolExecutor(n_threads) as pool:
-        end = time.perf_counter() + CEILING_SECONDS
-        fastest = list(pool.map(work, [end] * n_threads))
-    return sum(2.0 * n_tokens * shape[0] * shape[1] / seconds for seconds in fastest)
+    with ThreadPoolExecutor(lanes) as pool:
+        list(pool.map(work, range(lanes)))
+    fastest = min(b - a for a, b in itertools.pairwise(edges))
+    return 2.0 * n_tokens * shape[0] * shape[1] * lanes * a_turn / fastest

@@ -31,3 +31,17 @@ def local_ray():
     cluster.nodes()
     yield cluster
     cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def few_rows_here():
+    """A module's runs of few rows keep to this process, also where an earlier test's Ray is up."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jobs.cluster.Cluster.is_up", lambda _: False)
+        yield
+
+
+@pytest.fixture
+def through_ray(local_ray, monkeypatch):
+    """Where `few_rows_here` holds, a test that goes through Ray's workers all the same."""
+    monkeypatch.setattr("jobs.cluster.Cluster.is_up", lambda _: True)

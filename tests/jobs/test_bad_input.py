@@ -18,7 +18,7 @@ from jobs import cli, embed
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
-    pytest.mark.usefixtures("local_ray"),
+    pytest.mark.usefixtures("few_rows_here"),
 ]
 
 
@@ -137,7 +137,7 @@ def test_files_cut_in_half_and_lines_that_are_no_json_fail_alone(embatch, tmp_pa
 # -- rows -------------------------------------------------------------------------------------
 
 
-def test_texts_of_every_bad_kind_fail_alone_with_their_reasons(embatch, tmp_path):
+def test_texts_of_every_bad_kind_fail_alone_with_their_reasons(embatch, tmp_path, through_ray):
     source, table = tmp_path / "a.parquet", tmp_path / "table"
     giant = "x y " * 2_500_000
     texts = [None, b"", b" \n\t", giant.encode(), b"caf\xe9", b"nul\0byte", b"fine", "é".encode()]

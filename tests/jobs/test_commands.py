@@ -26,7 +26,7 @@ def jsonl(path, rows):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, local_ray):
+def made(tmp_path_factory, few_rows_here):
     """Two tables: 20 articles, one of which failed, after two runs; and passages of 3 documents."""
     folder = tmp_path_factory.mktemp("tables")
     rows = [{"id": f"a{n:02}", "text": f"article {n}", "label": "x"} for n in range(21)]

@@ -20,7 +20,7 @@ from schemas.columns import SchemaError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
-    pytest.mark.usefixtures("local_ray"),
+    pytest.mark.usefixtures("few_rows_here"),
 ]
 STORY = "Der Zug kam im Herbst nach Wien und fuhr im Winter wieder fort"
 COUNTS = ("unchanged", "embedded", "replaced", "updated", "duplicates", "failed", "deleted")
@@ -108,7 +108,7 @@ def check_vectors(table, dim=8):
 # -- a table that follows its source ------------------------------------------------------------
 
 
-def test_a_refresh_gives_the_table_that_a_first_run_on_the_new_source_gives(tmp_path):
+def test_a_refresh_gives_the_table_that_a_first_run_on_the_new_source_gives(tmp_path, through_ray):
     source, table = tmp_path / "source", tmp_path / "table"
     stories = [story(n) for n in range(100)]
     for part in range(4):
@@ -263,7 +263,7 @@ def test_prune_stops_at_a_fifth_and_at_a_file_that_cannot_be_read(tmp_path):
 # -- passages -----------------------------------------------------------------------------------
 
 
-def test_documents_become_passages_that_follow_their_document(tmp_path):
+def test_documents_become_passages_that_follow_their_document(tmp_path, through_ray):
     source, table = tmp_path / "a.jsonl", tmp_path / "table"
     chunks = {"chunk_tokens": 5, "chunk_overlap": 1}
     texts = {"long": STORY, "short": "ein Satz", "twin": STORY}
@@ -352,7 +352,7 @@ def test_replace_computes_every_row_anew_also_those_that_share_a_text(tmp_path):
 # -- failures -----------------------------------------------------------------------------------
 
 
-def test_rows_that_fail_leave_the_table_and_are_tried_again_only_when_asked(tmp_path):
+def test_rows_that_fail_leave_the_table_and_are_tried_again_only_when_asked(tmp_path, through_ray):
     source, table = tmp_path / "a.jsonl", tmp_path / "table"
     sick = HashModel(poison="bad")
     reason = "RuntimeError: cannot embed 'bad'"
@@ -508,7 +508,9 @@ sys.exit(embed.main(sys.argv[1:]))
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_commits_what_is_complete_and_the_next_run_finishes(tmp_path, signum, code):
+def test_a_signal_commits_what_is_complete_and_the_next_run_finishes(
+    tmp_path, local_ray, signum, code
+):
     import ray
 
     source, table = tmp_path / "a.jsonl", tmp_path / "table"
@@ -537,7 +539,7 @@ def test_a_signal_commits_what_is_complete_and_the_next_run_finishes(tmp_path, s
     check_vectors(table)
 
 
-def test_two_actors_give_the_same_table_as_one(tmp_path):
+def test_two_actors_give_the_same_table_as_one(tmp_path, through_ray):
     source = write(tmp_path / "a.jsonl", [story(n) for n in range(600)])
     summary = embed(source, tmp_path / "two", actors=2)
     assert counts(summary) == {"embedded": 600}

@@ -52,7 +52,7 @@ READERS = [with_pandas, with_deltalake, with_polars, with_duckdb, with_datasets]
 
 
 @pytest.fixture(scope="module")
-def tables(tmp_path_factory, local_ray):
+def tables(tmp_path_factory, few_rows_here):
     """A table after its first run, and another one after a refresh, each with its texts."""
     folder = tmp_path_factory.mktemp("readers")
     first = {n: f"text {n}" for n in range(30)}
