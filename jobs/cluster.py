@@ -69,7 +69,8 @@ def allocate(
     cores = [max(1, int(node.get("CPU", 0))) for node in nodes if node.get("CPU", 0) > 0] or [1]
     if device == "cuda" and not gpus:
         raise ValueError(
-            "--device cuda: no node of this Ray cluster has a GPU. Leave --device out, or give cpu."
+            "--device cuda: no GPU is on this machine, or on any node of the Ray cluster. Leave "
+            "--device out, or give cpu."
         )
     on_gpu = gpus > 0 and device in ("auto", "cuda")
     a_gpu = sum(cores) // (REPLICA_CPUS * gpus) if on_gpu else 0

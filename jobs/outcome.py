@@ -137,7 +137,7 @@ class EmbedSummary(Counts):
             f"\n{self.table} is at version {self.table_version}: {self.model}, "
             f"{self.seconds:.1f} s{rate}."
         )
-        if self.precision:
+        if self.precision and self.n_tokens >= self.token_budget:  # less work tells nothing
             lines.append(
                 f"{self.precision}, {self.tokens_per_second:,.0f} tokens/s in micro-batches of "
                 f"{self.token_budget:,} with {self.padding_waste:.1%} padding, {self.gemm_share:.0%} "

@@ -47,5 +47,5 @@ def test_a_small_model_shares_a_gpu_where_there_are_cores_for_it():
 
 
 def test_a_gpu_that_is_not_there_is_one_message():
-    with pytest.raises(ValueError, match="--device cuda: no node of this Ray cluster has a GPU"):
+    with pytest.raises(ValueError, match="--device cuda: no GPU is on this machine"):
         allocate([{"CPU": 2}], device="cuda", actors=None, n_due=1)
