@@ -8,13 +8,18 @@ transformers, with weights as safetensors.
 """
 
 import difflib
+import math
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from actors.engine import Encoder, ModelError
 from actors.layout import UNLIMITED, read_layout
 from actors.models import MODELS, ModelSpec
+from actors.pixels import Preprocess, read_preprocess
+from actors.templates import templates_of
 from actors.weights import (
     HUB_NAME,
     find_on_hub,
@@ -22,10 +27,11 @@ from actors.weights import (
     in_cache,
     in_package,
     npz_parts,
+    read_scalar,
     tensor_parts,
 )
 
-PREPROCESSING_VERSION = 1  # raised when the same text would come out as other tokens
+PREPROCESSING_VERSION = 1  # raised when the same row would come out as other tokens or pixels
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,11 @@ class Model:
         max_tokens: Tokens after which a text is cut.
         space: Vectors can be compared if and only if they have the same space: a declared name, or
             32 hex digits over weights, settings, normalisation and dim.
-        recipe: 32 hex digits over all that decides a text's vector; another recipe makes a row due.
+        recipe: 32 hex digits over all that decides a row's vector; another recipe makes a row due.
+        preprocess: What happens to images; None where texts are embedded.
+        logit_scale: What a cosine is multiplied by before a softmax over classes; None where the
+            model was not trained with one.
+        templates: Sentences that class names are put into; empty where texts stand for themselves.
     """
 
     spec: ModelSpec
@@ -48,6 +58,9 @@ class Model:
     max_tokens: int
     space: str
     recipe: str
+    preprocess: Preprocess | None = None
+    logit_scale: float | None = None
+    templates: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -89,6 +102,19 @@ class Model:
             from actors.use import UseEncoder
 
             encoder = UseEncoder(folder, device=device, threads=threads)
+        elif self.preprocess is not None:
+            from actors.clip import ClipImageEncoder
+            from actors.resnet import ResNetEncoder
+
+            kind = ClipImageEncoder if read_layout(folder).is_clip else ResNetEncoder
+            encoder = kind(
+                folder,
+                self.preprocess,
+                device=device,
+                threads=threads,
+                precision=precision,
+                normalize=self.spec.normalize,
+            )
         else:
             from actors.transformer import TransformerEncoder
 
@@ -114,22 +140,35 @@ class Model:
                 f"Model folder {self.folder} is not on this machine. Put it on a file system that"
                 " all nodes share, or give a hub name."
             )
-        found = _model(self.spec, _find(self.spec), self.prompt, self.max_tokens)
-        if found.recipe != self.recipe:
+        modality = "text" if self.preprocess is None else "image"
+        found = _model(self.spec, _find(self.spec), self.prompt, self.max_tokens, modality)
+        recipe = hash_parts([found.recipe, *self.templates]) if self.templates else found.recipe
+        if recipe != self.recipe:
             raise ModelError(
-                f"{found.folder} holds another version of {self.name} (recipe {found.recipe}) than"
+                f"{found.folder} holds another version of {self.name} (recipe {recipe}) than"
                 f" the one the run began with ({self.recipe}). Bring both to the same version."
             )
         return found.folder
 
 
-def resolve(model: str, *, prompt: str | None = None, max_tokens: int | None = None) -> Model:
+def resolve(
+    model: str,
+    *,
+    prompt: str | None = None,
+    max_tokens: int | None = None,
+    modality: str = "text",
+    labels: bool = False,
+    templates: Sequence[str] = (),
+) -> Model:
     """Find a model's weights and hash them; torch is not imported and nothing is loaded.
 
     Args:
         model: A name in `MODELS`, a local folder, or a hub name.
         prompt: A key of the model's prompts, or the text itself; None takes its first, if any.
         max_tokens: None takes the model's own.
+        modality: "text" or "image": what it is to embed.
+        labels: Whether the texts are names of classes.
+        templates: Sentences for these; without any, what suits the model.
 
     Raises:
         ModelError: There is no such model, or its weights cannot be had or hosted.
@@ -158,11 +197,19 @@ def resolve(model: str, *, prompt: str | None = None, max_tokens: int | None = N
     if prompt is None:
         prompt = next(iter(spec.prompts.values()), "")
     prompt = spec.prompts.get(prompt, prompt)
-    return _model(spec, folder, prompt, spec.max_tokens if max_tokens is None else max_tokens)
+    if modality not in spec.modality:
+        raise ModelError(f"{spec.name} embeds {spec.modality}, and SOURCE holds {modality}s.")
+    tokens = spec.max_tokens if max_tokens is None else max_tokens
+    found = _model(spec, folder, prompt, tokens, modality)
+    if not labels:
+        return found
+    sentences = templates_of(templates, shows_images="image" in spec.modality)
+    return replace(found, templates=sentences, recipe=hash_parts([found.recipe, *sentences]))
 
 
-def _model(spec: ModelSpec, folder: str, prompt: str, max_tokens: int) -> Model:
+def _model(spec: ModelSpec, folder: str, prompt: str, max_tokens: int, modality: str) -> Model:
     """Hash what lies in a folder, check what was asked of it."""
+    preprocess, logit_scale = None, None
     if spec.family == "use":
         if prompt or max_tokens != spec.max_tokens:
             raise ModelError(f"{spec.name} takes neither a prompt nor max_tokens; leave them out.")
@@ -170,19 +217,27 @@ def _model(spec: ModelSpec, folder: str, prompt: str, max_tokens: int) -> Model:
         facets, tokenizer_files = ["use", spec.pooling], [Path(folder) / "sp.model"]
     else:
         layout = read_layout(folder)
-        if not 3 <= max_tokens <= layout.positions:
-            upper = f"at most {layout.positions}" if layout.positions < UNLIMITED else "3 or more"
-            raise ModelError(f"max_tokens is {max_tokens}, {spec.name} takes {upper}.")
         parts = (tensor_parts(module, files) for module, files in layout.weight_files().items())
         weights = hash_parts(part for module in parts for part in module)
-        pooling = spec.pooling if layout.plain else ""
+        pooling = spec.pooling if layout.plain and not layout.is_clip else ""
         facets, tokenizer_files = [*layout.facets(), pooling], layout.tokenizer_files()
+        if layout.is_clip:
+            files = next(iter(layout.weight_files().values()))
+            logit_scale = math.exp(read_scalar(files, "logit_scale"))
+        if modality == "image":
+            preprocess = read_preprocess(layout.modules[0][1])
+            prompt, max_tokens, tokenizer_files = "", 0, []
+        elif not 3 <= max_tokens <= layout.positions:
+            upper = f"at most {layout.positions}" if layout.positions < UNLIMITED else "3 or more"
+            raise ModelError(f"max_tokens is {max_tokens}, {spec.name} takes {upper}.")
     own_space = hash_parts([[weights, facets, spec.normalize, spec.dim]])
     space = spec.space or own_space
     # The weights' own space also where another is declared: other weights make rows due.
-    recipe = [space, own_space, prompt, max_tokens, PREPROCESSING_VERSION]
+    recipe: list[Any] = [space, own_space, prompt, max_tokens, PREPROCESSING_VERSION]
+    recipe += [asdict(preprocess)] if preprocess else []
     tokenizer = [part for path in tokenizer_files for part in (path.name, path.read_bytes())]
-    return Model(spec, folder, prompt, max_tokens, space, hash_parts([recipe, *tokenizer]))
+    made_by = hash_parts([recipe, *tokenizer])
+    return Model(spec, folder, prompt, max_tokens, space, made_by, preprocess, logit_scale)
 
 
 def _spec(name: str, folder: str, weights: str) -> ModelSpec:
@@ -198,6 +253,7 @@ def _spec(name: str, folder: str, weights: str) -> ModelSpec:
         source="see model card",
         prompts=layout.prompts,
         normalize=not layout.is_dpr,
+        modality=layout.modality,
     )
 
 

@@ -1,6 +1,6 @@
-"""Plan a window of texts into micro-batches, run them through an encoder, keep the order.
+"""Plan a window of texts or images into micro-batches, run them through an encoder, keep the order.
 
-Reads texts and an `Encoder`, writes one (n, dim) float32 array. Texts are tokenised once, sorted
+Reads items and an `Encoder`, writes one (n, dim) float32 array. Items are tokenised once, sorted
 by length and cut by a budget of tokens, so that next to nothing is padded; what does not fit in
 memory is split; a row that fails is named with its reason and the others go on. Call it from two
 threads, and one window is tokenised while the other one computes.
@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -31,15 +31,19 @@ class ModelError(ValueError):
     """A mistake that a user can mend; the message says how."""
 
 
+Items = list[str] | np.ndarray
+"""What an encoder embeds: texts, or images as (n, height, width, 3) uint8."""
+
+
 class Tokens(NamedTuple):
-    """Token ids of n texts, special tokens included, none longer than the encoder's max_tokens.
+    """Tokens of n items, special ones included, none longer than the encoder's max_tokens.
 
     Attributes:
-        ids: One list of token ids a text.
+        ids: One list of token ids a text, or one array of patches an image.
         truncated: (n,) bool, whether text was cut off.
     """
 
-    ids: list[list[int]]
+    ids: list[Any]
     truncated: np.ndarray
 
 
@@ -69,20 +73,24 @@ class Encoder(Protocol):
     max_tokens: int
     setup: Setup
 
-    def tokenize(self, texts: list[str]) -> Tokens:
-        """Token ids of the texts, with the prompt, cut at max_tokens."""
+    def tokenize(self, items: Any, /) -> Tokens:  # noqa: ANN401
+        """Tokens of the Items, with the prompt, cut at max_tokens."""
 
-    def forward(self, ids: list[list[int]]) -> np.ndarray:
+    def forward(self, ids: list[Any]) -> np.ndarray:
         """Vectors (n, dim) float32 of one micro-batch, in order; padding is done inside."""
-
-    def spans(self, text: str) -> np.ndarray:
-        """Character offsets (n_tokens, 2) int64, increasing; no special tokens, nothing cut."""
 
     def flops(self, lengths: np.ndarray) -> float:
         """Floating point operations of the matrix products for texts of so many tokens."""
 
     def ceiling(self) -> float:
         """Floating point operations a second of its products alone on this machine, measured."""
+
+
+class TextEncoder(Encoder, Protocol):
+    """An encoder whose documents can be cut into passages."""
+
+    def spans(self, text: str) -> np.ndarray:
+        """Character offsets (n_tokens, 2) int64, increasing; no special tokens, nothing cut."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ class Encoded(NamedTuple):
 
     Attributes:
         vectors: (n, dim) float32; unit rows if the model normalises; zeros where a row failed.
-        n_tokens: (n,) int32, special tokens and prompt included; 0 where tokenising failed.
+        n_tokens: (n,) int32, special tokens and prompt included, patches of an image; 0 where tokenising failed.
         truncated: (n,) bool.
         errors: Reason of each failed row, by its index.
         work: What it took.
@@ -133,20 +141,20 @@ class Engine:
         self._room = _Room()
         self._lanes = ThreadPoolExecutor(encoder.setup.lanes, thread_name_prefix="lane")
 
-    def encode(self, texts: list[str]) -> Encoded:
-        """Embed texts; a row that fails is reported in `errors` and stops no other row.
+    def encode(self, items: Items) -> Encoded:
+        """Embed items; a row that fails is reported in `errors` and stops no other row.
 
         A micro-batch that raises is halved down to the row at fault. After memory ran out no later
         batch of this engine is larger than the halves.
 
         Args:
-            texts: May be empty, which gives vectors of shape (0, dim).
+            items: May be empty, which gives vectors of shape (0, dim).
         """
         errors: dict[int, str] = {}
-        tokens = _tokenize(self.encoder, texts, errors)
-        n_tokens = np.fromiter(map(len, tokens.ids), dtype=np.int32, count=len(texts))
-        vectors = np.zeros((len(texts), self.encoder.dim), dtype=np.float32)
-        rows = np.setdiff1d(np.arange(len(texts)), list(errors))
+        tokens = _tokenize(self.encoder, items, errors)
+        n_tokens = np.fromiter(map(len, tokens.ids), dtype=np.int32, count=len(items))
+        vectors = np.zeros((len(items), self.encoder.dim), dtype=np.float32)
+        rows = np.setdiff1d(np.arange(len(items)), list(errors))
         rows = rows[np.argsort(-n_tokens[rows], kind="stable")]
         window = _Window(tokens.ids, n_tokens, rows, vectors, errors, int(n_tokens[rows].sum()))
         lanes = [self._lanes.submit(self._lane, window) for _ in range(self.encoder.setup.lanes)]
@@ -258,9 +266,9 @@ class _Room:
 
 @dataclass
 class _Window:
-    """Texts on their way through the lanes; rows are sorted by length, longest first."""
+    """Items on their way through the lanes; rows are sorted by length, longest first."""
 
-    ids: list[list[int]]
+    ids: list[Any]
     n_tokens: np.ndarray
     rows: np.ndarray
     vectors: np.ndarray
@@ -274,18 +282,18 @@ class _Window:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-def _tokenize(encoder: Encoder, texts: list[str], errors: dict[int, str]) -> Tokens:
-    """Tokenise all texts at once, or one by one where that raises, so that only bad rows fail."""
-    if not texts:
+def _tokenize(encoder: Encoder, items: Items, errors: dict[int, str]) -> Tokens:
+    """Tokenise all items at once, or one by one where that raises, so that only bad rows fail."""
+    if len(items) == 0:
         return Tokens([], np.zeros(0, dtype=bool))
     try:
-        return encoder.tokenize(texts)
+        return encoder.tokenize(items)
     except Exception:  # the row at fault is found, and its reason kept, below
-        ids: list[list[int]] = []
-        truncated = np.zeros(len(texts), dtype=bool)
-    for row, text in enumerate(texts):
+        ids: list[Any] = []
+        truncated = np.zeros(len(items), dtype=bool)
+    for row, item in enumerate(items):
         try:
-            one = encoder.tokenize([text])
+            one = encoder.tokenize([item])
         except Exception as error:
             errors[row] = reason(error)
             ids.append([])

@@ -32,6 +32,26 @@ LEGACY_POOLING = {  # settings of sentence-transformers before 6, in its order
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
+# What shapes the vectors of CLIP's two towers, each with what transformers takes where it is unsaid.
+CLIP_TOWERS: dict[str, dict[str, Any]] = {
+    "text_config": {
+        "hidden_act": "quick_gelu",
+        "num_attention_heads": 8,
+        "num_hidden_layers": 12,
+        "layer_norm_eps": 1e-5,
+        "max_position_embeddings": 77,
+        "eos_token_id": 49407,
+    },
+    "vision_config": {
+        "hidden_act": "quick_gelu",
+        "num_attention_heads": 12,
+        "num_hidden_layers": 12,
+        "layer_norm_eps": 1e-5,
+        "image_size": 224,
+        "patch_size": 32,
+    },
+}
+RESNET_KEYS = ("model_type", "layer_type", "hidden_act", "depths", "downsample_in_first_stage")
 UNLIMITED = 1 << 20  # tokens, where neither tokenizer nor positions set a limit
 
 
@@ -59,6 +79,21 @@ class Layout:
         return self.plain and self.config.get("model_type") == "dpr"
 
     @property
+    def is_clip(self) -> bool:
+        """Whether the folder holds CLIP's two towers, for texts and for images."""
+        return self.config.get("model_type") == "clip"
+
+    @property
+    def is_resnet(self) -> bool:
+        """Whether the folder holds a ResNet, which embeds images alone."""
+        return self.config.get("model_type") == "resnet"
+
+    @property
+    def modality(self) -> str:
+        """What the model embeds: "text", "image" or "text and image"."""
+        return "image" if self.is_resnet else "text and image" if self.is_clip else "text"
+
+    @property
     def pooling(self) -> str:
         """Pooling modes, joined by "+"; for a plain folder the default of sentence-transformers."""
         for kind, _, settings in self.modules:
@@ -73,6 +108,10 @@ class Layout:
     def dim(self) -> int:
         """Length of a vector."""
         config = self.config
+        if self.is_clip:
+            return int(config.get("projection_dim", 512))
+        if self.is_resnet:
+            return int(config["hidden_sizes"][-1])
         hidden = config.get("hidden_size") or config.get("dim") or config.get("d_model") or 0
         dim = int(hidden)
         if self.is_dpr:
@@ -90,7 +129,8 @@ class Layout:
     @property
     def positions(self) -> int:
         """The most tokens that the transformer has positions for."""
-        n = self.config.get("max_position_embeddings") or UNLIMITED
+        texts = self.config["text_config"] if self.is_clip else self.config
+        n = texts.get("max_position_embeddings") or UNLIMITED
         offset = self.config.get("model_type") in OFFSET_POSITIONS
         return int(n) - (int(self.config.get("pad_token_id", 1)) + 1 if offset else 0)
 
@@ -129,6 +169,10 @@ class Layout:
                     "include_prompt": settings.get("include_prompt", True)
                 }
             modules.append([kind, {} if kind == "Transformer" else settings])
+        if self.is_resnet:
+            return [{key: self.config.get(key) for key in RESNET_KEYS}]
+        if self.is_clip:
+            return [{tower: self.config[tower] for tower in CLIP_TOWERS}]
         return [modules, {key: self.config[key] for key in CONFIG_KEYS if key in self.config}]
 
 
@@ -147,26 +191,35 @@ def read_layout(folder: str | Path) -> Layout:
         kind, at = module["type"].rsplit(".", 1)[-1], root / module["path"]
         modules.append((kind, at, _module_settings(kind, at)))
     first, at, _ = modules[0]
-    if first != "Transformer":
+    if first not in ("Transformer", "CLIPModel"):
         raise ModelError(
             f"{root} is not a text encoder that can be hosted: it begins with {first}."
         )
     config = _read_json(at / "config.json")
     if not config:
         raise ModelError(f"{root} is no model folder: {at / 'config.json'} is missing.")
-    if "vision_config" in config or str(config.get("model_type")).startswith("clip"):
-        raise ModelError(f"{root} is not a text encoder: it is a {config.get('model_type')} model.")
+    kind = str(config.get("model_type"))
+    if kind == "clip":
+        towers = {
+            name: {key: config.get(name, {}).get(key, value) for key, value in known.items()}
+            for name, known in CLIP_TOWERS.items()
+        }
+        config = config | towers
+    elif "vision_config" in config or kind.startswith("clip"):
+        raise ModelError(f"{root} is not a text encoder: it is a {kind} model.")
     settings = _read_json(root / "config_sentence_transformers.json")
     made_for = settings.get("model_type", "SentenceTransformer")
     if made_for != "SentenceTransformer":
         raise ModelError(f"{root} is not a text encoder: it was saved as a {made_for}.")
     layout = Layout(root, modules, config, settings, not (root / "modules.json").exists())
+    if layout.is_clip and {name for name, _, _ in modules[1:]} - {"Normalize"}:
+        raise ModelError(f"{root} has modules behind CLIP's towers, which is not hosted.")
     if layout.is_dpr:
         dpr_class(layout)
     for kind, at, _ in modules:
-        if kind in ("Transformer", "Dense") and not _safetensors(at):
+        if kind in ("Transformer", "CLIPModel", "Dense") and not _safetensors(at):
             raise ModelError(_no_weights(at))
-    if not any(
+    if not layout.is_resnet and not any(
         p.name.startswith(("tokenizer.", "vocab.")) or p.suffix == ".model"
         for p in layout.tokenizer_files()
     ):
@@ -186,9 +239,10 @@ def _read_json(path: Path) -> Any:  # noqa: ANN401
 
 def _module_settings(kind: str, folder: Path) -> dict[str, Any]:
     """A module's own settings; the transformer's are sentence-transformers' about it."""
-    names = sorted(folder.glob("sentence_*_config.json")) if kind == "Transformer" else []
+    first = kind in ("Transformer", "CLIPModel")
+    names = sorted(folder.glob("sentence_*_config.json")) if first else []
     path = names[0] if names else folder / "config.json"
-    return {} if kind == "Transformer" and not names else dict(_read_json(path))
+    return {} if first and not names else dict(_read_json(path))
 
 
 def _pooling_modes(settings: dict[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ class ModelSpec:
     Attributes:
         name: What `--model` takes, and what is displayed.
         family: "transformer" or "use": which encoder hosts it.
-        modality: What it embeds.
+        modality: What it embeds: "text", "image" or "text and image".
         dim: Length of a vector.
         max_tokens: Tokens after which a text is cut, special tokens included.
         pooling: How token vectors become one; decides only where the weights do not say it.
@@ -83,6 +83,47 @@ MODELS: dict[str, ModelSpec] = {
         licence="Apache-2.0",
         source="Reimers and Gurevych 2020, distilled from CLIP's text tower; model card",
         space="clip-ViT-B-32",
+    ),
+    "clip-ViT-B-32": ModelSpec(
+        name="clip-ViT-B-32",
+        modality="text and image",
+        dim=512,
+        max_tokens=77,
+        pooling="cls",
+        weights="sentence-transformers/clip-ViT-B-32",
+        licence="MIT",
+        source="Radford et al. 2021, CLIP: images in patches of 32",
+        space="clip-ViT-B-32",
+    ),
+    "clip-ViT-B-16": ModelSpec(
+        name="clip-ViT-B-16",
+        modality="text and image",
+        dim=512,
+        max_tokens=77,
+        pooling="cls",
+        weights="sentence-transformers/clip-ViT-B-16",
+        licence="MIT",
+        source="Radford et al. 2021, CLIP: images in patches of 16",
+    ),
+    "clip-ViT-L-14": ModelSpec(
+        name="clip-ViT-L-14",
+        modality="text and image",
+        dim=768,
+        max_tokens=77,
+        pooling="cls",
+        weights="sentence-transformers/clip-ViT-L-14",
+        licence="MIT",
+        source="Radford et al. 2021, CLIP: the larger towers, images in patches of 14",
+    ),
+    "resnet-50": ModelSpec(
+        name="resnet-50",
+        modality="image",
+        dim=2048,
+        max_tokens=0,
+        pooling="mean",
+        weights="microsoft/resnet-50",
+        licence="Apache-2.0",
+        source="He et al. 2015, Deep Residual Learning: a baseline trained on ImageNet's classes",
     ),
     "bert-base-uncased": ModelSpec(
         name="bert-base-uncased",

@@ -54,7 +54,7 @@ class PaddedModules:
         import torch
         from sentence_transformers import SentenceTransformer
 
-        with _checked_loading(layout.folder):
+        with checked_loading(layout.folder):
             modules = SentenceTransformer(
                 str(layout.folder),
                 device=device,
@@ -117,7 +117,7 @@ class PaddedModules:
 
 
 @contextmanager
-def _checked_loading(folder: Path) -> Iterator[None]:
+def checked_loading(folder: Path) -> Iterator[None]:
     """Refuse weights that transformers would draw at random since the folder lacks them.
 
     transformers only logs it. It reports the missing keys when asked to, but sentence-transformers

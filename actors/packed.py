@@ -21,14 +21,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from actors.attention import (
-    Group,
-    by_length,
-    groups_of,
-    has_variable_length,
-    padded,
-    variable_length,
-)
+from actors.attention import attention, groups_of, to_device
 from actors.bert_weights import (
     ACTIVATIONS,
     DENSE_ACTIVATIONS,
@@ -96,7 +89,6 @@ class PackedBert:
             positions = positions + weights[EMBEDDINGS + "token_type_embeddings.weight"][0]
         self._positions = positions.to(self._dtype)
         self._norm = self._load_norm(weights, EMBEDDINGS + "LayerNorm")
-        self._ends_known = has_variable_length(self._device, self._dtype)
         self._bias: torch.Tensor | None = None
         if config["model_type"] == "mpnet":
             table = weights["encoder.relative_attention_bias.weight"]
@@ -124,25 +116,20 @@ class PackedBert:
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         starts = np.cumsum(lengths) - lengths
         flat = np.fromiter(itertools.chain.from_iterable(ids), np.int64, int(lengths.sum()))
-        groups = list(groups_of(lengths.tolist()))
         x = F.embedding(self._put(flat), self._words)
         x += F.embedding(self._put(self._places(flat, lengths, starts)), self._positions)
         x = self._normed(x, self._norm)
-        attend = self._attention(lengths, groups)
+        attend = attention(self._n_heads, lengths, self._device, self._dtype, bias=self._bias)
         for layer in self._layers:
             x = self._normed(layer.out(attend(layer.qkv(x))).add_(x), layer.norm)
             x = self._normed(layer.down(self._activate(layer.up(x))).add_(x), layer.last_norm)
-        vectors = self._pooled(x, lengths, groups)
+        vectors = self._pooled(x, lengths)
         for module in self._behind:
             vectors = module(vectors)
         return vectors
 
     def _put(self, values: np.ndarray) -> torch.Tensor:
-        """Numbers on the device; on a GPU from pinned memory, so that this thread need not wait."""
-        tensor = torch.from_numpy(values)
-        if self._device.type == "cpu":
-            return tensor
-        return tensor.pin_memory().to(self._device, non_blocking=True)
+        return to_device(values, self._device)
 
     def _places(self, flat: np.ndarray, lengths: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """Row of the position table for each token."""
@@ -159,24 +146,14 @@ class PackedBert:
     def _normed(self, x: torch.Tensor, norm: Norm) -> torch.Tensor:
         return F.layer_norm(x, norm[0].shape, *norm, self._epsilon)
 
-    def _attention(self, lengths: np.ndarray, groups: list[Group]) -> Linear:
-        """Attention within each text, from (tokens, 3 * hidden) to (tokens, hidden)."""
-        if self._device.type == "cpu":
-            return partial(by_length, self._n_heads, groups, self._bias)
-        if self._bias is not None or not self._ends_known:
-            held = np.arange(lengths.max()) < lengths[:, None]
-            slots = self._put(np.flatnonzero(held))
-            return partial(padded, self._n_heads, self._put(held), slots, self._bias)
-        edges = self._put(np.concatenate(([0], np.cumsum(lengths))).astype(np.int32))
-        return partial(variable_length, self._n_heads, edges, int(lengths.max()))
-
-    def _pooled(self, x: torch.Tensor, lengths: np.ndarray, groups: list[Group]) -> torch.Tensor:
+    def _pooled(self, x: torch.Tensor, lengths: np.ndarray) -> torch.Tensor:
         """One float32 vector a text."""
         if self._pooling == "cls":
             return x[self._put(np.cumsum(lengths) - lengths)].float()
         if self._device.type != "cpu":  # one kernel, not one a group
             counts = self._put(lengths)
             return torch.segment_reduce(x.float(), self._pooling, lengths=counts, unsafe=True)
+        groups = groups_of(lengths.tolist())
         parts = (x[a : a + n * k].view(n, k, -1).float() for a, n, k in groups)
         if self._pooling == "max":
             return torch.cat([part.amax(1) for part in parts])

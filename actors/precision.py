@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from actors.engine import Encoder, reason
+from actors.engine import Encoder, Items, reason
+from actors.pixels import Preprocess
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 MIN_COSINE = 0.999  # between a text's two vectors
@@ -30,12 +31,24 @@ class HostedModel(Protocol):
     def dim(self) -> int:
         """Values a vector."""
 
+    @property
+    def preprocess(self) -> Preprocess | None:
+        """What happens to images; None where texts are embedded."""
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """What class names are put into; empty where texts are embedded as they are."""
+
+    @property
+    def unit(self) -> bool:
+        """Whether vectors have unit length."""
+
     def load(self, device: str, threads: int | None, precision: str) -> Encoder:
         """The model in this process's memory, ready to embed."""
 
 
 def load_sound(
-    model: HostedModel, device: str, threads: int | None, wanted: str, texts: list[str]
+    model: HostedModel, device: str, threads: int | None, wanted: str, items: Items
 ) -> tuple[Encoder, list[str]]:
     """Load a model in the precision asked for, unless that moves its vectors.
 
@@ -45,7 +58,7 @@ def load_sound(
         threads: Cores for it; None takes the machine's.
         wanted: One of PRECISIONS. "auto" is fp16, else bf16 on a GPU, bf16 on a CPU with bf16
             instructions where it proves faster, else fp32.
-        texts: A sample is taken of them; none leaves the precision unchecked.
+        items: A sample is taken of them; none leaves the precision unchecked.
 
     Returns:
         The encoder, and what the user should know: a precision that was refused.
@@ -62,7 +75,7 @@ def load_sound(
                     f"{model.name} computes in {only} only."
                 ]
             exact = exact or model.load(device, threads, "fp32")
-            ids = _sample(exact, texts)
+            ids = _sample(exact, items)
             cosine, speed = _compare(encoder, exact, ids) if ids else (1.0, WORTHWHILE)
         except Exception as error:  # a device or an operator that cannot compute in it
             remarks.append(f"{precision} does not work here, it was not used: {reason(error)}")
@@ -70,7 +83,7 @@ def load_sound(
         if cosine < MIN_COSINE:
             remarks.append(
                 f"{precision} moves vectors of {model.name} (minimum cosine with fp32 {cosine:.4f} of"
-                f" {len(ids)} texts, expected {MIN_COSINE}); it was not used."
+                f" {len(ids)} rows, expected {MIN_COSINE}); it was not used."
             )
         elif wanted != "auto" or speed >= WORTHWHILE:
             if speed < NOTABLY_SLOW:
@@ -98,13 +111,13 @@ def precisions(wanted: str, device: str) -> tuple[str, ...]:
     return ("bf16", "fp32") if can.get("amx_bf16") or can.get("avx512_bf16") else ("fp32",)
 
 
-def _sample(encoder: Encoder, texts: list[str]) -> list[list[int]]:
-    """Token ids of a few texts of all lengths, SAMPLE_TOKENS in all or one text."""
-    by_length = sorted((text for text in texts if text), key=len)
+def _sample(encoder: Encoder, items: Items) -> list[Any]:
+    """Tokens of a few items of all lengths, SAMPLE_TOKENS in all or one item."""
+    by_length = sorted((item for item in items if len(item)), key=len)
     chosen = (
         {int(at) for at in np.linspace(0, len(by_length) - 1, SAMPLE_TEXTS)} if by_length else ()
     )
-    sample: list[list[int]] = []
+    sample: list[Any] = []
     for at in sorted(chosen):
         try:
             ids = encoder.tokenize([by_length[at]]).ids
@@ -117,7 +130,7 @@ def _sample(encoder: Encoder, texts: list[str]) -> list[list[int]]:
     return sample
 
 
-def _compare(encoder: Encoder, exact: Encoder, ids: list[list[int]]) -> tuple[float, float]:
+def _compare(encoder: Encoder, exact: Encoder, ids: list[Any]) -> tuple[float, float]:
     """Minimum cosine of two encoders' vectors, and how many times as fast the first one is."""
     seconds, vectors = [], []
     for one in (encoder, exact):

@@ -70,16 +70,20 @@ class TransformerEncoder:
         os.environ["RAYON_NUM_THREADS"] = str(threads)
         os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
         from actors.bert_weights import is_packable
+        from actors.clip import PackedClipText
         from actors.modules import PaddedModules
         from actors.packed import PackedBert
 
-        network: PackedBert | PaddedModules
+        network: PackedBert | PackedClipText | PaddedModules
         dtype = DTYPES[precision]
-        if is_packable(layout, pooling, prompt=bool(prompt)):
+        if layout.is_clip or is_packable(layout, pooling, prompt=bool(prompt)):
             from transformers import AutoTokenizer
 
             self.setup = setup_for(device, precision, threads, packed=True)
-            network = PackedBert(layout, device=device, dtype=dtype, pooling=pooling)
+            if layout.is_clip:
+                network = PackedClipText(layout, device=device, dtype=dtype)
+            else:
+                network = PackedBert(layout, device=device, dtype=dtype, pooling=pooling)
             tokenizer = AutoTokenizer.from_pretrained(layout.modules[0][1], local_files_only=True)
         else:
             self.setup = setup_for(device, precision, threads, packed=False)

@@ -18,6 +18,7 @@ from actors.engine import ModelError
 from actors.layout import read_layout
 
 BLOCK_BYTES = 4 << 20
+DTYPES = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}  # of numbers read here
 HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]
 HUB_IGNORED = ["onnx/*", "openvino/*", "*/onnx/*", "*/openvino/*"]
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -141,6 +142,18 @@ def _tensors(path: Path) -> Iterator[_Tensor]:
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
         yield _Tensor(name, entry["dtype"], entry["shape"], file[start + begin : start + end])
+
+
+def read_scalar(files: list[Path], name: str) -> float:
+    """One float32 number of a module's weights.
+
+    Raises:
+        ModelError: The weights lack it, or have it in another type.
+    """
+    for tensor in (tensor for path in files for tensor in _tensors(path)):
+        if tensor.name == name and tensor.dtype in DTYPES:
+            return float(tensor.raw.view(DTYPES[tensor.dtype]).astype(np.float64).item())
+    raise ModelError(f"{files[0].parent} lacks the weight {name}. Download the model again.")
 
 
 def npz_parts(path: Path) -> Iterator[Any]:

@@ -11,14 +11,17 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from actors.engine import Encoded, Engine, Work
+from actors.engine import Encoded, Engine, Items, TextEncoder, Work
+from actors.exchange import PIXELS, REPORT
 from actors.passages import passages
 from actors.precision import HostedModel, load_sound
+from actors.templates import encode_classes
 from schemas.columns import cast_column
 from schemas.embeddings import vector_column, vectors_of
 from schemas.fragments import new_name, write_rows
@@ -26,53 +29,7 @@ from schemas.keys import from_binary, hex_of
 from schemas.plan import COPY
 from schemas.store import filesystem, now
 
-FAILED = pa.struct(
-    [
-        ("id", pa.string()),
-        ("content_hash", pa.string()),
-        ("source_file", pa.string()),
-        ("position", pa.int64()),
-        ("stage", pa.string()),
-        ("reason", pa.string()),
-        ("kind", pa.uint8()),  # `schemas.plan`: what the row would have counted as
-    ]
-)
-REPORT = pa.schema(
-    [
-        ("group", pa.int32()),
-        ("name", pa.string()),  # null where no row of the group could be embedded
-        ("size_bytes", pa.int64()),
-        ("n_rows", pa.int64()),
-        ("n_due", pa.int64()),
-        ("n_tokens", pa.int64()),
-        ("n_truncated", pa.int64()),
-        ("seconds", pa.float64()),  # that the window took, loading left out
-        ("n_computed", pa.int64()),  # tokens, padding included
-        ("flops", pa.float64()),
-        ("busy_seconds", pa.float64()),
-        ("ceiling", pa.float64()),  # FLOP/s that matrix products reach in this worker
-        ("precision", pa.string()),  # null where nothing was embedded
-        ("token_budget", pa.int64()),
-        ("remarks", pa.list_(pa.string())),
-        ("failures", pa.list_(FAILED)),
-    ]
-)
-DUE_FIELDS = (
-    pa.field("id", pa.string()),
-    pa.field("content_hash", pa.binary(16)),
-    pa.field("row_hash", pa.uint64()),
-    pa.field("due:source_file", pa.string()),
-    pa.field("due:position", pa.int64()),
-    pa.field("text", pa.string()),
-    pa.field("due:action", pa.uint8()),
-    pa.field("due:kind", pa.uint8()),
-    pa.field("due:group", pa.int32()),
-    pa.field("due:from_file", pa.string()),
-    pa.field("due:from_position", pa.uint32()),
-    pa.field("due:from_count", pa.uint32()),
-    pa.field("due:stage", pa.string()),  # with `reason`, where the row failed before it came here
-    pa.field("due:reason", pa.string()),
-)
+COPIED_TYPES = {"n_tokens": pa.int32(), "truncated": pa.bool_()}
 
 
 @dataclass(frozen=True)
@@ -127,7 +84,8 @@ class EmbedWindow:
         """Work a window.
 
         Args:
-            rows: DUE_FIELDS, then the source's other columns as the table holds them.
+            rows: DUE_FIELDS, ITEM_FIELDS of what is embedded, then the source's other columns as the
+                table holds them.
 
         Returns:
             REPORT, one row a group of the window; every due row is counted in one of them.
@@ -140,11 +98,11 @@ class EmbedWindow:
         healthy = np.array([reason is None for reason in failed], bool)
         parts, work = [], Work()
         indices = np.flatnonzero(healthy & ~copied)
-        texts = rows["text"].take(pa.array(indices)).to_pylist()
-        engine = self._loaded(texts) if texts else None
+        items = self._items(rows, indices)
+        engine = self._loaded(items) if len(items) else None
         started = time.perf_counter()
         if engine is not None:
-            part, errors, work = self._embedded(engine, texts, indices)
+            part, errors, work = self._embedded(engine, items, indices)
             parts.append(part)
             for index, reason in errors.items():
                 failed[index] = reason
@@ -154,31 +112,45 @@ class EmbedWindow:
         seconds = pa.array([time.perf_counter() - started] * len(reports))
         return reports.set_column(reports.column_names.index("seconds"), "seconds", seconds)
 
+    def _items(self, rows: pa.Table, indices: np.ndarray) -> Items:
+        """What the encoder tokenises: texts, or (n, height, width, 3) uint8."""
+        wanted = pa.array(indices)
+        if self.model.preprocess is None:
+            texts: list[str] = rows["text"].take(wanted).to_pylist()
+            return texts
+        pixels = rows[PIXELS].combine_chunks().take(wanted)
+        shape = (len(indices), *self.model.preprocess.shape)
+        return np.frombuffer(b"".join(pixels.to_pylist()), np.uint8).reshape(shape)
+
     def _embedded(
-        self, engine: Engine, texts: list[str], indices: np.ndarray
+        self, engine: Engine, items: Items, indices: np.ndarray
     ) -> tuple[pa.Table, dict[int, str], Work]:
-        """New vectors: columns `row` (index of the text's row), n_tokens, …, embedding[, passage]."""
+        """New vectors: columns `row` (index of the item's row), n_tokens, …, embedding[, passage]."""
         row_of, spans = indices, None
         errors: dict[int, str] = {}
         if self.target.chunk_tokens:
-            cuts = [
-                self._passages(engine.encoder.spans(text)) or [(0, len(text))] for text in texts
-            ]
+            spans_of = cast(TextEncoder, engine.encoder).spans
+            cuts = [self._passages(spans_of(text)) or [(0, len(text))] for text in items]
             row_of = np.repeat(indices, [len(cut) for cut in cuts])
             spans = np.array([span for cut in cuts for span in cut], np.int64).reshape(-1, 2)
-            texts = [text[a:b] for text, cut in zip(texts, cuts, strict=True) for a, b in cut]
-        encoded = engine.encode(texts)
+            items = [text[a:b] for text, cut in zip(items, cuts, strict=True) for a, b in cut]
+        if self.model.templates:
+            encoded = encode_classes(
+                engine, list(items), self.model.templates, unit=self.model.unit
+            )
+        else:
+            encoded = engine.encode(items)
         for at, reason in encoded.errors.items():
             errors.setdefault(int(row_of[at]), reason)
         kept = ~np.isin(row_of, list(errors))
         return self._part(row_of, encoded, spans, kept), errors, encoded.work
 
-    def _loaded(self, texts: list[str]) -> Engine:
-        """The engine; the first window waits for the model, and its texts check the precision."""
+    def _loaded(self, items: Items) -> Engine:
+        """The engine; the first window waits for the model, and its rows check the precision."""
         with self._lock:
             if self._engine is None:
                 encoder, self._remarks = load_sound(
-                    self.model, self.device, self.threads, self.precision, texts
+                    self.model, self.device, self.threads, self.precision, items
                 )
                 self._ceiling = encoder.ceiling()
                 self._engine = Engine(encoder, token_budget=self.token_budget)
@@ -223,7 +195,11 @@ class EmbedWindow:
                 [np.arange(s, s + c) for s, c in zip(starts[mine], counts[mine], strict=True)]
             )
             with fs.open_input_file(str(name)) as source:
-                held = pa.parquet.read_table(source, columns=names).take(pa.array(wanted))
+                file = pa.parquet.ParquetFile(source)
+                there = [name for name in names if name in file.schema_arrow.names]
+                held = file.read(there).take(pa.array(wanted))
+            for lacking in set(names) - set(there):  # tokens are counted of texts alone
+                held = held.append_column(lacking, pa.nulls(len(held), COPIED_TYPES[lacking]))
             vectors = vector_column(vectors_of(held["embedding"]), half=self.target.half)
             held = held.set_column(held.column_names.index("embedding"), "embedding", vectors)
             row_of = pa.array(np.repeat(indices[mine], counts[mine]), pa.int64())
@@ -276,7 +252,7 @@ class EmbedWindow:
                     "size_bytes": fragment.size_bytes,
                     "n_rows": fragment.n_rows,
                     "n_tokens": int(np.nansum(part["n_tokens"].to_numpy(zero_copy_only=False))),
-                    "n_truncated": sum(bool(value) for value in part["truncated"].to_pylist()),
+                    "n_truncated": int(pc.sum(part["truncated"], min_count=0).as_py()),
                 }
             reports.append(report)
         return pa.Table.from_pylist(reports, REPORT)
@@ -299,7 +275,8 @@ class EmbedWindow:
         columns: dict[str, Any] = {name: part[name] for name in part.column_names if name != "row"}
         columns["content_hash"] = hex_of(from_binary(source["content_hash"]))
         columns["row_hash"] = hex_of(source["row_hash"].to_numpy())
-        columns["text"] = source["text"]
+        if "text" in source.column_names:
+            columns["text"] = source["text"]
         if self.target.chunk_tokens:
             columns["parent_id"] = source["id"]
             ids = zip(source["id"].to_pylist(), part["chunk"].to_pylist(), strict=True)

@@ -5,8 +5,9 @@ import importlib
 import sys
 
 COMMANDS = {
-    "demo": "embed 300 real news texts and look at what lies near a story",
+    "demo": "embed news texts and images of digits, and look at what came out",
     "embed": "bring a table of vectors in line with a source",
+    "zero-shot": "classify images or texts with words, without training",
     "models": "list the models that are known by name",
     "status": "rows, model, failures, versions and last runs of a table",
     "failures": "list the rows that have no vector, and why",

@@ -2,10 +2,12 @@
 
     embatch embed articles.csv tables/articles --model all-MiniLM-L6-v2 --text-column title,body
     embatch embed s3://bucket/corpus s3://bucket/table --model use-multilingual-v3 --prune
+    embatch embed photos/ tables/photos --model clip-ViT-B-32 --label-from-folder
+    embatch embed --labels classes.txt tables/classes --model clip-ViT-B-32
 
-Reads files, folders, feeds or Hugging Face datasets; writes the Delta table TABLE and, for rows
-that cannot be embedded, TABLE.failures. Run it again after a crash or a change: it plans first and
-pays only for what is due.
+Reads texts or images: files, folders, feeds, WebDataset tars or Hugging Face datasets; writes the
+Delta table TABLE and, for rows that cannot be embedded, TABLE.failures. Run it again after a crash
+or a change: it plans first and pays only for what is due.
 """
 
 import contextlib
@@ -19,10 +21,12 @@ from typing import Annotated, Literal
 
 import tyro
 
+from actors.templates import templates_of
 from jobs.cluster import cluster, native_noise_in_a_file
 from jobs.options import Flag, parse, storage_options, table_uri, user_errors
-from jobs.outcome import DryRunSummary, EmbedSummary, Outcome
+from jobs.outcome import DryRunSummary, EmbedSummary
 from jobs.planning import SyncError, SyncModel, SyncOptions
+from jobs.preview import dry_run
 from jobs.stop import Stopped, StopSignal
 from jobs.sync import Sync, too_many_failures
 
@@ -41,7 +45,9 @@ class EmbedConfig:
         table: folder or bucket prefix of the table; made where there is none
         model: a name that `embatch models` lists, a local folder, or a hub name
         text_column: columns that make the text, joined by a newline (found by itself where possible)
-        id_column: column of ids (default: the path where a file is one text, else a hash of the text)
+        image_column: column of images (found by itself, if no text column is named)
+        label_from_folder: the folder that an image lies in is its column `label`
+        id_column: column of ids (default: the path where a file is one row, else a hash of its text or image)
         columns: other columns to keep (default: all)
         max_chars: cut each text to so many characters
         limit: take only the first rows, to try things out
@@ -49,6 +55,8 @@ class EmbedConfig:
         quote: around fields of a CSV file
         no_header: the first row of a CSV file is data; its columns are column_1, column_2, ...
         lines: each line of a text file is one text
+        labels: SOURCE is a file of class names, one a line, or `name: wording`
+        template: with --labels, what a name is put into at {}; the vectors of several are averaged
         prompt: name of one of the model's prompts (passage, query), or the words to put before a text
         max_tokens: cut texts to so many tokens (default: the model's own bound)
         chunk_tokens: cut documents into passages of so many tokens
@@ -63,6 +71,7 @@ class EmbedConfig:
         actors: processes that host the model (default: from the machines)
         vector_dtype: float16 rounds vectors, which halves the files
         no_text: leave the text out of a new table
+        keep_images: keep the images' bytes in the table, not only their paths
         dry_run: say what would be done and how long it would take; write nothing
         wait: wait while another run writes to the table, instead of leaving
         address: Ray cluster to join (default: RAY_ADDRESS, else a Ray of our own on this machine)
@@ -76,6 +85,8 @@ class EmbedConfig:
     table: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TABLE")]
     model: Annotated[str, tyro.conf.arg(metavar="MODEL")]
     text_column: Names = ""
+    image_column: Text = ""
+    label_from_folder: Flag = False
     id_column: Text = ""
     columns: Names = ""
     max_chars: Number = 0
@@ -84,6 +95,8 @@ class EmbedConfig:
     quote: str = '"'
     no_header: Flag = False
     lines: Flag = False
+    labels: Flag = False
+    template: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     prompt: Text = ""
     max_tokens: Number = 0
     chunk_tokens: Number = 0
@@ -98,6 +111,7 @@ class EmbedConfig:
     actors: Number = 0
     vector_dtype: Literal["float32", "float16"] = "float32"
     no_text: Flag = False
+    keep_images: Flag = False
     dry_run: Flag = False
     wait: Flag = False
     address: Text = ""
@@ -126,6 +140,11 @@ class EmbedConfig:
             )
         if self.force_prune and not self.prune:
             raise ValueError("--force-prune says how far --prune may go. Add --prune.")
+        if self.template and not self.labels:
+            raise ValueError("--template is what class names are put into. Add --labels.")
+        if self.labels and self.chunk_tokens:
+            raise ValueError("--labels takes names of classes; --chunk-tokens is for documents.")
+        templates_of(self.template, shows_images=False)
         storage_options(self.storage_option)
 
 
@@ -160,6 +179,8 @@ def run(
         SourceOptions(
             path=config.source,
             text_column=_names(config.text_column),
+            image_column=config.image_column or None,
+            label_from_folder=config.label_from_folder,
             id_column=config.id_column or None,
             columns=_names(config.columns) or None,
             max_chars=config.max_chars or None,
@@ -167,6 +188,7 @@ def run(
             quote=config.quote,
             no_header=config.no_header,
             lines=config.lines,
+            labels=config.labels,
             storage_options=credentials,
         )
     )
@@ -174,8 +196,15 @@ def run(
         from actors.checkpoints import resolve
 
         model = resolve(
-            config.model, prompt=config.prompt or None, max_tokens=config.max_tokens or None
+            config.model,
+            prompt=config.prompt or None,
+            max_tokens=config.max_tokens or None,
+            modality=source.options.modality,
+            labels=config.labels,
+            templates=config.template,
         )
+    if source.options.modality == "image":
+        _refuse_text_options(config)
     options = SyncOptions(
         table=table,
         storage_options=credentials,
@@ -187,6 +216,7 @@ def run(
         max_failures=config.max_failures,
         limit=config.limit or None,
         with_text=not config.no_text,
+        keep_images=config.keep_images,
         half=config.vector_dtype == "float16",
         chunk_tokens=config.chunk_tokens,
         chunk_overlap=config.chunk_overlap,
@@ -204,74 +234,28 @@ def run(
     with stop.watched(), cluster(config.address or None, verbose=config.verbose) as ray_cluster:
         sync = Sync(source, model, options, run_id, ray_cluster, stop)
         if config.dry_run:
-            return _dry_run(sync, model, config)
+            return dry_run(sync.preview(DRY_RUN_ROWS), model, config.device, config.precision)
         outcome = sync.run()
-    summary = _summary(outcome, config, model, run_id, time.monotonic() - started)
+    summary = EmbedSummary.of(
+        outcome,
+        table=config.table,
+        model=model.name,
+        run=run_id,
+        passages=bool(config.chunk_tokens),
+        seconds=time.monotonic() - started,
+    )
     if outcome.failure_share > config.max_failures:
         _tell(summary, config)
         raise SyncError(too_many_failures(outcome.failure_share, config.max_failures, config.table))
     return summary
 
 
-def _summary(
-    outcome: Outcome, config: EmbedConfig, model: SyncModel, run_id: str, seconds: float
-) -> EmbedSummary:
-    counts, tally = outcome.counts, outcome.tally
-    embed_seconds = max(outcome.embed_seconds - outcome.start_seconds, 1e-9)
-    return EmbedSummary(
-        **vars(counts),
-        seconds=round(seconds, 3),
-        start_seconds=round(outcome.start_seconds, 3),
-        rows_per_second=round((counts.embedded + counts.replaced) / embed_seconds, 1)
-        if outcome.embed_seconds
-        else 0.0,
-        table_version=outcome.table_version,
-        table=config.table,
-        model=model.name,
-        run=run_id,
-        n_tokens=tally.n_tokens,
-        n_truncated=tally.n_truncated,
-        n_passages=tally.n_rows if config.chunk_tokens else 0,
-        precision=tally.precision,
-        token_budget=tally.token_budget,
-        tokens_per_second=round(tally.n_tokens / embed_seconds, 1),
-        padding_waste=round(tally.padding_waste, 4),
-        gemm_share=round(tally.gemm_share, 4),
-        starved_share=round(max(0.0, 1 - tally.busy_seconds / embed_seconds / outcome.n_actors), 4)
-        if tally.n_tokens
-        else 0.0,
-        waves=outcome.n_waves,
-        replans=outcome.n_replans,
-        failures=outcome.reasons,
-        warnings=outcome.warnings + sorted(tally.remarks),
-    )
-
-
-def _dry_run(sync: Sync, model: SyncModel, config: EmbedConfig) -> DryRunSummary:
-    """Plan, and time the model on a few of the rows that are due, in this process."""
-    from actors.engine import Engine
-    from actors.precision import load_sound
-
-    preview = sync.preview(DRY_RUN_ROWS)
-    n_due = preview.n_to_embed
-    tokens_a_row, rate = 0.0, 0.0
-    if preview.sample:
-        device = "cpu" if config.device == "auto" else config.device
-        encoder, _ = load_sound(model, device, None, config.precision, preview.sample)
-        engine = Engine(encoder)
-        engine.encode(preview.sample[:4])  # pays for what later calls do not
-        started = time.monotonic()
-        encoded = engine.encode(preview.sample)
-        rate = len(preview.sample) / (time.monotonic() - started)
-        tokens_a_row = float(encoded.n_tokens.mean())
-    return DryRunSummary(
-        **vars(preview.counts),
-        rows_to_embed=n_due,
-        tokens_to_embed=round(n_due * tokens_a_row),
-        seconds_expected=round(n_due / rate, 1) if rate else 0.0,
-        rows_per_second=round(rate, 1),
-        warnings=preview.warnings,
-    )
+def _refuse_text_options(config: EmbedConfig) -> None:
+    """Options that say nothing of images, where SOURCE holds images."""
+    names = ("max_chars", "prompt", "max_tokens", "chunk_tokens", "no_text")
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(config, name)]
+    if given:
+        raise ValueError(f"{config.source} holds images; {', '.join(given)} is about texts.")
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ def run(config: ModelsConfig) -> list[dict[str, object]]:
     return [
         {
             "name": spec.name,
+            "modality": spec.modality,
             "dim": spec.dim,
             "max_tokens": spec.max_tokens,
             "prompts": dict(spec.prompts),
@@ -41,11 +42,12 @@ def run(config: ModelsConfig) -> list[dict[str, object]]:
 
 def _text(_: ModelsConfig, models: list[dict[str, object]]) -> str:
     width = max(len(str(model["name"])) for model in models)
-    lines = [f"{'model':<{width}}  {'dim':>4}  {'tokens':>7}  here  licence"]
+    lines = [f"{'model':<{width}}  {'embeds':<14}  {'dim':>4}  {'tokens':>7}  here  licence"]
     for model in models:
         here = "yes" if model["here"] else "no"
         lines.append(
-            f"{model['name']:<{width}}  {model['dim']:>4}  {model['max_tokens']:>7}  {here:<4}  "
+            f"{model['name']:<{width}}  {model['modality']:<14}  {model['dim']:>4}  "
+            f"{model['max_tokens']:>7}  {here:<4}  "
             f"{model['licence']}"
         )
     lines.append(

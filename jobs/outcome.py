@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from jobs.waves import Tally
 
@@ -76,7 +77,7 @@ class Preview:
 
     counts: Counts
     n_to_embed: int
-    sample: list[str]
+    sample: list[Any]
     warnings: list[str]
 
 
@@ -88,6 +89,7 @@ class EmbedSummary(Counts):
         seconds: from start to end, Ray included.
         start_seconds: of the embedding stage, until the first worker had loaded the model.
         rows_per_second: embedded and replaced rows over the rest of the embedding stage.
+        n_tokens: of texts, or patches of images.
         n_truncated: texts cut at the model's bound.
         n_passages: rows written, where documents are cut into passages; else 0.
         precision: what the vectors were computed in; null where none was.
@@ -121,6 +123,50 @@ class EmbedSummary(Counts):
     replans: int
     failures: dict[str, int]
     warnings: list[str]
+
+    @classmethod
+    def of(
+        cls,
+        outcome: Outcome,
+        *,
+        table: str,
+        model: str,
+        run: str,
+        passages: bool,
+        seconds: float,
+    ) -> "EmbedSummary":
+        """Of a sync's outcome, which lasted so many seconds."""
+        counts, tally = outcome.counts, outcome.tally
+        embed_seconds = max(outcome.embed_seconds - outcome.start_seconds, 1e-9)
+        return cls(
+            **vars(counts),
+            seconds=round(seconds, 3),
+            start_seconds=round(outcome.start_seconds, 3),
+            rows_per_second=round((counts.embedded + counts.replaced) / embed_seconds, 1)
+            if outcome.embed_seconds
+            else 0.0,
+            table_version=outcome.table_version,
+            table=table,
+            model=model,
+            run=run,
+            n_tokens=tally.n_tokens,
+            n_truncated=tally.n_truncated,
+            n_passages=tally.n_rows if passages else 0,
+            precision=tally.precision,
+            token_budget=tally.token_budget,
+            tokens_per_second=round(tally.n_tokens / embed_seconds, 1),
+            padding_waste=round(tally.padding_waste, 4),
+            gemm_share=round(tally.gemm_share, 4),
+            starved_share=round(
+                max(0.0, 1 - tally.busy_seconds / embed_seconds / outcome.n_actors), 4
+            )
+            if tally.n_tokens
+            else 0.0,
+            waves=outcome.n_waves,
+            replans=outcome.n_replans,
+            failures=outcome.reasons,
+            warnings=outcome.warnings + sorted(tally.remarks),
+        )
 
     def text(self) -> str:
         """For a person."""

@@ -5,7 +5,7 @@ import re
 import threading
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import pyarrow as pa
 from actors.precision import HostedModel
 from actors.window import EmbedWindow, Target
 from jobs.cluster import READ_CPUS, Allocation
-from jobs.scan import due_by_piece, due_from_bytes, read_due, scan_piece
+from jobs.scan import Images, due_by_piece, due_from_bytes, read_due, scan_piece
 from schemas.fragments import windows
 from sources.rows import Piece, Source
 
@@ -45,6 +45,7 @@ class Work:
         columns: the source's other columns with the table's fields for them.
         model: embeds.
         target: where the workers write.
+        keep_images: leave images' bytes in the table.
     """
 
     source: Source
@@ -54,6 +55,13 @@ class Work:
     columns: Mapping[str, pa.Field]
     model: HostedModel
     target: Target
+    keep_images: bool = False
+
+    def images(self, threads: int) -> Images | None:
+        """How images are read; None where texts are."""
+        if self.model.preprocess is None:
+            return None
+        return Images(self.model.preprocess, threads, self.keep_images)
 
 
 def scan_pieces(source: Source, pieces: Sequence[Piece]) -> Iterator[Mapping[str, Any]]:
@@ -74,7 +82,7 @@ def reports(
     """Run the workers.
 
     Yields:
-        Rows of `actors.window.REPORT` as they come, and None now and then in between, so that who
+        Rows of `actors.exchange.REPORT` as they come, and None now and then in between, so that who
         waits can do something else. Closing the generator ends the pipeline.
 
     Raises:
@@ -124,13 +132,13 @@ def reports(
 def _dataset(work: Work, use: Allocation, precision: str, token_budget: int) -> "Dataset":
     import ray.data
 
-    source, pieces, files, columns = work.source, work.pieces, work.files, work.columns
     n_rows = use.window_rows
+    reading = replace(work, due=work.due[:0])  # each task brings its own due rows
 
     def read(batch: pa.Table) -> Iterator[pa.Table]:
         for task in batch.to_pylist():
             due = due_from_bytes(task["due"])
-            for window in due_windows(source, pieces, due, files, columns, n_rows):
+            for window in due_windows(reading, due, n_rows, threads=1):
                 yield pa.table({"window": [_to_ipc(window)]})
 
     warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")  # else no bound on retries
@@ -179,25 +187,30 @@ def reports_here(
         precision=precision,
         token_budget=token_budget,
     )
-    for window in due_windows(
-        work.source, work.pieces, work.due, work.files, work.columns, use.window_rows
-    ):
+    for window in due_windows(work, work.due, use.window_rows, threads=use.threads):
         yield from worker(window).to_pylist()
 
 
-def due_windows(
-    source: Source,
-    pieces: list[Piece],
-    due: np.ndarray,
-    files: list[str],
-    columns: Mapping[str, pa.Field],
-    n_rows: int,
-) -> Iterator[pa.Table]:
-    """Due rows as a worker takes them, n_rows or WINDOW_BYTES at a time."""
+def due_windows(work: Work, due: np.ndarray, n_rows: int, *, threads: int) -> Iterator[pa.Table]:
+    """Due rows as a worker takes them, n_rows or WINDOW_BYTES at a time.
+
+    Args:
+        work: where they are.
+        due: (k,) DUE in the order of work.
+        n_rows: the most of a window.
+        threads: that decode images.
+    """
     rows = (
         table
         for part in due_by_piece(due)
-        for table in read_due(source, pieces[part["piece"][0]], part, files, columns)
+        for table in read_due(
+            work.source,
+            work.pieces[part["piece"][0]],
+            part,
+            work.files,
+            work.columns,
+            work.images(threads),
+        )
     )
     return windows(rows, n_rows, WINDOW_BYTES)
 

@@ -47,8 +47,8 @@ class SyncModel(HostedModel, Protocol):
         """Another recipe makes every row due."""
 
     @property
-    def unit(self) -> bool:
-        """Whether the vectors have norm 1."""
+    def logit_scale(self) -> float | None:
+        """What cosines are multiplied by before a softmax; None where training had none."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class SyncOptions:
     max_failures: float = 0.1
     limit: int | None = None
     with_text: bool = True
+    keep_images: bool = False
     half: bool = False
     chunk_tokens: int = 0
     chunk_overlap: int = 0
@@ -114,6 +115,12 @@ class Planner:
         table = Table.open(self.options.table, self.options.storage_options)
         if table is not None:
             _refuse_other_space(table, self.fingerprint, replace=self.options.replace)
+            holds_images = "image" in table.schema.names
+            if holds_images != (self.source.options.modality == "image"):
+                held, given = ("images", "texts") if holds_images else ("texts", "images")
+                raise SyncError(
+                    f"Table {table.uri} holds {held}, and SOURCE holds {given}. Give another TABLE."
+                )
         return table
 
     def claim_table(self, table: Table | None) -> Table | None:
@@ -243,4 +250,6 @@ def fingerprint_of(model: SyncModel, options: SyncOptions) -> Fingerprint:
     """What a run with these options writes."""
     chunking = f"{options.chunk_tokens}/{options.chunk_overlap}" if options.chunk_tokens else ""
     recipe = f"{model.recipe}-{chunking.replace('/', '-')}" if chunking else model.recipe
-    return Fingerprint(model.name, model.dim, model.space, recipe, model.unit, chunking)
+    return Fingerprint(
+        model.name, model.dim, model.space, recipe, model.unit, chunking, model.logit_scale
+    )

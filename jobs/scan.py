@@ -4,6 +4,7 @@ Small sources are read here, in the driver; large ones by Ray Data's tasks, whic
 `scan_piece`. The pieces are read once more for the rows that are due (`read_due`).
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,16 +13,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from actors.window import DUE_FIELDS
+from actors.exchange import DUE_FIELDS, ITEM_FIELDS, PIXELS
+from actors.pixels import Preprocess, decode
 from schemas.columns import cast_column, common_schema
-from schemas.embeddings import Fingerprint
+from schemas.embeddings import IMAGE_TYPE, Fingerprint
 from schemas.fragments import Fragment, is_made_by
 from schemas.keys import KEYS, from_binary, from_hex, id_hashes
-from schemas.plan import CONFLICT, COPY, DUE
+from schemas.plan import CONFLICT, COPY, DUE, EMBED
 from schemas.store import Table
 from sources.rows import FAILURE_SCHEMA, PREPARED_FIELDS, Piece, Source
 
 SCAN_THREADS = 8
+PIXEL_BYTES = 32 << 20  # of images that are decoded at a time
 CONFLICT_REASON = "another row of the source has this id and other content"
 CHANGED_REASON = "the source changed while the run went on; the next run takes it"
 
@@ -152,12 +155,28 @@ def _scan_file(table: Table, name: str, recipe: str, passages: bool) -> tuple[np
     return keys, fingerprint is not None and fingerprint.recipe == recipe
 
 
+@dataclass(frozen=True)
+class Images:
+    """How images become what a worker takes.
+
+    Attributes:
+        preprocess: of the model.
+        threads: that decode at once.
+        keep: leave the files' bytes in the table.
+    """
+
+    preprocess: Preprocess
+    threads: int = 1
+    keep: bool = False
+
+
 def read_due(
     source: Source,
     piece: Piece,
     due: np.ndarray,
     files: Sequence[str],
     columns: Mapping[str, pa.Field],
+    images: Images | None = None,
 ) -> Iterator[pa.Table]:
     """Read a piece once more and yield its due rows, ready for a worker.
 
@@ -167,12 +186,16 @@ def read_due(
         due: (k,) DUE rows of this piece, sorted by position.
         files: names of the table's files, which `due["from_file"]` points into.
         columns: the source's other columns with the table's fields for them.
+        images: None where the source holds texts.
 
     Yields:
-        `actors.window.DUE_FIELDS` and the table's columns. Each due row comes exactly once; one
-        that is not there any more, or holds something else by now, comes with its reason.
+        `actors.exchange.DUE_FIELDS`, `ITEM_FIELDS` and the table's columns. Each due row comes
+        exactly once; one that is not there any more, or holds something else by now, or an image
+        that cannot be decoded, comes with its reason.
     """
     n_found = np.zeros(len(due), bool)
+    items = ITEM_FIELDS["text" if images is None else "image"]
+    fields = [*DUE_FIELDS, *items, *columns.values()]
     for table, _ in source.read(piece):
         positions = table["position"].to_numpy()
         at = np.searchsorted(due["position"], positions)
@@ -180,39 +203,64 @@ def read_due(
         inside = inside[due["position"][at[inside]] == positions[inside]]
         if not len(inside):
             continue
-        mine = due[at[inside]]
         n_found[at[inside]] = True
-        rows = table.take(pa.array(inside))
-        changed = (from_binary(rows["content_hash"]) != mine["content"]).any(axis=1)
-        reasons = np.where(
-            changed, CHANGED_REASON, np.where(mine["action"] == CONFLICT, CONFLICT_REASON, "")
-        )
-        stages = np.where(changed, "read", np.where(mine["action"] == CONFLICT, "id", ""))
-        others = {
-            columns[name].name: _others(rows)[name]
-            for name in _others(rows).column_names
-            if name in columns
-        }
-        yield _due_table(
-            mine,
-            files,
-            _named(piece),
-            columns,
-            others | {"id": rows["id"], "content_hash": rows["content_hash"], "text": rows["text"]},
-            reasons,
-            stages,
-        )
+        step = len(inside)
+        if images is not None:
+            step = max(1, PIXEL_BYTES // math.prod(images.preprocess.shape))
+        for start in range(0, len(inside), step):
+            part = inside[start : start + step]
+            mine, rows = due[at[part]], table.take(pa.array(part))
+            changed = (from_binary(rows["content_hash"]) != mine["content"]).any(axis=1)
+            refused = mine["action"] == CONFLICT
+            reasons = np.where(changed, CHANGED_REASON, np.where(refused, CONFLICT_REASON, ""))
+            stages = np.where(changed, "read", np.where(refused, "id", ""))
+            if images is not None:
+                wanted = (mine["action"] == EMBED) & (reasons == "")
+                known, unreadable = _images(rows["image"], wanted, images)
+                reasons, stages = reasons.astype(object), stages.astype(object)
+                for row, why in unreadable.items():
+                    reasons[row], stages[row] = why, "decode"
+            else:
+                known = {"text": rows["text"]}
+            others = {
+                columns[name].name: _others(rows)[name]
+                for name in _others(rows).column_names
+                if name in columns
+            }
+            known |= others | {"id": rows["id"], "content_hash": rows["content_hash"]}
+            yield _due_table(mine, files, _named(piece), fields, known, reasons, stages)
     lost = due[~n_found]
     if len(lost):
-        reason, stage = np.full(len(lost), CHANGED_REASON), np.full(len(lost), "read")
-        yield _due_table(lost, files, _named(piece), columns, {}, reason, stage)
+        reasons, stages = np.full(len(lost), CHANGED_REASON), np.full(len(lost), "read")
+        yield _due_table(lost, files, _named(piece), fields, {}, reasons, stages)
+
+
+def _images(
+    column: pa.ChunkedArray, wanted: np.ndarray, images: Images
+) -> tuple[dict[str, Any], dict[int, str]]:
+    """Columns `image` and PIXELS of rows, and why the pixels of some that are wanted are lacking.
+
+    Args:
+        column: n images with their bytes, `sources.rows.IMAGE`.
+        wanted: (n,) bool, of which the model will be asked.
+        images: what to do to them.
+    """
+    data, paths = column.combine_chunks().flatten()
+    files = [file if want else None for file, want in zip(data.to_pylist(), wanted, strict=True)]
+    pixels, reasons = decode(files, images.preprocess, threads=images.threads)
+    decoded = wanted.copy()
+    decoded[list(reasons)] = False
+    held = [row.tobytes() if ok else None for row, ok in zip(pixels, decoded, strict=True)]
+    kept = data.cast(pa.binary()) if images.keep else pa.nulls(len(data), pa.binary())
+    image = pa.StructArray.from_arrays([kept, paths], fields=list(IMAGE_TYPE))
+    return {"image": image, PIXELS: pa.array(held, pa.large_binary())}, reasons
 
 
 def _due_table(
     due: np.ndarray,
     files: Sequence[str],
     source_file: str,
-    columns: Mapping[str, pa.Field],
+    fields: Sequence[pa.Field],
     values: Mapping[str, pa.ChunkedArray],
     reasons: np.ndarray,
     stages: np.ndarray,
@@ -236,7 +284,6 @@ def _due_table(
         "due:reason": pa.array([reason or None for reason in reasons.tolist()], pa.string()),
         **values,
     }
-    fields = [*DUE_FIELDS, *columns.values()]
     arrays = [
         cast_column(known[field.name], field.type)
         if field.name in known

@@ -18,8 +18,9 @@ from jobs.cluster import Cluster, allocate, this_machine
 from jobs.outcome import Counts, Outcome, Preview
 from jobs.pipeline import Work, reports, reports_here
 from jobs.planning import Planner, SyncError, SyncModel, SyncOptions
+from jobs.preview import sample_due
 from jobs.progress import Progress
-from jobs.scan import SourceScan, TableScan, due_by_piece, read_due
+from jobs.scan import SourceScan, TableScan
 from jobs.stop import Stopped, StopSignal
 from jobs.waves import Tally, Waves, compact
 from schemas.columns import source_columns
@@ -83,18 +84,13 @@ class Sync:
             raise
 
     def preview(self, n_sample: int) -> Preview:
-        """Plan, write nothing, and take a few of the texts that are due."""
+        """Plan, write nothing, and take a few of the texts or images that are due."""
         scan = self.planner.scan_source()
         log = FailureLog(self.options.table, self.options.storage_options)
         _, plan = self.planner.compare(self.planner.open_table(), scan, log, defer=True)
         due = plan.due[plan.due["action"] == EMBED]
-        n_sample = min(n_sample, len(due))
-        chosen = due[np.linspace(0, len(due) - 1, n_sample).astype(int)] if n_sample else due
-        texts: list[str] = []
-        for part in due_by_piece(np.sort(chosen, order=["group", "piece", "position"])):
-            for rows in read_due(self.source, self.planner.pieces[part["piece"][0]], part, [], {}):
-                texts += [text for text in rows["text"].to_pylist() if text]
-        return Preview(self._counts(plan, scan), len(due), texts, self.planner.warnings)
+        sample = sample_due(self.source, self.planner.pieces, due, n_sample, self.model.preprocess)
+        return Preview(self._counts(plan, scan), len(due), sample, self.planner.warnings)
 
     def _until_undisturbed(self, table: Table | None) -> Outcome:
         scan = self.planner.scan_source()
@@ -125,7 +121,10 @@ class Sync:
             self._n_unreadable_new = max(0, len(scan.failures) - n_before)
             self._first_plan = plan
         schema = table_schema(
-            columns.values(), self.planner.fingerprint, with_text=options.with_text
+            columns.values(),
+            self.planner.fingerprint,
+            with_text=options.with_text,
+            modality=self.source.options.modality,
         )
         if table is None:
             claimed = {**self.note, "state": "claim"}
@@ -168,7 +167,16 @@ class Sync:
             chunk_overlap=options.chunk_overlap,
         )
         files = [file.name for file in held.files]
-        work = Work(self.source, self.planner.pieces, plan.due, files, columns, self.model, target)
+        work = Work(
+            source=self.source,
+            pieces=self.planner.pieces,
+            due=plan.due,
+            files=files,
+            columns=columns,
+            model=self.model,
+            target=target,
+            keep_images=self.options.keep_images,
+        )
         started = time.monotonic()
         try:
             if len(plan.due):

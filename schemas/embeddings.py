@@ -2,17 +2,19 @@
 
 One row an id: `id`, `content_hash`, `row_hash`, `text`, the source's other columns, `n_tokens`,
 `truncated`, `embedding`, `embedded_at`; tables of passages also hold `parent_id`, `chunk`, `start`
-and `end`. What the vectors are stands in the metadata of the field `embedding`.
+and `end`. Tables of images hold `image` in place of `text`, and count no tokens. What the vectors
+are stands in the metadata of the field `embedding`.
 """
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # bytes may be left out
 PASSAGE_FIELDS = (
     pa.field("parent_id", pa.string()),
     pa.field("chunk", pa.int32()),
@@ -32,6 +34,8 @@ class Fingerprint:
         recipe: a row embedded by another recipe is due again.
         unit: whether every vector has norm 1.
         chunking: `chunk_tokens/chunk_overlap`, or empty where a row is a whole document.
+        logit_scale: what the model's training multiplied cosines by before a softmax, None if it
+            did not.
     """
 
     model: str
@@ -40,6 +44,7 @@ class Fingerprint:
     recipe: str
     unit: bool = True
     chunking: str = ""
+    logit_scale: float | None = None
 
     def metadata(self) -> dict[str, str]:
         """The fingerprint as field metadata, one `embatch.NAME` each."""
@@ -63,26 +68,35 @@ class Fingerprint:
         metadata = {
             k.decode(): v.decode() for k, v in (schema.field("embedding").metadata or {}).items()
         }
-        keys = {f"embatch.{field.name}": field.name for field in fields(cls)}
-        if not keys.keys() <= metadata.keys():
-            return None
-        return cls(**{name: json.loads(metadata[key]) for key, name in keys.items()})
+        held = {
+            field.name: json.loads(metadata[f"embatch.{field.name}"])
+            for field in fields(cls)
+            if f"embatch.{field.name}" in metadata
+        }
+        needed = {field.name for field in fields(cls) if field.default is MISSING}
+        return cls(**held) if needed <= held.keys() else None
 
 
 def table_schema(
-    columns: Iterable[pa.Field], fingerprint: Fingerprint, *, with_text: bool = True
+    columns: Iterable[pa.Field],
+    fingerprint: Fingerprint,
+    *,
+    with_text: bool = True,
+    modality: str = "text",
 ) -> pa.Schema:
     """The schema of an embeddings table that holds these columns of a source."""
+    is_text = modality == "text"
+    item = (pa.field("text", pa.string()),) if is_text else (pa.field("image", IMAGE_TYPE),)
+    counts = (pa.field("n_tokens", pa.int32()), pa.field("truncated", pa.bool_()))
     return pa.schema(
         [
             pa.field("id", pa.string()),
             *(PASSAGE_FIELDS if fingerprint.chunking else ()),
             pa.field("content_hash", pa.string()),
             pa.field("row_hash", pa.string()),
-            *([pa.field("text", pa.string())] if with_text else ()),
+            *(item if with_text or not is_text else ()),
             *columns,
-            pa.field("n_tokens", pa.int32()),
-            pa.field("truncated", pa.bool_()),
+            *(counts if is_text else ()),
             fingerprint.field,
             pa.field("embedded_at", pa.timestamp("us", tz="UTC")),
         ]

@@ -9,6 +9,7 @@ for piece in source.pieces():
 from sources.feeds import FeedSource
 from sources.folder import FolderSource
 from sources.hub import DatasetSource
+from sources.labels import LabelSource
 from sources.listing import Place
 from sources.rows import Failure, Piece, Rows, Source, SourceError, SourceOptions
 
@@ -23,7 +24,8 @@ __all__ = [
     "open_source",
 ]
 
-SOURCES: dict[str, type[DatasetSource] | type[FeedSource] | type[FolderSource]] = {
+SOURCES: dict[str, type[DatasetSource | FeedSource | FolderSource | LabelSource]] = {
+    "labels": LabelSource,
     "dataset": DatasetSource,
     "feeds": FeedSource,
     "folder": FolderSource,

@@ -1,4 +1,4 @@
-"""Which columns of a source are text, id and others, checked before work starts."""
+"""Which columns of a source are text or image, id and others, checked before work starts."""
 
 from dataclasses import replace
 
@@ -6,16 +6,19 @@ import pyarrow as pa
 
 from sources.rows import SourceError, SourceOptions
 
+IMAGE_NAMES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
+
 
 def with_columns(options: SourceOptions, schema: pa.Schema) -> SourceOptions:
-    """The options with the text column found, checked against a file's columns.
+    """The options with the column of texts or images found, checked against a file's columns.
 
     Raises:
-        SourceError: A column does not exist, or the text column is not to be found.
+        SourceError: A column does not exist, holds no images, or is not to be found.
     """
     names = schema.names
     for option, wanted in (
         ("text", options.text_column),
+        ("image", () if options.image_column is None else (options.image_column,)),
         ("id", () if options.id_column is None else (options.id_column,)),
         ("other", options.columns or ()),
     ):
@@ -27,6 +30,20 @@ def with_columns(options: SourceOptions, schema: pa.Schema) -> SourceOptions:
                 )
     if options.text_column:
         return options
+    images = [field.name for field in schema if _holds_images(field)]
+    if options.image_column is not None and not is_image(schema.field(options.image_column).type):
+        raise SourceError(
+            f"Column {options.image_column!r} of {options.path} holds no images: expected bytes, or "
+            f"a struct of bytes and path, got {schema.field(options.image_column).type}."
+        )
+    if options.image_column is not None:
+        return options
+    if len(images) > 1:
+        raise SourceError(
+            f"{options.path} has several columns of images ({', '.join(images)}). Name one."
+        )
+    if images:
+        return replace(options, image_column=images[0])
     strings = [f.name for f in schema if is_text(f.type) and f.name != options.id_column]
     if "text" in names:
         strings = ["text"]
@@ -37,6 +54,21 @@ def with_columns(options: SourceOptions, schema: pa.Schema) -> SourceOptions:
             f"Its columns: {', '.join(f'{f.name} ({f.type})' for f in schema)}."
         )
     return replace(options, text_column=tuple(strings))
+
+
+def is_image(kind: pa.DataType) -> bool:
+    """Whether a column may hold image files: bytes, or a struct of bytes and path."""
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and is_image(kind.field("bytes").type)
+    return any(
+        f(kind) for f in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    )
+
+
+def _holds_images(field: pa.Field) -> bool:
+    """Whether a column surely does: a struct, or bytes whose name says so."""
+    named = field.name.lower() in IMAGE_NAMES
+    return is_image(field.type) and (pa.types.is_struct(field.type) or named)
 
 
 def is_text(kind: pa.DataType) -> bool:

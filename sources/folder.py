@@ -1,7 +1,7 @@
-"""Files of text and tables: one, those of a folder, or those a glob matches."""
+"""Files of text, tables and images: one, those of a folder, or those a glob matches."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -11,12 +11,14 @@ import pyarrow as pa
 
 from sources.columns import with_columns
 from sources.delimited import delimited_schema, read_delimited
+from sources.images import IMAGE_ENDINGS, image_schema, read_images
 from sources.jsonl import jsonl_schema, read_jsonl
 from sources.listing import Found, Listing, Place
 from sources.opening import SourceFile, ending
 from sources.parquet import parquet_parts, parquet_schema, read_parquet
 from sources.rows import Piece, Rows, SourceError, SourceOptions, unread
 from sources.text import read_documents, read_lines, text_schema
+from sources.webdataset import read_webdataset, webdataset_schema
 
 GROUP_BYTES = 16 << 20
 GROUP_FILES = 2000
@@ -29,19 +31,23 @@ class Kind:
     Attributes:
         family: Kinds of one family can be one table.
         schema: The columns of a file, or raises what makes it unreadable.
-        read: Streams a file from a position; None where files are read many at a time.
+        read: Streams a file from a position; None where a file is one item.
+        read_items: Streams files of which each is one item.
     """
 
     family: str
     schema: Callable[[SourceFile, SourceOptions], pa.Schema]
-    read: Callable[[SourceFile, SourceOptions, int], Iterator[Rows]] | None
+    read: Callable[[SourceFile, SourceOptions, int], Iterator[Rows]] | None = None
+    read_items: Callable[[Sequence[SourceFile], SourceOptions], Iterator[Rows]] | None = None
 
 
 PARQUET = Kind("typed tables", parquet_schema, read_parquet)
 JSONL = Kind("typed tables", jsonl_schema, read_jsonl)
 DELIMITED = Kind("tables of strings", delimited_schema, read_delimited)
-DOCUMENTS = Kind("documents", text_schema, None)
+DOCUMENTS = Kind("documents", text_schema, read_items=read_documents)
 LINES = Kind("lines", text_schema, read_lines)
+IMAGES = Kind("images", image_schema, read_items=read_images)
+WEBDATASET = Kind("tar files of images", webdataset_schema, read_webdataset)
 
 KINDS = {
     ".parquet": PARQUET,
@@ -53,6 +59,8 @@ KINDS = {
     ".tsv": DELIMITED,
     ".txt": DOCUMENTS,
     ".md": DOCUMENTS,
+    ".tar": WEBDATASET,
+    **dict.fromkeys(IMAGE_ENDINGS, IMAGES),
 }
 """Each also with .gz, .zst or .zstd behind it."""
 
@@ -80,6 +88,12 @@ class FolderSource:
         options, listing = place.options, place.listing
         self.fs, self.root = place.fs, listing.root
         self._listing: Listing | None = replace(listing, files=_known(listing, options))
+        if options.label_from_folder and any(
+            _kind_of(file.name, options) is not IMAGES for file in self._listing.files
+        ):
+            raise SourceError(
+                f"{options.path} is no folder of images, whose folders could be labels."
+            )
         schema = next(self._schemas(options), None)
         self.options = options if schema is None else with_columns(options, schema)
         self.columns = tuple(filter(self.options.wants, schema.names)) if schema else ()
@@ -111,8 +125,8 @@ class FolderSource:
         """Stream the rows of a piece."""
         files = [self._file(name) for name in piece.files]
         kind = self._kind(piece.files[0])
-        if not self.options.text_column:
-            reason = "no file could be read when the run began, so the text column is unknown"
+        if not self.options.text_column and self.options.image_column is None:
+            reason = "no file could be read when the run began, so its columns are unknown"
             for position, file in enumerate(files):
                 try:
                     kind.schema(file, self.options)
@@ -120,11 +134,11 @@ class FolderSource:
                     yield unread(file.name, position, error)
                 else:
                     yield unread(file.name, position, reason)
-        elif kind.read is None:
-            yield from read_documents(files, self.options)
+        elif kind.read_items is not None:
+            yield from kind.read_items(files, self.options)
         elif piece.part is not None:
             yield from read_parquet(files[0], self.options, 0, piece.part)
-        else:
+        elif kind.read is not None:
             position = 0
             for file in files:
                 for rows in kind.read(file, self.options, position):
@@ -187,7 +201,7 @@ def _known(listing: Listing, options: SourceOptions) -> tuple[Found, ...]:
             f"{options.path} holds files that cannot be one table: {held}. Parquet and JSON lines "
             f"go together, other kinds stand alone. Give a glob of one kind, such as '{example}'."
         )
-    return tuple(file for file in known if file.size_bytes)
+    return tuple(file for file in known if file.size_bytes or KINDS[ending(file.name)] is IMAGES)
 
 
 def _is_about(name: str) -> bool:

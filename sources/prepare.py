@@ -1,4 +1,4 @@
-"""From the columns a reader got to rows ready to embed: text, content hash, id, row hash.
+"""From the columns a reader got to rows ready to embed: text or image, content hash, id, row hash.
 
 The one function every reader ends in, so that a row is the same row whatever file it lay in.
 About 0.4 microseconds a short row, and as much for each other column, to hash it.
@@ -13,7 +13,15 @@ import pyarrow.compute as pc
 from xxhash import xxh3_128_digest
 
 from sources.row_hash import Hashes, hash_column
-from sources.rows import PREPARED_FIELDS, Failure, Rows, SourceOptions, failure_table, short_reason
+from sources.rows import (
+    IMAGE,
+    PREPARED_FIELDS,
+    Failure,
+    Rows,
+    SourceOptions,
+    failure_table,
+    short_reason,
+)
 
 Reasons = dict[int, str]
 
@@ -32,7 +40,7 @@ def prepare(
 
     Args:
         table: n rows with the text, id and other columns. Strings may hold invalid UTF-8.
-        options: Which columns are which; `text_column` is not empty.
+        options: Which columns are which; `text_column` is not empty, or there is an `image_column`.
         source_files: The file of all rows, or n of them.
         positions: n indices within the piece.
         ids: n ids where the file is the item; else the id column or the content hash is the id.
@@ -43,16 +51,23 @@ def prepare(
         The good rows, in order, and all failures.
     """
     bad: Reasons = {}
-    texts = _texts([_plain(table[name]) for name in options.text_column], options.max_chars, bad)
-    content = _content_hashes(texts)
+    item = PREPARED_FIELDS[-1]
+    if options.image_column is not None:
+        images = _images(_plain(table[options.image_column]), bad)
+        items, hashed = images, images.field("bytes")
+        item = pa.field("image", images.type)
+    else:
+        columns = [_plain(table[name]) for name in options.text_column]
+        items = hashed = _texts(columns, options.max_chars, bad)
+    content = _content_hashes(hashed)
     found = pa.array(ids, pa.string()) if ids is not None else _ids(table, options, content, bad)
     others, hashes = _others(table, options, bad)
     position = pa.array(positions, pa.uint32())
     if row_hashes is None:
         row_hashes = hashes
     good = pa.table(
-        [found, content, pa.array(row_hashes, pa.uint64()), position, texts, *others.values()],
-        pa.schema([*PREPARED_FIELDS, *(pa.field(n, c.type) for n, c in others.items())]),
+        [found, content, pa.array(row_hashes, pa.uint64()), position, items, *others.values()],
+        pa.schema([*PREPARED_FIELDS[:-1], item, *(pa.field(n, c.type) for n, c in others.items())]),
     )
     if bad:
         keep = np.ones(len(good), bool)
@@ -66,7 +81,7 @@ def prepare(
                 *(
                     Failure(
                         found[row].as_py(),
-                        content[row].as_py() if texts[row].is_valid else None,
+                        content[row].as_py() if hashed[row].is_valid else None,
                         positions[row],
                         source_files if isinstance(source_files, str) else source_files[row],
                         "read",
@@ -112,10 +127,30 @@ def _texts(parts: list[pa.Array], max_chars: int | None, bad: Reasons) -> pa.Arr
     return texts
 
 
-def _content_hashes(texts: pa.Array) -> pa.Array:
-    encoded = texts.cast(pa.large_binary()).fill_null(b"").to_pylist()
+def _images(column: pa.Array, bad: Reasons) -> pa.StructArray:
+    """Images as IMAGE, each hashed later by the bytes of its file; null bytes where a row is bad."""
+    if pa.types.is_struct(column.type):
+        names = [field.name for field in column.type]
+        parts = dict(zip(names, column.flatten(), strict=True))  # a null struct has null fields
+        data = parts["bytes"].cast(IMAGE.field("bytes").type)
+        paths = parts["path"].cast(pa.string()) if "path" in parts else None
+    else:
+        data, paths = column.cast(IMAGE.field("bytes").type), None
+    if paths is None:
+        paths = pa.nulls(len(data), pa.string())
+    for row in _where(pc.is_null(data)):
+        named = paths[row].as_py()
+        reason = f"image has no bytes, only the path {named!r}" if named else "image is null"
+        bad.setdefault(row, reason)
+    for row in _where(pc.equal(pc.binary_length(data), 0)):
+        bad.setdefault(row, "the file is empty")
+    return pa.StructArray.from_arrays([data, paths], fields=list(IMAGE))
+
+
+def _content_hashes(items: pa.Array) -> pa.Array:
+    encoded = items.cast(pa.large_binary()).fill_null(b"").to_pylist()
     digests = b"".join(map(xxh3_128_digest, encoded))
-    return pa.Array.from_buffers(pa.binary(16), len(texts), [None, pa.py_buffer(digests)])
+    return pa.Array.from_buffers(pa.binary(16), len(items), [None, pa.py_buffer(digests)])
 
 
 def _ids(table: pa.Table, options: SourceOptions, content: pa.Array, bad: Reasons) -> pa.Array:
@@ -141,7 +176,7 @@ def _others(
 ) -> tuple[dict[str, pa.Array], Hashes]:
     """The other columns under the names they get, and the rows' hashes."""
     hashes = np.zeros(len(table), np.uint64)
-    taken = {field.name for field in PREPARED_FIELDS}
+    taken = {"image", *(field.name for field in PREPARED_FIELDS)}
     others = {}
     for name in filter(options.wants, table.column_names):
         column = _plain(table[name])

@@ -5,7 +5,7 @@ embed, each time perhaps on another machine: a source pickles small and reads th
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 import pyarrow as pa
@@ -25,6 +25,8 @@ FAILURE_SCHEMA = pa.schema(
         pa.field("reason", pa.string(), nullable=False),
     ]
 )
+IMAGE = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
+"""An image file's bytes, and where they came from."""
 PREPARED_FIELDS = (
     pa.field("id", pa.string(), nullable=False),
     pa.field("content_hash", pa.binary(16), nullable=False),
@@ -32,7 +34,8 @@ PREPARED_FIELDS = (
     pa.field("position", pa.uint32(), nullable=False),
     pa.field("text", pa.large_string(), nullable=False),
 )
-"""The first columns of `Rows.table`. Other columns of these names get the prefix `source_`."""
+"""The first columns of `Rows.table`; of images, `image` (IMAGE) in place of `text`. Other columns of
+these names get the prefix `source_`."""
 
 
 class SourceError(ValueError):
@@ -47,6 +50,9 @@ class SourceOptions:
         path: A file, folder, glob, URI (fsspec), datasets folder or hub name (`owner/name:split`).
         text_column: Columns joined by a newline to the text. Empty: `text`, else the only string
             column.
+        image_column: Column of images (their bytes, or a struct of bytes and path). None: the one that
+            there is, if no text column is named.
+        label_from_folder: The folder that an image file lies in is its `label`.
         id_column: Column of ids. None: the path where a file is one item, else the content hash.
         columns: Other columns to keep. None: all.
         max_chars: The text is cut to this many characters.
@@ -54,6 +60,7 @@ class SourceOptions:
         quote: Around fields of a CSV file that hold delimiters or newlines. Empty: no quoting.
         no_header: The first row of a CSV file is data; columns are column_1, column_2, …
         lines: Each line of a file, whatever its ending, is one document.
+        labels: The file holds the names of classes, one a line.
         storage_options: Passed to fsspec.
 
     Raises:
@@ -62,6 +69,8 @@ class SourceOptions:
 
     path: str
     text_column: tuple[str, ...] = ()
+    image_column: str | None = None
+    label_from_folder: bool = False
     id_column: str | None = None
     columns: tuple[str, ...] | None = None
     max_chars: int | None = None
@@ -69,6 +78,7 @@ class SourceOptions:
     quote: str = '"'
     no_header: bool = False
     lines: bool = False
+    labels: bool = False
     storage_options: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -83,21 +93,35 @@ class SourceOptions:
         if len(self.quote) > 1:
             raise SourceError(f"Quote {self.quote!r} is not one character; empty means no quoting.")
 
+    def with_names(self, *, text: tuple[str, ...], id_column: str) -> "SourceOptions":
+        """The options of a source that names its columns itself."""
+        return replace(self, text_column=text, id_column=id_column)
+
+    @property
+    def modality(self) -> str:
+        """What is embedded: "text" or "image"."""
+        return "text" if self.image_column is None else "image"
+
+    @property
+    def own_columns(self) -> tuple[str, ...]:
+        """The columns of text or image, and of ids."""
+        single = (self.image_column, self.id_column)
+        return (*self.text_column, *(name for name in single if name is not None))
+
     def wants(self, column: str) -> bool:
-        """Whether a column is kept beside text and id."""
-        if column in self.text_column or column == self.id_column:
+        """Whether a column is kept beside text, image and id."""
+        if column in self.own_columns:
             return False
         return self.columns is None or column in self.columns
 
     def needs(self, column: str) -> bool:
         """Whether a column has to be read at all."""
-        return column in self.text_column or column == self.id_column or self.wants(column)
+        return column in self.own_columns or self.wants(column)
 
     def lack(self, names: Iterable[str]) -> str | None:
-        """What is missing for text and id among the columns of a file, in words."""
+        """What is missing for text, image and id among the columns of a file, in words."""
         known = list(names)
-        needed = (*self.text_column, *([self.id_column] if self.id_column is not None else []))
-        absent = [repr(name) for name in needed if name not in known]
+        absent = [repr(name) for name in self.own_columns if name not in known]
         return f"no column {', '.join(absent)} among {', '.join(known)}" if absent else None
 
 
@@ -135,9 +159,11 @@ class Source(Protocol):
     Attributes:
         columns: The other columns that are kept, as the first readable file has them; later files
             may bring more.
+        options: As they were given, with the column of texts or images found.
     """
 
     columns: tuple[str, ...]
+    options: SourceOptions
 
     def pieces(self) -> list[Piece]:
         """Everything there is to read, sorted by file."""

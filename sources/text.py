@@ -6,7 +6,8 @@ import pyarrow as pa
 
 from sources.opening import BYTE_ORDER_MARK, Lines, SourceFile
 from sources.prepare import prepare
-from sources.rows import MAX_BYTES, MAX_ROWS, Rows, SourceOptions, short_reason, unread
+from sources.rows import MAX_BYTES, MAX_ROWS, Rows, SourceOptions, unread
+from sources.whole import read_whole
 
 
 def text_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
@@ -17,25 +18,12 @@ def text_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
 
 
 def read_documents(files: Sequence[SourceFile], options: SourceOptions) -> Iterator[Rows]:
-    """Stream files, each a document whose id is its name; every file counts as one position."""
-    texts: list[bytes] = []
-    positions: list[int] = []
-    n_bytes = 0
-    for position, file in enumerate(files):
-        try:
-            with file.open() as stream:
-                text = stream.read()
-        except Exception as error:  # each file system has errors of its own
-            yield unread(file.name, position, short_reason(error))
-            continue
-        texts.append(text.removeprefix(BYTE_ORDER_MARK))
-        positions.append(position)
-        n_bytes += len(text)
-        if len(texts) >= MAX_ROWS or n_bytes >= MAX_BYTES:
-            yield _documents(texts, positions, files, options)
-            texts, positions, n_bytes = [], [], 0
-    if texts:
-        yield _documents(texts, positions, files, options)
+    """Stream files, each a document whose id is its name."""
+
+    def table_of(contents: list[bytes], _: list[str]) -> pa.Table:
+        return text_table([content.removeprefix(BYTE_ORDER_MARK) for content in contents])
+
+    return read_whole(files, options, table_of)
 
 
 def read_lines(file: SourceFile, options: SourceOptions, position: int) -> Iterator[Rows]:
@@ -63,10 +51,3 @@ def read_lines(file: SourceFile, options: SourceOptions, position: int) -> Itera
 def text_table(texts: list[bytes]) -> pa.Table:
     """A table whose column `text` is not validated: prepare tells which rows are not UTF-8."""
     return pa.table({"text": pa.array(texts, pa.large_binary())})
-
-
-def _documents(
-    texts: list[bytes], positions: list[int], files: Sequence[SourceFile], options: SourceOptions
-) -> Rows:
-    names = [files[position].name for position in positions]
-    return prepare(text_table(texts), options, names, positions, ids=names)

@@ -33,6 +33,20 @@ def local_ray():
     cluster.stop()
 
 
+@pytest.fixture(scope="session")
+def digits_clip(request):
+    """A small CLIP that knows digits, trained once and kept; see `digits_clip.train`."""
+    import hashlib
+
+    import digits_clip
+
+    source = Path(digits_clip.__file__).read_bytes()
+    folder = request.config.cache.mkdir(f"digits-{hashlib.sha256(source).hexdigest()[:12]}")
+    if not (folder / "done.json").exists():
+        digits_clip.train(folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def few_rows_here():
     """A module's runs of few rows keep to this process, also where an earlier test's Ray is up."""

@@ -7,6 +7,7 @@ import numpy as np
 import xxhash
 
 from actors.engine import Setup, Tokens
+from actors.pixels import Preprocess
 
 
 class HashEncoder:
@@ -23,7 +24,7 @@ class HashEncoder:
     def tokenize(self, texts):
         if self.poison and any(self.poison in text for text in texts):
             raise RuntimeError(f"cannot embed {self.poison!r}")
-        ids = [list(text.encode()) for text in texts]
+        ids = [list(text.encode() if isinstance(text, str) else text.tobytes()) for text in texts]
         return Tokens(ids, np.zeros(len(ids), bool))
 
     def forward(self, ids):
@@ -56,6 +57,9 @@ class HashModel:
     poison: str = ""
     seconds_a_row: float = 0.0
     size_bytes: int = 0
+    preprocess: Preprocess | None = None
+    templates: tuple[str, ...] = ()
+    logit_scale: float | None = None
 
     def load(self, device="cpu", threads=None, precision="fp32"):
         return HashEncoder(self.dim, self.poison, self.seconds_a_row)

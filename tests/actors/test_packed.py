@@ -249,8 +249,8 @@ def test_both_layouts_of_a_linear_layer_give_the_same(n_rows, dtype, tolerance):
             torch.testing.assert_close(out.double(), exact, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("biased", [False, True])
-def test_attention_over_padded_texts_equals_attention_by_length(biased):
+@pytest.mark.parametrize(("biased", "causal"), [(False, False), (True, False), (False, True)])
+def test_attention_over_padded_texts_equals_attention_by_length(biased, causal):
     torch.manual_seed(1)
     lengths = np.array([3, 9, 1, 1, 5, 9, 9])
     qkv, bias = torch.randn(lengths.sum(), 3 * 32), torch.randn(4, 2 * 12 - 1) if biased else None
@@ -258,8 +258,9 @@ def test_attention_over_padded_texts_equals_attention_by_length(biased):
     slots = torch.from_numpy(np.flatnonzero(held))
     groups = list(groups_of(lengths.tolist()))
     assert groups[1:3] == [(3, 1, 9), (12, 2, 1)]
-    expected = by_length(4, groups, bias, qkv)
-    torch.testing.assert_close(padded(4, torch.from_numpy(held), slots, bias, qkv), expected)
+    expected = by_length(4, groups, bias, causal, qkv)
+    got = padded(4, torch.from_numpy(held), slots, bias, causal, qkv)
+    torch.testing.assert_close(got, expected)
 
 
 def test_a_forward_pass_from_four_threads_at_once_is_the_one_alone(bert):

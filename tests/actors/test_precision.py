@@ -95,7 +95,7 @@ def test_a_precision_that_moves_vectors_is_refused_with_a_remark(wrong, cosine):
     encoder, remarks = load_sound(model, "cpu", 1, "bf16", TEXTS)
     assert encoder.setup.precision == "fp32"
     assert remarks == [
-        f"bf16 moves vectors of letters (minimum cosine with fp32 {cosine} of 9 texts, expected"
+        f"bf16 moves vectors of letters (minimum cosine with fp32 {cosine} of 9 rows, expected"
         " 0.999); it was not used."
     ]
     assert sorted(model.precisions) == ["bf16", "fp32"]

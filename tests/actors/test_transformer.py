@@ -323,14 +323,13 @@ def test_pickled_weights_of_a_dense_module_are_refused(tmp_path):
 
 def test_what_is_no_text_encoder_is_refused(tmp_path):
     folder = save_plain(tmp_path)
-    edit_json(tmp_path / "config.json", model_type="clip")
-    with pytest.raises(ModelError, match="is not a text encoder: it is a clip model"):
+    edit_json(tmp_path / "config.json", model_type="clipseg")
+    with pytest.raises(ModelError, match="is not a text encoder: it is a clipseg model"):
         TransformerEncoder(folder)
-    types = ["sentence_transformers.models.Router", "sentence_transformers.models.CLIPModel"]
-    for kind in types:
-        (tmp_path / "modules.json").write_text(json.dumps([{"type": kind, "path": ""}]))
-        with pytest.raises(ModelError, match=f"not a text encoder.* begins with {kind[29:]}"):
-            TransformerEncoder(folder)
+    modules = [{"type": "sentence_transformers.models.Router", "path": ""}]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ModelError, match=r"not a text encoder.* begins with Router"):
+        TransformerEncoder(folder)
 
 
 def test_a_reranker_is_refused(tmp_path):

@@ -8,11 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 from hash_model import HashEncoder, HashModel, vector_of
 
-from actors.window import DUE_FIELDS, REPORT, EmbedWindow, Target
+from actors.exchange import DUE_FIELDS, ITEM_FIELDS, REPORT
+from actors.window import EmbedWindow, Target
 from schemas.embeddings import Fingerprint, table_schema, vectors_of
 from schemas.plan import EMBED, NEW, REFUSED
 from schemas.store import filesystem
 
+FIELDS = (*DUE_FIELDS, *ITEM_FIELDS["text"])
 SCHEMA = table_schema([], Fingerprint("hash", 8, "hash", "hash-1"))
 
 
@@ -60,8 +62,8 @@ def due(texts, groups=None, reasons=None):
         "due:stage": ["read" if reason else None for reason in reasons or [None] * n],
         "due:reason": reasons or [None] * n,
     }
-    arrays = [pa.array(values.get(f.name, [None] * n), f.type) for f in DUE_FIELDS]
-    return pa.table(arrays, schema=pa.schema(DUE_FIELDS))
+    arrays = [pa.array(values.get(f.name, [None] * n), f.type) for f in FIELDS]
+    return pa.table(arrays, schema=pa.schema(FIELDS))
 
 
 def written(target, name):

@@ -263,7 +263,7 @@ def test_prune_stops_at_a_fifth_and_at_a_file_that_cannot_be_read(tmp_path):
 # -- passages -----------------------------------------------------------------------------------
 
 
-def test_documents_become_passages_that_follow_their_document(tmp_path, through_ray):
+def test_documents_become_passages_that_follow_their_document(tmp_path):
     source, table = tmp_path / "a.jsonl", tmp_path / "table"
     chunks = {"chunk_tokens": 5, "chunk_overlap": 1}
     texts = {"long": STORY, "short": "ein Satz", "twin": STORY}
@@ -352,7 +352,7 @@ def test_replace_computes_every_row_anew_also_those_that_share_a_text(tmp_path):
 # -- failures -----------------------------------------------------------------------------------
 
 
-def test_rows_that_fail_leave_the_table_and_are_tried_again_only_when_asked(tmp_path, through_ray):
+def test_rows_that_fail_leave_the_table_and_are_tried_again_only_when_asked(tmp_path):
     source, table = tmp_path / "a.jsonl", tmp_path / "table"
     sick = HashModel(poison="bad")
     reason = "RuntimeError: cannot embed 'bad'"

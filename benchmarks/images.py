@@ -1,0 +1,196 @@
+"""Images a second of the whole job beside sentence-transformers' `encode` of opened images.
+
+    python -m benchmarks.images
+    python -m benchmarks.images --images 200 --rounds 1 --json
+
+ViT-B/32 with random weights and CLIP's own preprocessing; photos of Flickr8k. Each engine is a
+process of its own, they take turns, and a ratio is the median over rounds. `sentence-transformers`
+opens the files with Pillow and encodes them; `embatch` is `embatch embed` from a folder to a table,
+from the moment its model is loaded until everything is committed. Decoding alone is timed on all
+cores, and memory at four times the images. About eight minutes on two cores.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from benchmarks.corpora import DATA, ROOT, SEED
+from benchmarks.record import PeakMemory, append
+
+TIMES = 4
+ALLOWED = 1.15
+SAMPLE_SECONDS = 5.0
+ENGINES = ("sentence-transformers", "embatch")
+
+
+def model_folder(folder: Path) -> str:
+    """CLIP ViT-B/32 with random weights, the real tokenizer and preprocessing."""
+    import torch
+    import transformers
+
+    torch.manual_seed(SEED)
+    given = DATA / "clip_tokenizer"
+    transformers.CLIPModel(transformers.CLIPConfig.from_pretrained(given)).save_pretrained(folder)
+    for path in given.glob("*"):
+        if not (folder / path.name).exists():
+            (folder / path.name).write_bytes(path.read_bytes())
+    return str(folder)
+
+
+def write_photos(folder: Path, n: int) -> None:
+    """N distinct files; beyond a thousand the same photos come again with a byte behind their end."""
+    folder.mkdir()
+    with zipfile.ZipFile(DATA / "flickr8k_1000" / "images.zip") as archive:
+        names = [name for name in archive.namelist() if name.lower().endswith(".jpg")]
+        for index in range(n):
+            photo = archive.read(names[index % len(names)])
+            (folder / f"{index:06}.jpg").write_bytes(photo + bytes(index // len(names)))
+
+
+def reference(model: str, photos: str, out: str) -> dict[str, Any]:
+    """sentence-transformers, with its defaults."""
+    from PIL import Image
+    from sentence_transformers import SentenceTransformer
+
+    encoder = SentenceTransformer(model, local_files_only=True)
+    paths = sorted(Path(photos).iterdir())
+    with Image.open(paths[0]) as first:
+        encoder.encode([first])
+    started = time.perf_counter()
+    vectors = []
+    for at in range(0, len(paths), 128):
+        opened = [Image.open(path).convert("RGB") for path in paths[at : at + 128]]
+        vectors.append(encoder.encode(opened, normalize_embeddings=True, show_progress_bar=False))
+    seconds = time.perf_counter() - started
+    np.save(out, np.concatenate(vectors))
+    return {"seconds": seconds}
+
+
+def job(model: str, photos: str, out: str) -> dict[str, Any]:
+    """The whole of `embatch embed`."""
+    from jobs.cluster import native_noise_in_a_file
+    from jobs.embed import EmbedConfig, run
+    from jobs.outcome import EmbedSummary
+    from schemas.embeddings import vectors_of
+    from schemas.store import Table
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = EmbedConfig(photos, f"{folder}/table", model, json=True)
+        with native_noise_in_a_file():
+            summary = run(config)
+        assert isinstance(summary, EmbedSummary)  # no dry run was asked for
+        table = Table.open(config.table)
+        assert table is not None  # just written
+        rows = table.read(["id", "embedding"]).sort_by("id")
+    np.save(out, vectors_of(rows["embedding"]))
+    return {
+        "seconds": summary.embedded / summary.rows_per_second,
+        "start_seconds": summary.start_seconds,
+        "precision": summary.precision,
+        "gemm_share": summary.gemm_share,
+        "starved_share": summary.starved_share,
+        "failed": summary.failed,
+    }
+
+
+def in_a_process(engine: str, model: str, photos: Path, out: Path) -> dict[str, Any]:
+    """One engine's answer, with its peak memory."""
+    asked = json.dumps([engine, model, str(photos), str(out)])
+    with (
+        subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.images", "--child", asked],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as child,
+        PeakMemory(child.pid, SAMPLE_SECONDS) as memory,
+    ):
+        output, _ = child.communicate()
+    if child.returncode:
+        raise RuntimeError(f"{engine} failed with {child.returncode}; see above.")
+    answer: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return answer | {"peak_memory_mb": round(memory.peak_mb, 1)}
+
+
+def decoding(model: str, photos: Path) -> float:
+    """Images a second that reading and preparing alone reach, on all cores."""
+    from actors.hardware import cores
+    from actors.pixels import decode, read_preprocess
+
+    files = [path.read_bytes() for path in sorted(photos.iterdir())]
+    preprocess = read_preprocess(model)
+    decode(files[:8], preprocess, threads=cores())
+    started = time.perf_counter()
+    decode(files, preprocess, threads=cores())
+    return len(files) / (time.perf_counter() - started)
+
+
+def measure(n: int, rounds: int) -> dict[str, Any]:
+    """All figures."""
+    with tempfile.TemporaryDirectory() as work:
+        folder = Path(work)
+        model = model_folder(folder / "model")
+        write_photos(folder / "photos", n)
+        answers: dict[str, list[dict[str, Any]]] = {engine: [] for engine in ENGINES}
+        for turn in range(rounds):
+            for engine in ENGINES if turn % 2 == 0 else ENGINES[::-1]:
+                print(f"{turn + 1}/{rounds} {engine}", file=sys.stderr, flush=True)
+                out = folder / f"{engine}.npy"
+                answers[engine].append(in_a_process(engine, model, folder / "photos", out))
+        base, mine = (np.load(folder / f"{engine}.npy") for engine in ENGINES)
+        decoded = decoding(model, folder / "photos")
+        print(f"embatch, {TIMES * n} images", file=sys.stderr, flush=True)
+        write_photos(folder / "more", TIMES * n)
+        more = in_a_process("embatch", model, folder / "more", folder / "more.npy")
+    seconds = {engine: [answer["seconds"] for answer in answers[engine]] for engine in ENGINES}
+    peak = max(answer["peak_memory_mb"] for answer in answers["embatch"])
+    rates = {engine: round(n / median(seconds[engine]), 2) for engine in ENGINES}
+    ratios = np.array(seconds[ENGINES[0]]) / np.array(seconds[ENGINES[1]])
+    return {
+        "images": n,
+        "images_per_second": rates,
+        "ratio": round(float(np.median(ratios)), 3),
+        "min_cosine": round(float((base * mine).sum(axis=1).min()), 7),
+        "max_difference": float(f"{np.abs(base - mine).max():.1e}"),
+        "decoded_per_second": round(decoded, 1),
+        "decoding_over_job": round(decoded / rates["embatch"], 1),
+        "peak_memory_mb": {n: peak, TIMES * n: more["peak_memory_mb"]},
+        "peak_ratio": round(more["peak_memory_mb"] / peak, 3),
+        "job": answers["embatch"][-1],
+    }
+
+
+def main() -> int:
+    """Measure, print, append; returns 1 if memory grew by more than ALLOWED."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=600, help="photos of the smaller run")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        engine, *rest = arguments.child
+        print(json.dumps((reference if engine == ENGINES[0] else job)(*rest)))
+        return 0
+    if not (DATA / "flickr8k_1000").is_dir():
+        print(f"The photos are missing: expected them in {DATA}/flickr8k_1000.", file=sys.stderr)
+        return 1
+    result = measure(arguments.images, arguments.rounds)
+    append("images", {"options": vars(arguments), **result})
+    print(json.dumps(result, indent=None if arguments.json else 1))
+    return int(result["peak_ratio"] > ALLOWED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

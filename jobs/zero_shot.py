@@ -1,0 +1,325 @@
+"""Classify a table's rows with words: each gets the class whose prompt is nearest. No training.
+
+    embatch embed photos/ tables/photos --model clip-ViT-B-32 --label-from-folder
+    embatch embed --labels classes.txt tables/classes --model clip-ViT-B-32
+    embatch zero-shot tables/photos tables/classes tables/predicted
+
+Both tables must be of one space; texts are classified as images are. Where the rows have a column
+`label`, accuracy is told, and a confusion matrix is drawn.
+"""
+
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import tyro
+
+from jobs.options import Flag, run_command, storage_options, table_uri
+from jobs.progress import Progress
+from schemas.embeddings import Fingerprint, vectors_of
+from schemas.fragments import new_name, write_tables
+from schemas.predictions import PREDICTIONS, class_probabilities, prediction_rows
+from schemas.store import StoreError, Table
+
+UNTRAINED_SCALE = 20.0  # sentence-transformers' contrastive losses train with it
+N_MISTAKES = 5
+TOP = 5
+BATCH_ROWS = 8192
+Place = Annotated[str, tyro.conf.Positional]
+
+
+class ClassError(ValueError):
+    """Classes and labels that do not fit; the message lists both."""
+
+
+@dataclass(frozen=True)
+class ZeroShotConfig:
+    """What to classify, into which classes, and where the predictions go.
+
+    Attributes:
+        table: table of images or texts
+        prompts: table of classes, made by `embatch embed --labels`
+        out: table of predictions; one that is there is replaced
+        label_column: column that says what a row truly is (default: label, where there is one)
+        top: how many of the best classes the column `top` holds
+        picture: where the confusion matrix is drawn, a .png, .svg or .pdf file
+        storage_option: KEY=VALUE for the object store, once for each
+        json: print the summary as one line of JSON, the last on stdout
+    """
+
+    table: Annotated[Place, tyro.conf.arg(metavar="TABLE")]
+    prompts: Annotated[Place, tyro.conf.arg(metavar="PROMPTS")]
+    out: Annotated[Place, tyro.conf.arg(metavar="OUT")]
+    label_column: Annotated[str, tyro.conf.arg(metavar="COLUMN", help_behavior_hint="")] = ""
+    top: int = TOP
+    picture: Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = ""
+    storage_option: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    json: Flag = False
+
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise ValueError(f"--top is {self.top}, expected 1 or more.")
+        if self.picture and not self.picture.lower().endswith((".png", ".svg", ".pdf")):
+            raise ValueError(f"--picture {self.picture}: expected a .png, .svg or .pdf file.")
+        storage_options(self.storage_option)
+
+
+@dataclass(frozen=True)
+class ZeroShotSummary:
+    """How well the classes were told apart.
+
+    Attributes:
+        n: rows whose label is known; what follows is of these, None where there are none.
+        n_rows: rows classified.
+        accuracy: share of rows whose nearest class is their label.
+        top5_accuracy: share of rows whose label is among the five nearest classes.
+        macro_f1: mean over classes of their F1.
+        per_class: accuracy of the rows of each label.
+        confusion: rows by label (first) and predicted class (second), in the order of `classes`.
+        classes: names.
+        mistakes: the surest of the wrong predictions.
+        logit_scale: what cosines were multiplied by.
+        inputs: the tables read, and their versions.
+        table_version: of the predictions.
+    """
+
+    n: int
+    n_rows: int
+    accuracy: float | None
+    top5_accuracy: float | None
+    macro_f1: float | None
+    per_class: dict[str, float]
+    confusion: list[list[int]]
+    classes: list[str]
+    mistakes: list[dict[str, Any]]
+    logit_scale: float
+    inputs: dict[str, int]
+    table_version: int
+
+
+def run(config: ZeroShotConfig) -> ZeroShotSummary:
+    """Classify, write the predictions, compare them with the labels.
+
+    Raises:
+        StoreError: a table is missing, or of another space.
+        ClassError: labels and classes do not fit.
+    """
+    options = storage_options(config.storage_option)
+    table, held = _open(config.table, options)
+    prompts, asked = _open(config.prompts, options)
+    if (held.space, held.dim) != (asked.space, asked.dim):
+        raise StoreError(
+            f"{config.table} holds vectors of {held.model}, {config.prompts} of {asked.model}: two"
+            " spaces, whose vectors cannot be compared. Embed both with one model."
+        )
+    rows = prompts.read(["id", "embedding"])
+    classes: list[str] = rows["id"].to_pylist()
+    if not classes:
+        raise ClassError(f"{config.prompts} holds no class.")
+    label_column = _label_column(config.label_column, table, config.table)
+    scale = held.logit_scale or asked.logit_scale or UNTRAINED_SCALE
+    found = _Predictions(
+        classes, vectors_of(rows["embedding"]), scale, min(config.top, len(classes))
+    )
+    out = _open_out(table_uri(config.out), options)
+    inputs = {config.table: table.version, config.prompts: prompts.version}
+    run_id = uuid.uuid4().hex[:12]
+    note = {"run": run_id, "command": "zero-shot", "state": "done", "inputs": inputs}
+    if out is None:
+        out = Table.create(table_uri(config.out), PREDICTIONS, note, options)
+    batches = found.of(table, label_column, quiet=config.json)
+    fragment = write_tables(out.filesystem, new_name(run_id, "0"), PREDICTIONS, batches)
+    found.check_labels(config.table, config.prompts)
+    out.overwrite(note, PREDICTIONS, [fragment] if fragment.n_rows else [])
+    summary = found.summary(inputs, out.version)
+    if config.picture:
+        if not summary.n:
+            raise ClassError(f"{config.table} has no labels, so there is no confusion to draw.")
+        draw(summary, config.picture)
+    return summary
+
+
+class _Predictions:
+    """Classifies a table's rows, and counts."""
+
+    def __init__(self, classes: list[str], vectors: np.ndarray, scale: float, n_top: int) -> None:
+        self.classes, self.vectors, self.scale, self.n_top = classes, vectors, scale, n_top
+        self.code = {name: index for index, name in enumerate(classes)}
+        self.n_rows = self.n_top5 = 0
+        self.confusion = np.zeros((len(classes), len(classes)), np.int64)
+        self.unknown: set[str] = set()
+        self.mistakes: list[dict[str, Any]] = []
+
+    def of(self, table: Table, label_column: str | None, *, quiet: bool) -> Iterator[pa.Table]:
+        """Rows of PREDICTIONS, file by file; counts as they pass."""
+        columns = ["id", "embedding", *([label_column] if label_column else [])]
+        files = table.files()
+        n_rows = sum(file.n_rows for file in files)
+        with Progress("classify", n_rows, "rows", quiet=quiet) as progress:
+            for file in files:
+                rows = table.read_file(file.name, columns)
+                for start in range(0, len(rows), BATCH_ROWS):
+                    yield self._batch(rows.slice(start, BATCH_ROWS), label_column)
+                    progress.add(min(BATCH_ROWS, len(rows) - start))
+
+    def _batch(self, rows: pa.Table, label_column: str | None) -> pa.Table:
+        ids = rows["id"].combine_chunks()
+        labels = pa.nulls(len(rows), pa.string())
+        if label_column is not None and label_column in rows.column_names:
+            labels = rows[label_column].combine_chunks().cast(pa.string())
+        shares = class_probabilities(vectors_of(rows["embedding"]), self.vectors, self.scale)
+        self._count(ids, labels, shares)
+        return prediction_rows(ids, labels, self.classes, shares, self.n_top)
+
+    def _count(self, ids: pa.Array, labels: pa.Array, shares: np.ndarray) -> None:
+        self.n_rows += len(ids)
+        names = labels.to_pylist()
+        self.unknown.update(name for name in names if name is not None and name not in self.code)
+        truth = np.array([self.code.get(name, -1) for name in names], np.int64)
+        known = np.flatnonzero(truth >= 0)
+        truth, shares = truth[known], shares[known]
+        predicted = shares.argmax(axis=1)
+        np.add.at(self.confusion, (truth, predicted), 1)
+        ahead = (shares > shares[np.arange(len(truth)), truth][:, None]).sum(axis=1)
+        self.n_top5 += int((ahead < TOP).sum())
+        wrong = np.flatnonzero(predicted != truth)
+        surest = wrong[np.argsort(-shares[wrong, predicted[wrong]], kind="stable")][:N_MISTAKES]
+        found = [
+            {
+                "id": ids[int(known[row])].as_py(),
+                "label": self.classes[truth[row]],
+                "predicted": self.classes[predicted[row]],
+                "probability": round(float(shares[row, predicted[row]]), 4),
+            }
+            for row in surest
+        ]
+        self.mistakes = sorted(self.mistakes + found, key=lambda one: -one["probability"])
+        self.mistakes = self.mistakes[:N_MISTAKES]
+
+    def check_labels(self, table: str, prompts: str) -> None:
+        """Refuse labels that are no class.
+
+        Raises:
+            ClassError: there are such labels.
+        """
+        if self.unknown:
+            raise ClassError(
+                f"Labels of {table} that are no class of {prompts}: {_listed(self.unknown)}. Its"
+                f" classes: {_listed(self.classes)}. Name each class as its label is, with a wording"
+                " of its own where needed (`7: seven`), and embed the classes again; or name another"
+                " --label-column."
+            )
+
+    def summary(self, inputs: dict[str, int], version: int) -> ZeroShotSummary:
+        """What was counted."""
+        n, hits = int(self.confusion.sum()), np.diag(self.confusion)
+        of_label, of_class = self.confusion.sum(axis=1), self.confusion.sum(axis=0)
+        seen = (of_label + of_class) > 0
+        f1 = 2 * hits[seen] / (of_label + of_class)[seen]
+        return ZeroShotSummary(
+            n=n,
+            n_rows=self.n_rows,
+            accuracy=round(float(hits.sum() / n), 6) if n else None,
+            top5_accuracy=round(self.n_top5 / n, 6) if n else None,
+            macro_f1=round(float(f1.mean()), 6) if n else None,
+            per_class={
+                name: round(float(hits[i] / of_label[i]), 6)
+                for i, name in enumerate(self.classes)
+                if of_label[i]
+            },
+            confusion=self.confusion.tolist() if n else [],
+            classes=self.classes,
+            mistakes=self.mistakes,
+            logit_scale=round(self.scale, 4),
+            inputs=inputs,
+            table_version=version,
+        )
+
+
+def _open(place: str, options: dict[str, str]) -> tuple[Table, Fingerprint]:
+    table = Table.open(table_uri(place), options)
+    fingerprint = None if table is None else Fingerprint.of(table.schema)
+    if table is None or fingerprint is None:
+        raise StoreError(
+            f"There is no table of vectors at {place}. `embatch embed SOURCE {place} --model MODEL`"
+            " makes one."
+        )
+    return table, fingerprint
+
+
+def _open_out(uri: str, options: dict[str, str]) -> Table | None:
+    """The table to replace, None where there is none."""
+    out = Table.open(uri, options)
+    if out is not None and set(out.schema.names) != set(PREDICTIONS.names):
+        raise StoreError(f"{uri} is a table, but not one of predictions. Give another OUT.")
+    return out
+
+
+def _label_column(asked: str, table: Table, place: str) -> str | None:
+    if asked and asked not in table.schema.names:
+        raise ClassError(
+            f"{place} has no column {asked!r}. It has: {', '.join(table.schema.names)}."
+        )
+    return asked or ("label" if "label" in table.schema.names else None)
+
+
+def _listed(names: set[str] | list[str]) -> str:
+    shown = sorted(names)[:20]
+    return ", ".join(map(repr, shown)) + (", …" if len(names) > len(shown) else "")
+
+
+def draw(summary: ZeroShotSummary, path: str) -> None:
+    """The confusion matrix as a picture, each row as shares of its label."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise StoreError("--picture needs matplotlib: pip install -e '.[plot]'") from error
+    counts = np.array(summary.confusion)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = max(4.0, 0.4 * len(summary.classes) + 2)
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    ticks = range(len(summary.classes))
+    axes.set_xticks(ticks, summary.classes, rotation=90)
+    axes.set_yticks(ticks, summary.classes)
+    axes.set(xlabel="predicted", ylabel="label", title=f"accuracy {summary.accuracy:.1%}")
+    for row, column in np.argwhere(counts):
+        color = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, counts[row, column], ha="center", va="center", color=color, size=7)
+    figure.savefig(path)
+
+
+def _text(config: ZeroShotConfig, summary: ZeroShotSummary) -> str:
+    lines = [f"{summary.n_rows:>12,}  rows classified into {len(summary.classes)} classes"]
+    if summary.n:
+        lines += [
+            f"{summary.accuracy:>12.1%}  accuracy, of {summary.n:,} rows whose label is known",
+            f"{summary.top5_accuracy:>12.1%}  have their label among the five nearest classes",
+            f"{summary.macro_f1:>12.3f}  macro F1",
+            "",
+        ]
+        worst = sorted(summary.per_class.items(), key=lambda item: item[1])
+        lines += [f"{accuracy:>12.1%}  {name}" for name, accuracy in worst]
+        lines += ["", "Surest mistakes:"] if summary.mistakes else []
+        lines += [
+            f"{one['probability']:>12.1%}  {one['predicted']}, truly {one['label']}: {one['id']}"
+            for one in summary.mistakes
+        ]
+    lines.append(f"\n{config.out} is at version {summary.table_version}.")
+    if config.picture:
+        lines.append(f"{config.picture} shows the confusion matrix.")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return run_command(ZeroShotConfig, "zero-shot", __doc__, arguments, run, _text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

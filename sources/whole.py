@@ -1,0 +1,46 @@
+"""Files of which each is one item, a text or an image; its id is its name."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import pyarrow as pa
+
+from sources.opening import SourceFile
+from sources.prepare import prepare
+from sources.rows import MAX_BYTES, MAX_ROWS, Rows, SourceOptions, short_reason, unread
+
+
+def read_whole(
+    files: Sequence[SourceFile],
+    options: SourceOptions,
+    table_of: Callable[[list[bytes], list[str]], pa.Table],
+) -> Iterator[Rows]:
+    """Stream files; every file counts as one position.
+
+    Args:
+        files: Of one kind.
+        options: Which columns are which.
+        table_of: Makes rows of files' contents and names.
+    """
+    contents: list[bytes] = []
+    positions: list[int] = []
+    n_bytes = 0
+
+    def rows() -> Rows:
+        names = [files[position].name for position in positions]
+        return prepare(table_of(contents, names), options, names, positions, ids=names)
+
+    for position, file in enumerate(files):
+        try:
+            with file.open() as stream:
+                content = stream.read()
+        except Exception as error:  # each file system has errors of its own
+            yield unread(file.name, position, short_reason(error))
+            continue
+        contents.append(content)
+        positions.append(position)
+        n_bytes += len(content)
+        if len(contents) >= MAX_ROWS or n_bytes >= MAX_BYTES:
+            yield rows()
+            contents, positions, n_bytes = [], [], 0
+    if contents:
+        yield rows()
