@@ -19,6 +19,7 @@ import pyarrow as pa
 import tyro
 
 from jobs.options import Flag, run_command, storage_options, table_uri
+from jobs.pictures import draw_confusion
 from jobs.progress import Progress
 from schemas.embeddings import Fingerprint, vectors_of
 from schemas.fragments import new_name, write_tables
@@ -121,6 +122,8 @@ def run(config: ZeroShotConfig) -> ZeroShotSummary:
     if not classes:
         raise ClassError(f"{config.prompts} holds no class.")
     label_column = _label_column(config.label_column, table, config.table)
+    if label_column is not None:
+        _check_labels(table, label_column, classes, config)
     scale = held.logit_scale or asked.logit_scale or UNTRAINED_SCALE
     found = _Predictions(
         classes, vectors_of(rows["embedding"]), scale, min(config.top, len(classes))
@@ -133,13 +136,12 @@ def run(config: ZeroShotConfig) -> ZeroShotSummary:
         out = Table.create(table_uri(config.out), PREDICTIONS, note, options)
     batches = found.of(table, label_column, quiet=config.json)
     fragment = write_tables(out.filesystem, new_name(run_id, "0"), PREDICTIONS, batches)
-    found.check_labels(config.table, config.prompts)
     out.overwrite(note, PREDICTIONS, [fragment] if fragment.n_rows else [])
     summary = found.summary(inputs, out.version)
     if config.picture:
         if not summary.n:
             raise ClassError(f"{config.table} has no labels, so there is no confusion to draw.")
-        draw(summary, config.picture)
+        draw_confusion(summary.confusion, summary.classes, config.picture)
     return summary
 
 
@@ -151,7 +153,6 @@ class _Predictions:
         self.code = {name: index for index, name in enumerate(classes)}
         self.n_rows = self.n_top5 = 0
         self.confusion = np.zeros((len(classes), len(classes)), np.int64)
-        self.unknown: set[str] = set()
         self.mistakes: list[dict[str, Any]] = []
 
     def of(self, table: Table, label_column: str | None, *, quiet: bool) -> Iterator[pa.Table]:
@@ -178,7 +179,6 @@ class _Predictions:
     def _count(self, ids: pa.Array, labels: pa.Array, shares: np.ndarray) -> None:
         self.n_rows += len(ids)
         names = labels.to_pylist()
-        self.unknown.update(name for name in names if name is not None and name not in self.code)
         truth = np.array([self.code.get(name, -1) for name in names], np.int64)
         known = np.flatnonzero(truth >= 0)
         truth, shares = truth[known], shares[known]
@@ -199,20 +199,6 @@ class _Predictions:
         ]
         self.mistakes = sorted(self.mistakes + found, key=lambda one: -one["probability"])
         self.mistakes = self.mistakes[:N_MISTAKES]
-
-    def check_labels(self, table: str, prompts: str) -> None:
-        """Refuse labels that are no class.
-
-        Raises:
-            ClassError: there are such labels.
-        """
-        if self.unknown:
-            raise ClassError(
-                f"Labels of {table} that are no class of {prompts}: {_listed(self.unknown)}. Its"
-                f" classes: {_listed(self.classes)}. Name each class as its label is, with a wording"
-                " of its own where needed (`7: seven`), and embed the classes again; or name another"
-                " --label-column."
-            )
 
     def summary(self, inputs: dict[str, int], version: int) -> ZeroShotSummary:
         """What was counted."""
@@ -267,31 +253,31 @@ def _label_column(asked: str, table: Table, place: str) -> str | None:
     return asked or ("label" if "label" in table.schema.names else None)
 
 
+def _check_labels(
+    table: Table, label_column: str, classes: list[str], config: ZeroShotConfig
+) -> None:
+    """Refuse labels that are no class, before anything is written.
+
+    Raises:
+        ClassError: there are such labels.
+    """
+    labels: set[str] = set()
+    for file in table.files():
+        rows = table.read_file(file.name, [label_column])
+        if label_column in rows.column_names:
+            held = rows[label_column].combine_chunks().cast(pa.string())
+            labels.update(held.drop_null().unique().to_pylist())
+    if unknown := labels - set(classes):
+        raise ClassError(
+            f"Labels of {config.table} that are no class of {config.prompts}: {_listed(unknown)}. Its"
+            f" classes: {_listed(classes)}. Name each class as its label is, with a wording of its own"
+            " where needed (`7: seven`), and embed the classes again; or name another --label-column."
+        )
+
+
 def _listed(names: set[str] | list[str]) -> str:
     shown = sorted(names)[:20]
     return ", ".join(map(repr, shown)) + (", …" if len(names) > len(shown) else "")
-
-
-def draw(summary: ZeroShotSummary, path: str) -> None:
-    """The confusion matrix as a picture, each row as shares of its label."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise StoreError("--picture needs matplotlib: pip install -e '.[plot]'") from error
-    counts = np.array(summary.confusion)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    size = max(4.0, 0.4 * len(summary.classes) + 2)
-    figure = Figure(figsize=(size, size), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
-    ticks = range(len(summary.classes))
-    axes.set_xticks(ticks, summary.classes, rotation=90)
-    axes.set_yticks(ticks, summary.classes)
-    axes.set(xlabel="predicted", ylabel="label", title=f"accuracy {summary.accuracy:.1%}")
-    for row, column in np.argwhere(counts):
-        color = "white" if shares[row, column] > 0.5 else "black"
-        axes.text(column, row, counts[row, column], ha="center", va="center", color=color, size=7)
-    figure.savefig(path)
 
 
 def _text(config: ZeroShotConfig, summary: ZeroShotSummary) -> str:

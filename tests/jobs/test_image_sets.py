@@ -294,6 +294,7 @@ def test_mistakes_are_told(digits, digits_clip, photos, tmp_path):
     embed(photos, tmp_path / "photos-table", digits_clip / "model", label_from_folder=True)
     with pytest.raises(ClassError, match="'cat', 'dog'.*Its classes: '0', '1'"):
         zero_shot(ZeroShotConfig(str(tmp_path / "photos-table"), classes, out))
+    assert not Path(out).exists()
     embed(digits_clip / "classes.txt", tmp_path / "other", "all-MiniLM-L6-v2", labels=True)
     with pytest.raises(StoreError, match="two spaces"):
         zero_shot(ZeroShotConfig(images, str(tmp_path / "other"), out))
