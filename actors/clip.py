@@ -33,7 +33,8 @@ Norm = tuple[torch.Tensor, torch.Tensor]
 
 def _quick_gelu(x: torch.Tensor) -> torch.Tensor:
     """The gelu of OpenAI's weights, in place: x * sigmoid(1.702 x)."""
-    return x.mul_(torch.sigmoid(1.702 * x))
+    gate = 1.702 * x
+    return x.mul_(gate.sigmoid_())
 
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -248,9 +249,7 @@ class ClipImageEncoder:
         self._projection = tensors["visual_projection.weight"].to(device)
         self.dim = len(self._projection)
         self.max_tokens = (edge // self._patch) ** 2
-        std = torch.tensor(preprocess.std, device=device)
-        self._gain = preprocess.scale / std
-        self._shift = -torch.tensor(preprocess.mean, device=device) / std
+        self._gain, self._shift = torch.from_numpy(preprocess.gain_and_shift).to(device)
         self._normalize = normalize
 
     def tokenize(self, images: np.ndarray) -> Tokens:

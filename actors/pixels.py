@@ -67,6 +67,12 @@ class Preprocess:
         height, width = self.crop or self.size
         return height, width, 3
 
+    @property
+    def gain_and_shift(self) -> np.ndarray:
+        """(2, 3) float32: a pixel times the gain of its channel, plus its shift, is what a model takes."""
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        return np.stack([np.float32(self.scale) / std, -mean / std])
+
     def __call__(self, data: bytes) -> np.ndarray:
         """Pixels of `shape`, uint8.
 

@@ -55,9 +55,7 @@ class ResNetEncoder:
         self._network = network.eval().to(
             self._device, self._dtype, memory_format=torch.channels_last
         )
-        std = torch.tensor(preprocess.std, device=device)
-        self._gain = preprocess.scale / std
-        self._shift = -torch.tensor(preprocess.mean, device=device) / std
+        self._gain, self._shift = torch.from_numpy(preprocess.gain_and_shift).to(device)
         self._normalize = normalize
         self.max_tokens = preprocess.shape[0]
         with FlopCounterMode(display=False) as counter:

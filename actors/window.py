@@ -7,6 +7,7 @@ counts go back to the driver, and the failures; vectors never travel. It needs n
     reports = window(rows)
 """
 
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -118,9 +119,12 @@ class EmbedWindow:
         if self.model.preprocess is None:
             texts: list[str] = rows["text"].take(wanted).to_pylist()
             return texts
-        pixels = rows[PIXELS].combine_chunks().take(wanted)
         shape = (len(indices), *self.model.preprocess.shape)
-        return np.frombuffer(b"".join(pixels.to_pylist()), np.uint8).reshape(shape)
+        pixels = (
+            rows[PIXELS].combine_chunks().take(wanted)
+        )  # without nulls, so they lie side by side
+        values = pixels.buffers()[-1]
+        return np.frombuffer(values or b"", np.uint8, count=math.prod(shape)).reshape(shape)
 
     def _embedded(
         self, engine: Engine, items: Items, indices: np.ndarray

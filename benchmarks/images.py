@@ -1,13 +1,14 @@
 """Images a second of the whole job beside sentence-transformers' `encode` of opened images.
 
     python -m benchmarks.images
-    python -m benchmarks.images --images 200 --rounds 1 --json
+    python -m benchmarks.images --parts speed --images 200 --rounds 1 --json
 
 ViT-B/32 with random weights and CLIP's own preprocessing; photos of Flickr8k. Each engine is a
 process of its own, they take turns, and a ratio is the median over rounds. `sentence-transformers`
 opens the files with Pillow and encodes them; `embatch` is `embatch embed` from a folder to a table,
-from the moment its model is loaded until everything is committed. Decoding alone is timed on all
-cores, and memory at four times the images. About eight minutes on two cores.
+from the moment its model is loaded until everything is committed, also of a folder in which one file
+of fifty is broken. Decoding alone is timed on all cores. `memory` is the peak at four times the
+images. About twenty minutes on two cores.
 """
 
 import argparse
@@ -29,7 +30,10 @@ from benchmarks.record import PeakMemory, append
 TIMES = 4
 ALLOWED = 1.15
 SAMPLE_SECONDS = 5.0
-ENGINES = ("sentence-transformers", "embatch")
+REFERENCE, JOB, BROKEN = "sentence-transformers", "embatch", "embatch, 2% broken"
+ENGINES = (REFERENCE, JOB, BROKEN)
+ONE_BROKEN_OF = 50
+PARTS = ("speed", "memory")
 
 
 def model_folder(folder: Path) -> str:
@@ -54,6 +58,18 @@ def write_photos(folder: Path, n: int) -> None:
         for index in range(n):
             photo = archive.read(names[index % len(names)])
             (folder / f"{index:06}.jpg").write_bytes(photo + bytes(index // len(names)))
+
+
+def break_some(folder: Path, photos: Path) -> None:
+    """The same photos, but one of ONE_BROKEN_OF is a file that is broken in one of ten ways."""
+    from tests.pictures import write_broken
+
+    folder.mkdir()
+    for index, photo in enumerate(sorted(photos.iterdir())):
+        if index % ONE_BROKEN_OF:
+            (folder / photo.name).hardlink_to(photo)
+        else:
+            write_broken(folder, index // ONE_BROKEN_OF)  # type: ignore[no-untyped-call]
 
 
 def reference(model: str, photos: str, out: str) -> dict[str, Any]:
@@ -134,38 +150,49 @@ def decoding(model: str, photos: Path) -> float:
     return len(files) / (time.perf_counter() - started)
 
 
-def measure(n: int, rounds: int) -> dict[str, Any]:
-    """All figures."""
-    with tempfile.TemporaryDirectory() as work:
-        folder = Path(work)
-        model = model_folder(folder / "model")
-        write_photos(folder / "photos", n)
-        answers: dict[str, list[dict[str, Any]]] = {engine: [] for engine in ENGINES}
-        for turn in range(rounds):
-            for engine in ENGINES if turn % 2 == 0 else ENGINES[::-1]:
-                print(f"{turn + 1}/{rounds} {engine}", file=sys.stderr, flush=True)
-                out = folder / f"{engine}.npy"
-                answers[engine].append(in_a_process(engine, model, folder / "photos", out))
-        base, mine = (np.load(folder / f"{engine}.npy") for engine in ENGINES)
-        decoded = decoding(model, folder / "photos")
-        print(f"embatch, {TIMES * n} images", file=sys.stderr, flush=True)
-        write_photos(folder / "more", TIMES * n)
-        more = in_a_process("embatch", model, folder / "more", folder / "more.npy")
-    seconds = {engine: [answer["seconds"] for answer in answers[engine]] for engine in ENGINES}
-    peak = max(answer["peak_memory_mb"] for answer in answers["embatch"])
-    rates = {engine: round(n / median(seconds[engine]), 2) for engine in ENGINES}
-    ratios = np.array(seconds[ENGINES[0]]) / np.array(seconds[ENGINES[1]])
+def speed(n: int, rounds: int, model: str, folder: Path) -> dict[str, Any]:
+    """The engines in turns, and decoding alone."""
+    write_photos(folder / "photos", n)
+    break_some(folder / "broken", folder / "photos")
+    sets = dict.fromkeys(ENGINES, folder / "photos") | {BROKEN: folder / "broken"}
+    answers: dict[str, list[dict[str, Any]]] = {engine: [] for engine in ENGINES}
+    for turn in range(rounds):
+        for engine in ENGINES if turn % 2 == 0 else ENGINES[::-1]:
+            print(f"{turn + 1}/{rounds} {engine}", file=sys.stderr, flush=True)
+            out = folder / f"{engine}.npy"
+            answers[engine].append(in_a_process(engine, model, sets[engine], out))
+    base, mine = (np.load(folder / f"{engine}.npy") for engine in (REFERENCE, JOB))
+    decoded = decoding(model, folder / "photos")
+    seconds = {
+        engine: np.array([answer["seconds"] for answer in answers[engine]]) for engine in ENGINES
+    }
+    rates = {engine: round(n / median(seconds[engine]), 2) for engine in (REFERENCE, JOB)}
     return {
         "images": n,
         "images_per_second": rates,
-        "ratio": round(float(np.median(ratios)), 3),
+        "ratio": round(median(seconds[REFERENCE] / seconds[JOB]), 3),
         "min_cosine": round(float((base * mine).sum(axis=1).min()), 7),
         "max_difference": float(f"{np.abs(base - mine).max():.1e}"),
+        "broken_over_clean": round(median(seconds[BROKEN] / seconds[JOB]), 3),
+        "broken": answers[BROKEN][-1]["failed"],
         "decoded_per_second": round(decoded, 1),
-        "decoding_over_job": round(decoded / rates["embatch"], 1),
-        "peak_memory_mb": {n: peak, TIMES * n: more["peak_memory_mb"]},
-        "peak_ratio": round(more["peak_memory_mb"] / peak, 3),
-        "job": answers["embatch"][-1],
+        "decoding_over_job": round(decoded / rates[JOB], 1),
+        "job": answers[JOB][-1],
+    }
+
+
+def memory(n: int, model: str, folder: Path) -> dict[str, Any]:
+    """Peak memory of the job, its workers and Ray, over n images and over TIMES as many."""
+    peaks = {}
+    for count in (n, TIMES * n):
+        print(f"{JOB}, {count} images", file=sys.stderr, flush=True)
+        photos = folder / f"photos-{count}"
+        write_photos(photos, count)
+        peaks[count] = in_a_process(JOB, model, photos, folder / "out.npy")["peak_memory_mb"]
+    return {
+        "peak_memory_mb": peaks,
+        "peak_ratio": round(peaks[TIMES * n] / peaks[n], 3),
+        "allowed": ALLOWED,
     }
 
 
@@ -174,22 +201,33 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=600, help="photos of the smaller run")
+    parser.add_argument("--parts", default=",".join(PARTS), help="default: %(default)s")
+    parser.add_argument("--images", type=int, default=600, help="photos; twice as many for memory")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         engine, *rest = arguments.child
-        print(json.dumps((reference if engine == ENGINES[0] else job)(*rest)))
+        print(json.dumps((reference if engine == REFERENCE else job)(*rest)))
         return 0
+    parts = arguments.parts.split(",")
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"unknown parts {sorted(unknown)}, known: {', '.join(PARTS)}")
     if not (DATA / "flickr8k_1000").is_dir():
         print(f"The photos are missing: expected them in {DATA}/flickr8k_1000.", file=sys.stderr)
         return 1
-    result = measure(arguments.images, arguments.rounds)
+    result: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as work:
+        folder = Path(work)
+        model = model_folder(folder / "model")
+        if "speed" in parts:
+            result |= speed(arguments.images, arguments.rounds, model, folder)
+        if "memory" in parts:
+            result |= memory(2 * arguments.images, model, folder)
     append("images", {"options": vars(arguments), **result})
     print(json.dumps(result, indent=None if arguments.json else 1))
-    return int(result["peak_ratio"] > ALLOWED)
+    return int(result.get("peak_ratio", 0) > ALLOWED)
 
 
 if __name__ == "__main__":

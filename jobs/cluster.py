@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-OBJECT_STORE_BYTES = 1 << 30  # texts travel through it, vectors never
+OBJECT_STORE_BYTES = 512 << 20  # texts and pixels travel through it, vectors never
 READ_CPUS = 0.25  # what a read task reserves; actors leave room for some of them on every node
 ACTOR_SHARE = 0.75  # of its threads is what an actor reserves
 CPU_THREADS = 8  # threads that one encoder uses well on a CPU

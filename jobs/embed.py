@@ -209,6 +209,7 @@ def run(
         table=table,
         storage_options=credentials,
         source_name=config.source,
+        given_model=os.path.abspath(config.model) if os.path.isdir(config.model) else config.model,
         prune=config.prune,
         force_prune=config.force_prune,
         replace=config.replace,

@@ -1,5 +1,6 @@
 """The two Ray Data pipelines of a sync: pieces to keys, and due rows to the workers' reports."""
 
+import math
 import queue
 import re
 import threading
@@ -25,7 +26,8 @@ TASK_RETRIES = 10  # Ray's default is for ever, also for a row that kills its wo
 POLL_SECONDS = 0.5
 JOIN_SECONDS = 5.0
 NAMED_ERROR = re.compile(r"[\w.]*(Error|Exception)\b.*:")
-WINDOW_BYTES = 64 << 20
+WINDOW_BYTES = 16 << 20
+WINDOWS_AHEAD = 4  # full windows an actor that may wait; decoding is far ahead of most models
 WINDOWS_A_TASK = 4  # so many windows of scattered rows one read task gathers
 
 
@@ -131,8 +133,11 @@ def reports(
 
 def _dataset(work: Work, use: Allocation, precision: str, token_budget: int) -> "Dataset":
     import ray.data
+    from ray.data import ExecutionResources
 
     n_rows = use.window_rows
+    if work.model.preprocess is not None:  # so that read tasks are small too
+        n_rows = min(n_rows, max(1, WINDOW_BYTES // math.prod(work.model.preprocess.shape)))
     reading = replace(work, due=work.due[:0])  # each task brings its own due rows
 
     def read(batch: pa.Table) -> Iterator[pa.Table]:
@@ -147,6 +152,9 @@ def _dataset(work: Work, use: Allocation, precision: str, token_budget: int) -> 
     dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks))
     # A block is what one call of an actor gets and what is reported at once: one row, one window.
     dataset.context.target_max_block_size = 1
+    dataset.context.execution_options.resource_limits = ExecutionResources(
+        object_store_memory=use.n_actors * WINDOWS_AHEAD * WINDOW_BYTES
+    )
     dataset = dataset.map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=READ_CPUS)
     return dataset.map_batches(
         _Worker,

@@ -57,6 +57,7 @@ class SyncOptions:
 
     table: str
     source_name: str
+    given_model: str
     storage_options: Mapping[str, str] = field(default_factory=dict)
     prune: bool = False
     force_prune: bool = False

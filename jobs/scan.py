@@ -24,7 +24,7 @@ from schemas.store import Table
 from sources.rows import FAILURE_SCHEMA, PREPARED_FIELDS, Piece, Source
 
 SCAN_THREADS = 8
-PIXEL_BYTES = 32 << 20  # of images that are decoded at a time
+PIXEL_BYTES = 8 << 20  # of images that are decoded at a time
 CONFLICT_REASON = "another row of the source has this id and other content"
 CHANGED_REASON = "the source changed while the run went on; the next run takes it"
 
@@ -250,10 +250,13 @@ def _images(
     pixels, reasons = decode(files, images.preprocess, threads=images.threads)
     decoded = wanted.copy()
     decoded[list(reasons)] = False
-    held = [row.tobytes() if ok else None for row, ok in zip(pixels, decoded, strict=True)]
+    ends = np.arange(len(pixels) + 1, dtype=np.int64) * math.prod(images.preprocess.shape)
+    is_there = pa.array(decoded).buffers()[1]  # the bits of booleans are a validity bitmap
+    buffers = [is_there, pa.py_buffer(ends), pa.py_buffer(pixels)]
+    held = pa.Array.from_buffers(pa.large_binary(), len(pixels), buffers)
     kept = data.cast(pa.binary()) if images.keep else pa.nulls(len(data), pa.binary())
     image = pa.StructArray.from_arrays([kept, paths], fields=list(IMAGE_TYPE))
-    return {"image": image, PIXELS: pa.array(held, pa.large_binary())}, reasons
+    return {"image": image, PIXELS: held}, reasons
 
 
 def _due_table(

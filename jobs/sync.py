@@ -25,7 +25,7 @@ from jobs.stop import Stopped, StopSignal
 from jobs.waves import Tally, Waves, compact
 from schemas.columns import source_columns
 from schemas.embeddings import table_schema
-from schemas.failures import FailureLog
+from schemas.failures import OF_RECIPE, FailureLog
 from schemas.plan import CONFLICT, EMBED, Plan
 from schemas.store import Refused, StoreError, Table
 from sources.rows import Source
@@ -51,6 +51,7 @@ class Sync:
         self.source, self.model, self.options, self.cluster = source, model, options, cluster
         identity = claim.identity(run)
         self.note = {**identity, "command": "embed", "model": model.name}
+        self.note["given_model"] = options.given_model
         self.stop = stop
         self.planner = Planner(source, model, options, self.note, cluster, self.stop)
         self.tally = Tally()
@@ -196,6 +197,7 @@ class Sync:
     def _watch(self, work: Work, waves: Waves) -> None:
         here = len(work.due) <= FEW_ROWS and (self.options.actors or 1) == 1
         here = here and not self.cluster.is_up()
+        started, is_first = time.monotonic(), True
         use = allocate(
             [this_machine()] if here else self._nodes(),
             device=self.options.device,
@@ -204,7 +206,6 @@ class Sync:
             model_bytes=self.model.size_bytes,
         )
         self.n_actors = use.n_actors
-        started, is_first = time.monotonic(), True
         make = reports_here if here else reports
         with (
             Progress("embed", len(work.due), "rows", quiet=self.options.quiet) as progress,
@@ -249,7 +250,7 @@ class Sync:
         return {
             **row,
             "content_hash": content.hex() if isinstance(content, bytes) else content,
-            "recipe": self.planner.fingerprint.recipe if row["stage"] == "embed" else None,
+            "recipe": self.planner.fingerprint.recipe if row["stage"] in OF_RECIPE else None,
             "source": self.options.source_name,
             "run": self.note["run"],
         }

@@ -44,6 +44,7 @@ class Tally:
     token_budget: int = 0
     precisions: set[str] = field(default_factory=set)
     remarks: set[str] = field(default_factory=set)
+    _failed: set[tuple[str, int]] = field(default_factory=set)
 
     def work(self, report: Mapping[str, Any]) -> None:
         """Add what a worker has done."""
@@ -71,8 +72,15 @@ class Tally:
         """Share of the tokens computed that are padding."""
         return 1 - self.n_tokens / self.n_computed if self.n_computed else 0.0
 
-    def fail(self, kind: int) -> None:
-        """Add a failure that is on record; a conflict of ids is the plan's to count."""
+    def fail(self, failure: Mapping[str, Any]) -> None:
+        """Add a failure that is on record; a conflict of ids is the plan's to count.
+
+        A row that fails again when the run plans once more counts once.
+        """
+        row, kind = (failure["source_file"], failure["position"]), failure["kind"]
+        if row in self._failed:
+            return
+        self._failed.add(row)
         if kind == NEW:
             self.n_failed_new += 1
         elif kind == REPLACED:
@@ -185,7 +193,7 @@ class Waves:
         if failed:
             self.failures.add([self.as_failure(failure) for failure in failed], self.note)
             for failure in failed:
-                self.tally.fail(failure["kind"])
+                self.tally.fail(failure)
 
     def _without_old_rows(self, index: int) -> Fragment | None:
         file = self.files[index]

@@ -33,6 +33,7 @@ FAILURES = pa.schema(
         pa.field("failed_at", pa.timestamp("us", tz="UTC")),
     ]
 )
+OF_RECIPE = ("decode", "embed")  # stages at which the model or its preprocessing refused a row
 _IDENTITY = ("id", "content_hash", "recipe", "source", "source_file", "position", "stage", "reason")
 
 
@@ -95,7 +96,7 @@ class FailureLog:
         """
         stages = np.array(self.rows["stage"].to_pylist(), object)
         recipes = np.array(self.rows["recipe"].to_pylist(), object)
-        chosen = (stages == "id") | ((stages == "embed") & (recipes == recipe))
+        chosen = (stages == "id") | (np.isin(stages, OF_RECIPE) & (recipes == recipe))
         if only_seen:
             chosen &= self.seen
         picked = self.rows.filter(pa.array(chosen, pa.bool_()))

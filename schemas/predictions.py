@@ -6,6 +6,8 @@ the best classes with their probabilities, best first.
 
 import numpy as np
 import pyarrow as pa
+from scipy.special import softmax
+from sklearn.metrics.pairwise import cosine_similarity
 
 PREDICTIONS = pa.schema(
     [
@@ -32,12 +34,7 @@ def class_probabilities(vectors: np.ndarray, classes: np.ndarray, scale: float) 
         (n, c) float32, each row adding up to 1. For the vector [1, 0], classes [[1, 0], [0, 1]] and
         a scale of ln 3: [0.75, 0.25].
     """
-    rows, columns = (
-        x / np.maximum(np.linalg.norm(x, axis=1), 1e-12)[:, None] for x in (vectors, classes)
-    )
-    logits = scale * (rows @ columns.T)
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+    shares: np.ndarray = softmax(scale * cosine_similarity(vectors, classes), axis=1)
     return shares.astype(np.float32)
 
 

@@ -156,8 +156,8 @@ def _walk_local(root: str, unlisted: list[tuple[str, str]]) -> Iterator[Found]:
                 continue
             try:
                 status = os.stat(path)
-            except OSError as error:  # a link to nowhere
-                unlisted.append((relative, short_reason(error)))
+            except OSError:  # a link that leads nowhere: to open it will tell why
+                yield Found(relative, os.lstat(path).st_size)
                 continue
             if stat.S_ISREG(status.st_mode):  # to open a pipe would wait for ever
                 yield Found(relative, status.st_size)

@@ -14,18 +14,9 @@ from sentence_transformers import SentenceTransformer
 from actors.checkpoints import resolve
 from actors.engine import Engine, ModelError
 from actors.layout import read_layout
+from tests.pictures import noise_photos
 
-RNG = np.random.default_rng(6)
 TEXTS = ["a photo of a dog", "", "Zwei Hunde, 2 Katzen!", "seven " * 200, "a", "the digit 7"] * 3
-
-
-def files(n=12):
-    """Noise in the sizes of photos, as PNG."""
-    for _ in range(n):
-        height, width = RNG.integers(20, 80, 2)
-        sink = io.BytesIO()
-        Image.fromarray(RNG.integers(0, 256, (height, width, 3), np.uint8)).save(sink, "PNG")
-        yield sink.getvalue()
 
 
 def opened(data):
@@ -97,7 +88,7 @@ def vectors_of_texts(folder, texts, **options):
 )
 def test_both_towers_equal_the_reference(tmp_path, data_folder, options):
     folder = save_clip(tmp_path / "clip", data_folder, **options)
-    reference, data = Reference(folder), list(files())
+    reference, data = Reference(folder), noise_photos(12)
     images = vectors_of_images(folder, data, threads=2)
     np.testing.assert_allclose(images, reference.of_images(list(map(opened, data))), atol=1e-5)
     texts = vectors_of_texts(folder, TEXTS, threads=2)
@@ -118,7 +109,7 @@ def test_the_layout_of_sentence_transformers_gives_the_same_vectors(tmp_path, da
     module = {"idx": 0, "name": "0", "path": "0_CLIPModel"}
     module["type"] = "sentence_transformers.models.CLIPModel"
     (old / "modules.json").write_text(json.dumps([module]))
-    data, texts = list(files()), TEXTS[:3]
+    data, texts = noise_photos(12), TEXTS[:3]
     want_texts = reference.encode(texts, normalize_embeddings=True)
     want_images = reference.encode(list(map(opened, data)), normalize_embeddings=True)
     for folder in (plain, saved, old):
@@ -172,7 +163,7 @@ def test_missing_weights_are_not_drawn_at_random(tmp_path, data_folder):
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_stays_near(data_folder, precision):
     folder = data_folder / "clip_tiny"
-    data = list(files())
+    data = noise_photos(12)
     exact = vectors_of_images(folder, data)
     half = vectors_of_images(folder, data, precision=precision)
     assert (exact * half).sum(axis=1).min() > 0.999

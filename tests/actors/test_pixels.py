@@ -1,9 +1,7 @@
 import io
 import json
-import struct
 import threading
 import time
-import zlib
 
 import numpy as np
 import pytest
@@ -13,8 +11,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from actors.engine import ModelError
 from actors.pixels import MAX_PIXELS, ImageError, decode, read_preprocess, resized
+from tests.pictures import BROKEN, CMYK, GOOD, RNG, animated, file_of, noise
 
-RNG = np.random.default_rng(4)
 CLIP = {
     "image_processor_type": "CLIPImageProcessor",
     "size": {"shortest_edge": 24},
@@ -36,16 +34,6 @@ def preprocess(tmp_path):
     return preprocess_of(tmp_path)
 
 
-def noise(width, height, channels=3):
-    return RNG.integers(0, 256, (height, width, channels), np.uint8).squeeze()
-
-
-def file_of(image, kind="PNG", **options):
-    sink = io.BytesIO()
-    image.save(sink, kind, **options)
-    return sink.getvalue()
-
-
 def palette(transparent):
     image = Image.fromarray(noise(30, 40)).convert("P", palette=Image.Palette.ADAPTIVE)
     if transparent:
@@ -64,9 +52,7 @@ MODES = {
     "progressive": lambda: file_of(Image.fromarray(noise(40, 30)), "JPEG", progressive=True),
     "grey jpeg": lambda: file_of(Image.fromarray(noise(40, 30, 1)), "JPEG"),
     "cmyk": lambda: file_of(Image.fromarray(noise(40, 30, 4), "CMYK"), "JPEG"),
-    "cmyk with a broken profile": lambda: file_of(
-        Image.fromarray(noise(40, 30, 4), "CMYK"), "JPEG", icc_profile=b"no profile at all"
-    ),
+    "cmyk with a broken profile": lambda: CMYK,
     "grey": lambda: file_of(Image.fromarray(noise(40, 30, 1))),
     "1 bit": lambda: file_of(Image.fromarray(noise(40, 30, 1)).convert("1")),
     "16 bit": lambda: file_of(
@@ -84,12 +70,7 @@ MODES = {
     "webp with alpha": lambda: file_of(Image.fromarray(noise(40, 30, 4), "RGBA"), "WEBP"),
     "tiff": lambda: file_of(Image.fromarray(noise(40, 30)), "TIFF"),
     "bmp": lambda: file_of(Image.fromarray(noise(40, 30)), "BMP"),
-    "animated gif": lambda: file_of(
-        Image.fromarray(noise(40, 30)).convert("P"),
-        "GIF",
-        save_all=True,
-        append_images=[Image.fromarray(noise(40, 30)).convert("P")],
-    ),
+    "animated gif": animated,
     **{f"orientation {n}": (lambda n=n: oriented(n)) for n in range(1, 9)},
     **{
         f"{w} x {h}": (lambda w=w, h=h: file_of(Image.fromarray(noise(w, h)))) for w, h in SIZES[:5]
@@ -149,35 +130,6 @@ def test_a_config_of_unknown_steps_is_refused(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text("{")
     with pytest.raises(ModelError, match="is not JSON"):
         read_preprocess(tmp_path)
-
-
-def bomb(width, height):
-    """A PNG of a few hundred bytes that says it is huge."""
-
-    def chunk(kind, body):
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
-
-
-GOOD = file_of(Image.fromarray(noise(40, 30)), "JPEG")
-BROKEN = {
-    "truncated": (GOOD[: len(GOOD) // 2], "truncated"),
-    "no header": (b"\x89PNG\r\n\x1a\n", "image"),
-    "empty": (b"", "the file is empty"),
-    "a text": (b"this is a text\n" * 20, "expected JPEG, PNG, WebP"),
-    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "expected JPEG"),
-    "a bomb": (bomb(12_000, 10_000), "12,000 x 10,000"),
-    "a larger bomb": (bomb(300_000, 300_000), "exceeds limit"),
-    "a strip": (
-        file_of(Image.new("RGB", (60_000, 10))),
-        "60,000 x 10 pixels would be 144,000 x 24",
-    ),
-}
 
 
 @pytest.mark.filterwarnings("default::PIL.Image.DecompressionBombWarning")

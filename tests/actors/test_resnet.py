@@ -9,6 +9,7 @@ from PIL import Image
 
 from actors.checkpoints import resolve
 from actors.engine import Engine, ModelError
+from tests.pictures import noise_photos
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +31,8 @@ def folder(tmp_path_factory):
     return folder
 
 
-def photos(n=5):
-    chance = np.random.default_rng(9)
-    for _ in range(n):
-        height, width = chance.integers(60, 100, 2)
-        sink = io.BytesIO()
-        Image.fromarray(chance.integers(0, 256, (height, width, 3), np.uint8)).save(sink, "PNG")
-        yield sink.getvalue()
-
-
 def test_vectors_equal_the_reference(folder):
-    model, data = resolve(str(folder), modality="image"), list(photos())
+    model, data = resolve(str(folder), modality="image"), noise_photos(5, 60, 100)
     encoder = model.load(threads=2)
     got = Engine(encoder).encode(np.stack([model.preprocess(file) for file in data])).vectors
     reference = transformers.ResNetModel.from_pretrained(folder).eval()

@@ -35,12 +35,16 @@ def test_loops_of_links_end_and_links_are_followed(tmp_path, read):
     assert read(tmp_path / "corpus").ids() == ["a/x.txt", "file.txt", "link/b.txt"]
 
 
-def test_a_link_to_nowhere_is_unlisted(tmp_path, read):
+def test_links_that_lead_nowhere_are_failures(tmp_path, read):
     write(tmp_path / "a.txt")
     (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop.txt").symlink_to(tmp_path / "loop.txt")
     result = read(tmp_path)
     assert result.ids() == ["a.txt"]
-    assert result.source.unlisted() == [("gone.txt", "No such file or directory")]
+    assert result.reasons() == [
+        (1, "file", "No such file or directory"),
+        (2, "file", "Too many levels of symbolic links"),
+    ]
 
 
 def test_a_pipe_is_no_file(tmp_path, read):
