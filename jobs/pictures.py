@@ -1,14 +1,19 @@
 """Pictures of what jobs found, as .png, .svg or .pdf files."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from sklearn.metrics import ConfusionMatrixDisplay
 
 from schemas.store import StoreError
 
+MAX_COLOURS = 20  # labels, above which colours could not be told apart
+MAX_NUMBERED = 40  # classes, above which numbers in the cells could not be read
+
 
 def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str], path: str) -> None:
-    """Draw a confusion matrix: counts, shaded by their share of the label's rows.
+    """Draw a confusion matrix, as shares of each label's rows.
 
     Args:
         confusion: Rows by label (first) and predicted class (second).
@@ -18,21 +23,81 @@ def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str], p
     Raises:
         StoreError: matplotlib is not installed.
     """
+    figure_of = _figure_class()
+    counts = np.array(confusion)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = max(4.0, 0.4 * len(classes) + 2)
+    figure = figure_of(figsize=(size, size), layout="constrained")
+    axes = figure.subplots()
+    ConfusionMatrixDisplay(shares, display_labels=classes).plot(
+        ax=axes,
+        include_values=len(classes) <= MAX_NUMBERED,
+        values_format=".0%",
+        cmap="Blues",
+        colorbar=False,
+        im_kw={"vmin": 0, "vmax": 1},
+        text_kw={"size": 7},
+        xticks_rotation="vertical",
+    )
+    title = f"accuracy {counts.trace() / max(1, counts.sum()):.1%}"
+    axes.set(xlabel="predicted", ylabel="label", title=title)
+    figure.savefig(path)
+
+
+def draw_pairs(matched: np.ndarray, unmatched: np.ndarray, path: str) -> None:
+    """Draw how alike pairs are that belong together, and pairs that do not.
+
+    Args:
+        matched: (n,) cosines.
+        unmatched: (m,) cosines.
+        path: The file; its ending says of which kind.
+
+    Raises:
+        StoreError: matplotlib is not installed.
+    """
+    figure = _figure_class()(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    edges = np.histogram_bin_edges(np.concatenate([matched, unmatched]), bins=60)
+    for values, name in ((unmatched, "other pairs"), (matched, "pairs that belong together")):
+        axes.hist(values, edges, density=True, alpha=0.6, label=f"{name}, mean {values.mean():.2f}")
+    axes.set(xlabel="cosine", ylabel="density")
+    axes.legend()
+    figure.savefig(path)
+
+
+def draw_map(points: np.ndarray, labels: Sequence[str | None], path: str, title: str) -> None:
+    """Draw a map as points, coloured by label.
+
+    Args:
+        points: (n, 2) or (n, 3) float32.
+        labels: n names; None is grey, and so is all where there are none or too many.
+        path: The file; its ending says of which kind.
+        title: Written above.
+
+    Raises:
+        StoreError: matplotlib is not installed.
+    """
+    figure = _figure_class()(figsize=(8, 7), layout="constrained")
+    axes = figure.add_subplot(projection="3d" if points.shape[1] == 3 else None)
+    names = sorted({label for label in labels if label is not None})
+    if len(names) > MAX_COLOURS:
+        names = []
+    known = np.array([label if label in names else None for label in labels], object)
+    size = float(np.clip(20_000 / len(points), 1, 20))
+    for name in (None, *names):
+        mine = known == name
+        if mine.any():
+            color = "lightgrey" if name is None else None
+            axes.scatter(*points[mine].T, s=size, label=name, color=color, linewidths=0)
+    if names:
+        axes.legend(markerscale=max(1.0, (20 / size) ** 0.5), fontsize="small")
+    axes.set(title=title, xticks=[], yticks=[])
+    figure.savefig(path, dpi=150)
+
+
+def _figure_class() -> Any:  # noqa: ANN401
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise StoreError("--picture needs matplotlib: pip install -e '.[plot]'") from error
-    counts = np.array(confusion)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    size = max(4.0, 0.4 * len(classes) + 2)
-    figure = Figure(figsize=(size, size), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
-    axes.set_xticks(range(len(classes)), classes, rotation=90)
-    axes.set_yticks(range(len(classes)), classes)
-    title = f"accuracy {counts.trace() / max(1, counts.sum()):.1%}"
-    axes.set(xlabel="predicted", ylabel="label", title=title)
-    for row, column in np.argwhere(counts):
-        color = "white" if shares[row, column] > 0.5 else "black"
-        axes.text(column, row, counts[row, column], ha="center", va="center", color=color, size=7)
-    figure.savefig(path)
+    return Figure

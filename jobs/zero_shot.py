@@ -9,7 +9,6 @@ Both tables must be of one space; texts are classified as images are. Where the 
 """
 
 import sys
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -17,14 +16,16 @@ from typing import Annotated, Any
 import numpy as np
 import pyarrow as pa
 import tyro
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score
 
+from jobs.derived import open_derived, write_derived
 from jobs.options import Flag, run_command, storage_options, table_uri
 from jobs.pictures import draw_confusion
 from jobs.progress import Progress
-from schemas.embeddings import Fingerprint, vectors_of
-from schemas.fragments import new_name, write_tables
+from jobs.vectors import open_vectors, refuse_two_spaces
+from schemas.embeddings import vectors_of
 from schemas.predictions import PREDICTIONS, class_probabilities, prediction_rows
-from schemas.store import StoreError, Table
+from schemas.store import Table
 
 UNTRAINED_SCALE = 20.0  # sentence-transformers' contrastive losses train with it
 N_MISTAKES = 5
@@ -110,13 +111,9 @@ def run(config: ZeroShotConfig) -> ZeroShotSummary:
         ClassError: labels and classes do not fit.
     """
     options = storage_options(config.storage_option)
-    table, held = _open(config.table, options)
-    prompts, asked = _open(config.prompts, options)
-    if (held.space, held.dim) != (asked.space, asked.dim):
-        raise StoreError(
-            f"{config.table} holds vectors of {held.model}, {config.prompts} of {asked.model}: two"
-            " spaces, whose vectors cannot be compared. Embed both with one model."
-        )
+    table, held = open_vectors(config.table, options)
+    prompts, asked = open_vectors(config.prompts, options)
+    refuse_two_spaces(config.table, held, config.prompts, asked)
     rows = prompts.read(["id", "embedding"])
     classes: list[str] = rows["id"].to_pylist()
     if not classes:
@@ -128,15 +125,11 @@ def run(config: ZeroShotConfig) -> ZeroShotSummary:
     found = _Predictions(
         classes, vectors_of(rows["embedding"]), scale, min(config.top, len(classes))
     )
-    out = _open_out(table_uri(config.out), options)
+    out = open_derived(table_uri(config.out), PREDICTIONS, options)
     inputs = {config.table: table.version, config.prompts: prompts.version}
-    run_id = uuid.uuid4().hex[:12]
-    note = {"run": run_id, "command": "zero-shot", "state": "done", "inputs": inputs}
-    if out is None:
-        out = Table.create(table_uri(config.out), PREDICTIONS, note, options)
     batches = found.of(table, label_column, quiet=config.json)
-    fragment = write_tables(out.filesystem, new_name(run_id, "0"), PREDICTIONS, batches)
-    out.overwrite(note, PREDICTIONS, [fragment] if fragment.n_rows else [])
+    note = {"command": "zero-shot", "inputs": inputs}
+    out = write_derived(out, table_uri(config.out), PREDICTIONS, batches, note, options)
     summary = found.summary(inputs, out.version)
     if config.picture:
         if not summary.n:
@@ -152,7 +145,8 @@ class _Predictions:
         self.classes, self.vectors, self.scale, self.n_top = classes, vectors, scale, n_top
         self.code = {name: index for index, name in enumerate(classes)}
         self.n_rows = self.n_top5 = 0
-        self.confusion = np.zeros((len(classes), len(classes)), np.int64)
+        self.truth: list[np.ndarray] = []  # numbers of classes, of rows whose label is known
+        self.predicted: list[np.ndarray] = []
         self.mistakes: list[dict[str, Any]] = []
 
     def of(self, table: Table, label_column: str | None, *, quiet: bool) -> Iterator[pa.Table]:
@@ -183,7 +177,8 @@ class _Predictions:
         known = np.flatnonzero(truth >= 0)
         truth, shares = truth[known], shares[known]
         predicted = shares.argmax(axis=1)
-        np.add.at(self.confusion, (truth, predicted), 1)
+        self.truth.append(truth.astype(np.int32))
+        self.predicted.append(predicted.astype(np.int32))
         ahead = (shares > shares[np.arange(len(truth)), truth][:, None]).sum(axis=1)
         self.n_top5 += int((ahead < TOP).sum())
         wrong = np.flatnonzero(predicted != truth)
@@ -202,47 +197,30 @@ class _Predictions:
 
     def summary(self, inputs: dict[str, int], version: int) -> ZeroShotSummary:
         """What was counted."""
-        n, hits = int(self.confusion.sum()), np.diag(self.confusion)
-        of_label, of_class = self.confusion.sum(axis=1), self.confusion.sum(axis=0)
-        seen = (of_label + of_class) > 0
-        f1 = 2 * hits[seen] / (of_label + of_class)[seen]
+        truth, predicted = (
+            np.concatenate([np.zeros(0, np.int32), *parts])
+            for parts in (self.truth, self.predicted)
+        )
+        n, numbers = len(truth), np.unique(truth)
+        labels = range(len(self.classes))
+        recalls = recall_score(truth, predicted, labels=numbers, average=None) if n else []
         return ZeroShotSummary(
             n=n,
             n_rows=self.n_rows,
-            accuracy=round(float(hits.sum() / n), 6) if n else None,
+            accuracy=round(float(accuracy_score(truth, predicted)), 6) if n else None,
             top5_accuracy=round(self.n_top5 / n, 6) if n else None,
-            macro_f1=round(float(f1.mean()), 6) if n else None,
+            macro_f1=round(float(f1_score(truth, predicted, average="macro")), 6) if n else None,
             per_class={
-                name: round(float(hits[i] / of_label[i]), 6)
-                for i, name in enumerate(self.classes)
-                if of_label[i]
+                self.classes[number]: round(float(recall), 6)
+                for number, recall in zip(numbers, recalls, strict=True)
             },
-            confusion=self.confusion.tolist() if n else [],
+            confusion=confusion_matrix(truth, predicted, labels=labels).tolist() if n else [],
             classes=self.classes,
             mistakes=self.mistakes,
             logit_scale=round(self.scale, 4),
             inputs=inputs,
             table_version=version,
         )
-
-
-def _open(place: str, options: dict[str, str]) -> tuple[Table, Fingerprint]:
-    table = Table.open(table_uri(place), options)
-    fingerprint = None if table is None else Fingerprint.of(table.schema)
-    if table is None or fingerprint is None:
-        raise StoreError(
-            f"There is no table of vectors at {place}. `embatch embed SOURCE {place} --model MODEL`"
-            " makes one."
-        )
-    return table, fingerprint
-
-
-def _open_out(uri: str, options: dict[str, str]) -> Table | None:
-    """The table to replace, None where there is none."""
-    out = Table.open(uri, options)
-    if out is not None and set(out.schema.names) != set(PREDICTIONS.names):
-        raise StoreError(f"{uri} is a table, but not one of predictions. Give another OUT.")
-    return out
 
 
 def _label_column(asked: str, table: Table, place: str) -> str | None:

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHELL = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 IMAGES = next(block for block in SHELL if "zero-shot" in block)
+ASK = next(block for block in SHELL if "embatch search" in block)
 SUBMIT = next(block for block in SHELL if "ray job submit" in block)
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 # `ray stop` ends every Ray that it sees, and Ray's ports are fixed: a namespace confines both.
@@ -84,6 +85,11 @@ def test_commands_for_a_folder_of_ones_own_run_as_written(folder):
     assert second.count("+          3  embedded") == 2
     assert "Dry run: nothing was written. 2 rows" in second
     assert not (folder / "tables" / "papers-try").exists()
+    third = shell(ASK, folder)
+    assert "A storm has closed the harbour" in third.splitlines()[0]
+    assert "3  rows with 2 neighbours each" in third
+    assert "1.0000  overlap@2" in third
+    assert (folder / "map.png").is_file()
     assert "3 3" in shell(
         f"python -c '{PYTHON[0]}\nprint(len(frame), dataset.count_rows())'", folder
     )

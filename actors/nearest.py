@@ -1,0 +1,268 @@
+"""Exact nearest neighbours: which rows have the largest inner products with which.
+
+Products run in blocks in the fastest precision; whatever could be among the nearest, given the bound
+on their error, is computed again in float64 and rounded to float32, and rows for which that is not
+proven are searched in float64 throughout. So the result does not depend on blocks, threads, device
+or precision; ties go to the smaller index. No matrix of n by n is ever held, and of a table with
+itself each product is computed once for both of its rows.
+
+    nearest(vectors, k=10).indices  # of unit rows: by cosine, without the row itself
+    nearest(base, k=10, queries=questions).similarities
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+BLOCK = 2048  # rows on each side of a product
+SLACK = 8  # places beyond k for what lies within the error of a product in float32
+DENSE_SHARE = 16  # above one candidate of so many, a block is searched as a whole
+EXACT_ROWS = 256  # whose candidates are computed in float64 at a time
+Progress = Callable[[int], None]
+UNIT_ROUNDOFF = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Neighbours of n rows, best first; a row with fewer than k has -1 and -inf behind them.
+
+    Attributes:
+        indices: (n, k) int64, of rows of the base.
+        similarities: (n, k) float32, inner products.
+    """
+
+    indices: np.ndarray
+    similarities: np.ndarray
+
+    @classmethod
+    def none(cls, n: int, k: int) -> "Nearest":
+        """Of n rows that were compared with nothing yet."""
+        return cls(np.full((n, k), -1, np.int64), np.full((n, k), -np.inf, np.float32))
+
+    def merge(self, rows: np.ndarray | slice, other: "Nearest") -> None:
+        """Keep the best of some rows' and of others', which are of other rows of the base."""
+        indices = np.concatenate([self.indices[rows], other.indices], axis=1)
+        similarities = np.concatenate([self.similarities[rows], other.similarities], axis=1)
+        k = self.indices.shape[1]
+        order = np.lexsort((indices, -similarities), axis=1)[:, :k]
+        self.indices[rows] = np.take_along_axis(indices, order, axis=1)
+        self.similarities[rows] = np.take_along_axis(similarities, order, axis=1)
+
+
+def nearest(
+    base: np.ndarray,
+    k: int,
+    queries: np.ndarray | None = None,
+    *,
+    known: np.ndarray | None = None,
+    precision: str = "float32",
+    progress: Progress = lambda _: None,
+) -> Nearest:
+    """The k rows of a base that are most similar to each query.
+
+    Args:
+        base: (n, dim) float32.
+        k: 1 or more.
+        queries: (m, dim) float32; None: the base, each row without itself.
+        known: (m,) float32, what a neighbour of a query must reach to be of interest.
+        precision: torch's name of what the products are computed in.
+        progress: Told how many pairs of rows have been compared since it was last told.
+
+    For [[1, 0], [0.6, 0.8], [0, 1]] and a k of 1: indices [[1], [2], [1]], similarities 0.6, 0.8, 0.8.
+    """
+    left = _Side(base if queries is None else queries, k, known, precision)
+    right = left if queries is None else _Side(base, 0, None, precision)
+    return _compared(left, right, progress)[0]
+
+
+def nearest_both_ways(
+    one: np.ndarray,
+    two: np.ndarray,
+    k: int,
+    *,
+    known: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
+    precision: str = "float32",
+) -> tuple[Nearest, Nearest]:
+    """The k rows of `two` most similar to each of `one`, and the other way round, at one price."""
+    left, right = (
+        _Side(rows, k, least, precision) for rows, least in zip((one, two), known, strict=True)
+    )
+    found, found_of_two = _compared(left, right, lambda _: None)
+    assert found_of_two is not None  # k places were asked for
+    return found, found_of_two
+
+
+def _compared(left: "_Side", right: "_Side", progress: Progress) -> tuple[Nearest, Nearest | None]:
+    """Neighbours of both sides among the other one's rows; a side with no places has none."""
+    same = left is right
+    left.error = right.error = _error(left, right)
+    buffer = left.cast.new_empty(BLOCK, BLOCK)
+    for a, b in _blocks(len(left.vectors), len(right.vectors), same=same):
+        one, two = left.cast[a], right.cast[b]
+        whole = len(one) == len(two) == BLOCK
+        products = torch.mm(one, two.T, out=buffer if whole else None).float()
+        if same and a == b:
+            products.fill_diagonal_(-torch.inf)
+        left.take(a, products, b.start)
+        if right.k and not (same and a == b):
+            right.take(b, products.T, a.start)
+        progress(products.numel())
+    found = left.settled(right)
+    return found, None if same or not right.k else right.settled(left)
+
+
+def _blocks(m: int, n: int, *, same: bool) -> Iterator[tuple[slice, slice]]:
+    """Pairs of blocks; of a table with itself, those on the diagonal first, and each pair once."""
+    rows = [slice(at, min(at + BLOCK, m)) for at in range(0, m, BLOCK)]
+    if same:
+        yield from ((block, block) for block in rows)
+        yield from ((a, b) for i, a in enumerate(rows) for b in rows[i + 1 :])
+        return
+    yield from ((a, slice(at, min(at + BLOCK, n))) for a in rows for at in range(0, n, BLOCK))
+
+
+def _error(left: "_Side", right: "_Side") -> float:
+    """How far a product can be from the true inner product.
+
+    |x·y - x'·y'| <= |x - x'| |y| + |x'| |y - y'| for what rounding the vectors does, then dim times
+    float32's unit roundoff for sums (Higham 2002, section 3.1, any order of summation), then the
+    rounding of the result.
+    """
+    scale = left.largest * right.largest
+    rounding = left.rounding * right.largest + left.largest * right.rounding
+    n_summed = left.cast.shape[1] + 2
+    sums = n_summed * UNIT_ROUNDOFF[torch.float32] * scale
+    output = UNIT_ROUNDOFF[left.cast.dtype] * scale
+    return 1.01 * (rounding + sums + output)
+
+
+class _Side:
+    """Rows on one side of the products, and the candidates to be their neighbours.
+
+    Attributes:
+        vectors: (n, dim) float32.
+        k: Neighbours wanted of each; 0 where nobody asks.
+        cast: The vectors in the precision of the products.
+        largest: Norm of the longest row.
+        rounding: What the cast moved a row by, at most.
+        error: Bound on the error of a product.
+    """
+
+    def __init__(
+        self, vectors: np.ndarray, k: int, known: np.ndarray | None, precision: str
+    ) -> None:
+        # torch warns of arrays that it may not write to, such as Arrow's: they are copied.
+        self.vectors = torch.from_numpy(np.require(vectors, np.float32, ["C", "W"]))
+        self.k = k
+        self.cast = self.vectors.to(getattr(torch, precision))
+        self.largest = _longest(self.vectors)
+        self.rounding = 0.0
+        if self.cast.dtype != torch.float32:
+            self.rounding = _longest(self.vectors - self.cast.float())
+        self.error = 0.0
+        if not k:
+            return
+        n_places = k + SLACK if self.cast.dtype == torch.float32 else 4 * k + 8 * SLACK
+        self._values = torch.full((len(vectors), n_places), -torch.inf)
+        self._indices = torch.full((len(vectors), n_places), -1, dtype=torch.int64)
+        self._known = torch.full((len(vectors),), -torch.inf)
+        if known is not None:
+            self._known[:] = torch.from_numpy(known)
+
+    def bound(self, rows: slice | torch.Tensor) -> torch.Tensor:
+        """What a product must reach to matter: (r,) float32."""
+        kth = self._values[rows, self.k - 1] - 2 * self.error
+        return torch.maximum(kth, self._known[rows] - self.error)
+
+    def take(self, rows: slice, products: torch.Tensor, start: int) -> None:
+        """Keep those products, (r, c), that may be among the best; column 0 is the other row `start`."""
+        bound = self.bound(rows)
+        seen_from_here = products.is_contiguous()  # else they are the other side's, transposed
+        stored, bounds = (products, bound[:, None]) if seen_from_here else (products.T, bound)
+        counts = (
+            (stored >= bounds).numpy().ravel()
+        )  # NumPy finds the few in a tenth of torch's time
+        n_candidates = np.count_nonzero(counts)
+        if n_candidates * DENSE_SHARE > counts.size:
+            values = torch.cat([self._values[rows], products], dim=1)
+            columns = torch.arange(start, start + products.shape[1])
+            indices = torch.cat([self._indices[rows], columns.expand(len(products), -1)], dim=1)
+            self._keep(rows, values, indices)
+        elif n_candidates:
+            places = np.divmod(np.flatnonzero(counts), stored.shape[1])
+            mine, other = map(torch.from_numpy, places if seen_from_here else places[::-1])
+            mine, order = torch.sort(mine, stable=True)
+            other = other[order]
+            self._merge(mine + rows.start, other + start, products[mine, other])
+
+    def _merge(self, rows: torch.Tensor, others: torch.Tensor, values: torch.Tensor) -> None:
+        """Take candidates, given with their rows in rising order."""
+        touched, counts = torch.unique_consecutive(rows, return_counts=True)
+        n_places, width = self._values.shape[1], int(counts.max())
+        starts = torch.cumsum(counts, 0) - counts
+        line = torch.repeat_interleave(torch.arange(len(touched)), counts)
+        slot = n_places + torch.arange(len(rows)) - starts[line]
+        wide = values.new_full((len(touched), n_places + width), -torch.inf)
+        names = others.new_full(wide.shape, -1)
+        wide[:, :n_places], names[:, :n_places] = self._values[touched], self._indices[touched]
+        wide[line, slot], names[line, slot] = values, others
+        self._keep(touched, wide, names)
+
+    def _keep(
+        self, rows: slice | torch.Tensor, values: torch.Tensor, indices: torch.Tensor
+    ) -> None:
+        best = values.topk(self._values.shape[1], dim=1)
+        self._values[rows] = best.values
+        names = indices.gather(1, best.indices)
+        self._indices[rows] = names.masked_fill(best.values == -torch.inf, -1)
+
+    def settled(self, other: "_Side") -> Nearest:
+        """The neighbours, ranked by their true inner products."""
+        found = Nearest.none(len(self._values), self.k)
+        last = self._values[:, -1]
+        unproven = (last >= self.bound(slice(None))) & (last > -torch.inf)
+        for rows in _chunks(~unproven, EXACT_ROWS):
+            # Places hold the best first: behind the last that matters to any row nothing does.
+            matters = self._values[rows] >= self.bound(rows)[:, None]
+            indices = self._indices[rows, : max(self.k, int(matters.sum(dim=1).max()))]
+            candidates = other.vectors[indices.clamp(min=0)].double()
+            exact = torch.bmm(candidates, self.vectors[rows].double()[:, :, None])[:, :, 0].float()
+            exact = exact.masked_fill(indices < 0, -torch.inf)
+            found.merge(rows.numpy(), Nearest(indices.numpy(), exact.numpy()))
+        for rows in _chunks(unproven, BLOCK):
+            found.merge(rows.numpy(), self._searched(rows, other))
+        return found
+
+    def _searched(self, rows: torch.Tensor, other: "_Side") -> Nearest:
+        """The neighbours of some rows by products in float64."""
+        values = torch.full((len(rows), self.k), -torch.inf)
+        indices = torch.full(values.shape, -1, dtype=torch.int64)
+        queries = self.vectors[rows].double()
+        for start in range(0, len(other.vectors), BLOCK):
+            block = other.vectors[start : start + BLOCK]
+            products = (queries @ block.double().T).float()
+            if other is self:
+                inside = torch.nonzero((rows >= start) & (rows < start + len(block))).flatten()
+                products[inside, rows[inside] - start] = -torch.inf
+            # Columns come in rising order, so that of equals the first stays.
+            better = torch.nonzero((products > values[:, -1:]).any(dim=1)).flatten()
+            wide = torch.cat([values[better], products[better]], dim=1)
+            names = torch.arange(start, start + len(block)).expand(len(better), -1)
+            names = torch.cat([indices[better], names], dim=1)
+            best, order = wide.sort(dim=1, descending=True, stable=True)
+            values[better] = best[:, : self.k]
+            indices[better] = names.gather(1, order[:, : self.k])
+        return Nearest(indices.masked_fill(values == -torch.inf, -1).numpy(), values.numpy())
+
+
+def _chunks(chosen: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
+    """Indices of the chosen rows, so many at a time."""
+    rows = torch.nonzero(chosen).flatten()
+    yield from (rows[at : at + size] for at in range(0, len(rows), size))
+
+
+def _longest(vectors: torch.Tensor) -> float:
+    """Norm of the longest row, 0 where there is none."""
+    return float(vectors.norm(dim=1).max()) if len(vectors) else 0.0

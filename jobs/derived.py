@@ -1,0 +1,49 @@
+"""Tables that a follow-up job makes of others: opened, and replaced as a whole in one commit."""
+
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from schemas.fragments import new_name, write_tables
+from schemas.store import StoreError, Table
+
+
+def open_derived(uri: str, schema: pa.Schema, options: Mapping[str, str]) -> Table | None:
+    """A table of what a follow-up job makes, None where there is none yet.
+
+    Raises:
+        StoreError: there is a table of something else.
+    """
+    out = Table.open(uri, options)
+    if out is not None and set(out.schema.names) != set(schema.names):
+        raise StoreError(f"{uri} is a table of {', '.join(out.schema.names)}. Give another OUT.")
+    return out
+
+
+def write_derived(
+    out: Table | None,
+    uri: str,
+    schema: pa.Schema,
+    rows: Iterable[pa.Table],
+    note: Mapping[str, Any],
+    options: Mapping[str, str],
+) -> Table:
+    """Put rows in the place of all that a derived table holds.
+
+    Args:
+        out: The table, None where there is none yet.
+        uri: Where it is, or will be.
+        schema: Of the rows.
+        rows: Written as they come.
+        note: What its history says of this run: the command, the tables read, their versions.
+        options: For the object store.
+    """
+    run = uuid.uuid4().hex[:12]
+    note = {"run": run, "state": "done", **note}
+    if out is None:
+        out = Table.create(uri, schema, note, options)
+    fragment = write_tables(out.filesystem, new_name(run, "0"), schema, rows)
+    out.overwrite(note, schema, [fragment] if fragment.n_rows else [])
+    return out

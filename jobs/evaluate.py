@@ -1,0 +1,329 @@
+"""How good a table's vectors are: at finding what belongs to a query, at likeness, at telling labels.
+
+    embatch evaluate tables/papers --queries tables/questions --qrels qrels.tsv
+    embatch evaluate tables/photos --queries tables/captions --qrels pairs.csv --picture pairs.png
+    embatch evaluate tables/sentences --scores likeness.tsv
+    embatch evaluate tables/articles --label-column topic
+    embatch evaluate tables/articles --compare tables/articles-other-model
+
+Several may be asked at once. Judgements are BEIR's tsv, TREC's qrels, or a pair of ids a line; queries
+without any are left out and counted. With --json all numbers are one line.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import tyro
+from scipy.stats import pearsonr, spearmanr
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, f1_score
+from sklearn.model_selection import train_test_split
+
+from actors.nearest import nearest
+from jobs.metrics import relevances, retrieval_measures, vote
+from jobs.options import TableOptions, run_command, storage_options
+from jobs.pictures import draw_pairs
+from jobs.vectors import Vectors, open_vectors, read_vectors, refuse_two_spaces
+from schemas.store import StoreError, Table
+from sources.judgements import read_judgements
+from sources.rows import SourceError
+
+DEPTH = 1000  # documents that are ranked for a query
+K = 10
+TEST_SHARE, SEED = 0.2, 0
+UNMATCHED = 100_000  # pairs drawn to see what is alike by chance
+Judgements = Mapping[str, Mapping[str, float]]
+Optional = tyro.conf.arg(metavar="TABLE", help_behavior_hint="")
+File = tyro.conf.arg(metavar="FILE", help_behavior_hint="")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(TableOptions):
+    """Which table, and what it should be good at.
+
+    Attributes:
+        queries: table of queries, of the same space (with --qrels; default: the table itself)
+        qrels: which documents are relevant to which query
+        scores: pairs of ids and how alike people found them
+        label_column: a column that neighbours, and a logistic regression, should tell
+        compare: table of the same rows by another model
+        compare_queries: the queries by that model
+        picture: where similarities of pairs that belong together, and of others, are drawn
+    """
+
+    queries: Annotated[str, Optional] = ""
+    qrels: Annotated[str, File] = ""
+    scores: Annotated[str, File] = ""
+    label_column: Annotated[str, tyro.conf.arg(metavar="COLUMN", help_behavior_hint="")] = ""
+    compare: Annotated[str, Optional] = ""
+    compare_queries: Annotated[str, Optional] = ""
+    picture: Annotated[str, File] = ""
+
+    def __post_init__(self) -> None:
+        if not (self.qrels or self.scores or self.label_column or self.compare):
+            raise ValueError(
+                "Say what to evaluate: --qrels, --scores, --label-column or --compare."
+            )
+        if self.queries and not self.qrels:
+            raise ValueError("--queries needs --qrels, which says what belongs to them.")
+        if self.compare_queries and not (self.compare and self.queries):
+            raise ValueError("--compare-queries goes with --compare and --queries.")
+        if self.picture and not self.qrels:
+            raise ValueError("--picture shows pairs that belong together. Add --qrels.")
+        if self.picture and not self.picture.lower().endswith((".png", ".svg", ".pdf")):
+            raise ValueError(f"--picture {self.picture}: expected a .png, .svg or .pdf file.")
+
+
+@dataclass
+class Evaluation:
+    """What was measured: numbers by their usual names, and counts of what they rest on.
+
+    Attributes:
+        measures: such as `ndcg@10`; of the compared table with `other:` in front.
+        counts: rows, queries, pairs; also how many were left out and why.
+    """
+
+    measures: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def run(config: EvaluateConfig) -> dict[str, Any]:
+    """Measure what was asked for.
+
+    Returns:
+        Measures and counts in one dict.
+
+    Raises:
+        StoreError: a table is missing, empty, or of another space.
+        SourceError: a file of judgements cannot be read, or names nothing that is there.
+    """
+    told = Evaluation()
+    table, base = _read(config.table, config)
+    if config.qrels:
+        _retrieval(config, base, told)
+    if config.scores:
+        _likeness(config, base, told)
+    if config.label_column:
+        _labels(config, table, base, told)
+    if config.compare:
+        _overlap(config, base, told)
+    rounded = {name: round(float(value), 6) for name, value in told.measures.items()}
+    return rounded | told.counts
+
+
+def _read(place: str, config: EvaluateConfig, like: str = "") -> tuple[Table, Vectors]:
+    """A table and its vectors; of the space of `like`."""
+    options = storage_options(config.storage_option)
+    table, held = open_vectors(place, options)
+    if like:
+        refuse_two_spaces(like, open_vectors(like, options)[1], place, held)
+    vectors = read_vectors(table, held.dim)
+    if not len(vectors.ids):
+        raise StoreError(f"{place} holds no rows.")
+    return table, vectors
+
+
+# What belongs to a query
+
+
+def _retrieval(config: EvaluateConfig, base: Vectors, told: Evaluation) -> None:
+    queries = _read(config.queries, config, config.table)[1] if config.queries else base
+    qrels = _known(read_judgements(config.qrels), base, queries, config, told)
+    measures, pairs = _ranked(base, queries, qrels)
+    told.measures |= {name: values.mean() for name, values in measures.items()}
+    told.counts["in_top_5"] = int(measures["hit@5"].sum())
+    matched = np.einsum(
+        "ij,ij->i", queries.vectors[pairs[:, 0]], base.vectors[pairs[:, 1]], dtype=np.float64
+    )
+    unmatched = _by_chance(base, queries, pairs)
+    told.measures |= {"matched": matched.mean(), "unmatched": unmatched.mean()}
+    if config.picture:
+        draw_pairs(matched, unmatched, config.picture)
+    if not config.compare:
+        return
+    other = _read(config.compare, config)[1]
+    asked = other
+    if config.queries:
+        if not config.compare_queries:
+            raise ValueError(
+                "--compare with --queries needs --compare-queries: the queries by the other model."
+            )
+        asked = _read(config.compare_queries, config, config.compare)[1]
+    _known(qrels, other, asked, config, Evaluation())
+    theirs, _ = _ranked(other, asked, qrels)
+    told.measures |= {f"other:{name}": values.mean() for name, values in theirs.items()}
+    better = measures["ndcg@10"] - theirs["ndcg@10"]
+    told.counts |= {
+        "queries_better": int((better > 0).sum()),
+        "queries_worse": int((better < 0).sum()),
+    }
+
+
+def _known(
+    judged: Judgements, base: Vectors, queries: Vectors, config: EvaluateConfig, told: Evaluation
+) -> Judgements:
+    """Judgements of queries that are there and have something relevant; what is left out is counted."""
+    documents, asked = set(base.ids.to_pylist()), set(queries.ids.to_pylist())
+    named = {name for values in judged.values() for name in values}
+    relevant = {q: v for q, v in judged.items() if any(score > 0 for score in v.values())}
+    qrels = {query: values for query, values in relevant.items() if query in asked}
+    told.counts |= {
+        "queries": len(qrels),
+        "queries_without_judgement": len(asked - set(relevant)),
+        "unknown_queries": len(set(judged) - asked),
+        "unknown_documents": len(named - documents),
+    }
+    if not qrels or not named & documents:
+        raise SourceError(
+            f"{config.qrels} names no query or no document that is there. It names queries such as"
+            f" {min(judged)!r} and documents such as {min(named)!r}; the tables hold"
+            f" {min(asked)!r} and {min(documents)!r}."
+        )
+    return qrels
+
+
+def _ranked(
+    base: Vectors, queries: Vectors, qrels: Judgements
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Measures of each query, and the pairs that belong together: rows of queries and base."""
+    names = sorted(qrels)
+    rows = pc.index_in(pa.array(names), value_set=queries.ids).to_numpy()
+    own = base is queries
+    depth = min(DEPTH + own, len(base.ids))
+    found = nearest(base.vectors, depth, queries.vectors[rows])
+    ids = np.array(base.ids.to_pylist(), object)
+    ranked = [
+        [name for name in ids[line].tolist() if not (own and name == query)]
+        for query, line in zip(names, found.indices, strict=True)
+    ]
+    gains, judged = relevances(names, ranked, qrels)
+    place = {name: row for row, name in enumerate(ids)}
+    pairs = [
+        (row, place[document])
+        for query, row in zip(names, rows, strict=True)
+        for document, score in qrels[query].items()
+        if score > 0 and document in place
+    ]
+    return retrieval_measures(gains, judged), np.array(pairs, np.int64).reshape(-1, 2)
+
+
+def _by_chance(base: Vectors, queries: Vectors, pairs: np.ndarray) -> np.ndarray:
+    """Similarities of pairs drawn at random, without those that belong together."""
+    chance = np.random.default_rng(SEED)
+    one = chance.choice(pairs[:, 0], UNMATCHED)
+    two = chance.integers(0, len(base.ids), UNMATCHED)
+    together = np.isin(one * len(base.ids) + two, pairs[:, 0] * len(base.ids) + pairs[:, 1])
+    one, two = one[~together], two[~together]
+    similarity: np.ndarray = np.einsum("ij,ij->i", queries.vectors[one], base.vectors[two])
+    return similarity
+
+
+# Likeness, labels, another model
+
+
+def _likeness(config: EvaluateConfig, base: Vectors, told: Evaluation) -> None:
+    judged = read_judgements(config.scores)
+    triples = [(one, two, score) for one, row in judged.items() for two, score in row.items()]
+    one, two = (
+        pc.fill_null(pc.index_in(pa.array(names), value_set=base.ids), -1).to_numpy()
+        for names in ([t[0] for t in triples], [t[1] for t in triples])
+    )
+    there = (one >= 0) & (two >= 0)
+    told.counts |= {"pairs": int(there.sum()), "unknown_pairs": int((~there).sum())}
+    if there.sum() < 2:
+        raise SourceError(
+            f"{config.scores} names {there.sum()} pairs of rows of {config.table}, expected two or more;"
+            f" its first pair is {triples[0][:2]}, the table holds {base.ids[0].as_py()!r}."
+        )
+    scores = np.array([t[2] for t in triples])[there]
+    similarity = np.einsum("ij,ij->i", base.vectors[one[there]], base.vectors[two[there]])
+    told.measures["spearman"] = spearmanr(similarity, scores).statistic
+    told.measures["pearson"] = pearsonr(similarity, scores).statistic
+
+
+def _labels(config: EvaluateConfig, table: Table, base: Vectors, told: Evaluation) -> None:
+    name = config.label_column
+    if name not in table.schema.names:
+        raise SourceError(
+            f"{config.table} has no column {name!r}. It has: {', '.join(table.schema.names)}."
+        )
+    rows = table.read(["id", name])
+    values = rows[name].combine_chunks().cast(pa.string())
+    values = values.take(pc.index_in(base.ids, value_set=rows["id"].combine_chunks()))
+    known = values.is_valid().to_numpy(zero_copy_only=False)
+    vectors = base.vectors[known]
+    names, labels = np.unique(
+        values.drop_null().to_numpy(zero_copy_only=False).astype(str), return_inverse=True
+    )
+    n_each = np.bincount(labels)
+    told.counts |= {
+        "rows": len(labels),
+        "labels": len(names),
+        "rows_without_label": int((~known).sum()),
+    }
+    if len(names) < 2:
+        raise SourceError(f"{name!r} has {len(names)} values, expected two or more.")
+    found = nearest(vectors, K)
+    told.measures[f"knn_accuracy@{K}"] = accuracy_score(labels, vote(labels, found.indices))
+    if n_each.min() < 2 or round(len(labels) * TEST_SHARE) < len(names):
+        told.counts["too_few_rows_for_a_probe"] = 1
+        return
+    train, test = train_test_split(
+        np.arange(len(labels)), test_size=TEST_SHARE, random_state=SEED, stratify=labels
+    )
+    probe = LogisticRegression(C=10, max_iter=1000).fit(vectors[train], labels[train])
+    predicted = probe.predict(vectors[test])
+    told.measures["probe_accuracy"] = accuracy_score(labels[test], predicted)
+    told.measures["probe_macro_f1"] = f1_score(labels[test], predicted, average="macro")
+
+
+def _overlap(config: EvaluateConfig, base: Vectors, told: Evaluation) -> None:
+    """How many of a row's nearest rows are the same by another model."""
+    other = _read(config.compare, config)[1]
+    at = pc.index_in(base.ids, value_set=other.ids)
+    shared = at.is_valid().to_numpy(zero_copy_only=False)
+    told.counts["shared_rows"] = int(shared.sum())
+    if shared.sum() < 2:
+        raise StoreError(
+            f"{config.table} and {config.compare} share {shared.sum()} ids, expected two or more."
+        )
+    k = min(K, int(shared.sum()) - 1)
+    mine = nearest(base.vectors[shared], k).indices
+    theirs = nearest(other.vectors[at.drop_null().to_numpy()], k).indices
+    same = (mine[:, :, None] == theirs[:, None, :]).any(axis=2)
+    told.measures[f"overlap@{k}"] = same.mean()
+
+
+def _text(config: EvaluateConfig, result: dict[str, Any]) -> str:
+    counts = [
+        f"{value:>12,}  {name.replace('_', ' ')}"
+        for name, value in result.items()
+        if isinstance(value, int)
+    ]
+    measures = [
+        f"{value:>12.4f}  {name}" for name, value in result.items() if isinstance(value, float)
+    ]
+    lines = [*counts, "", *measures]
+    if "in_top_5" in result:
+        lines.append(
+            f"\nOf {result['queries']:,} queries {result['in_top_5']:,} have a right answer among the first five."
+        )
+    if config.picture:
+        lines.append(
+            f"{config.picture} shows how alike pairs are that belong together, and others."
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return run_command(EvaluateConfig, "evaluate", __doc__, arguments, run, _text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,259 @@
+"""Which rows of a table are most like each row of it, or of another table: exact, by cosine.
+
+    embatch neighbours tables/articles tables/near
+    embatch neighbours tables/photos tables/found --queries tables/captions --k 5
+
+Both tables must be of one space: texts and texts, images and the texts of one CLIP, in any direction.
+OUT has `id`, `rank`, `neighbour_id`, `similarity`. Run it again after BASE or the queries changed:
+only rows that changed, and rows whose neighbours did, are compared with all others again.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow.compute as pc
+import tyro
+
+from actors.nearest import BLOCK, Nearest, nearest
+from jobs.cluster import cluster
+from jobs.derived import open_derived, write_derived
+from jobs.options import Flag, run_command, storage_options, table_uri
+from jobs.progress import Progress
+from jobs.tiles import nearest_through_ray
+from jobs.vectors import (
+    Vectors,
+    changes,
+    open_vectors,
+    read_vectors,
+    refuse_two_spaces,
+)
+from schemas.neighbours import NEIGHBOURS, neighbour_rows, neighbours_of
+from schemas.store import StoreError, Table
+
+PART_ROWS = 65_536  # that are copied out of a table at a time
+Place = Annotated[str, tyro.conf.Positional]
+
+
+@dataclass(frozen=True)
+class NeighboursConfig:
+    """Whose neighbours, among which rows, and where they go.
+
+    Attributes:
+        base: table among whose rows the neighbours are
+        out: table of neighbours; one that is there is brought up to date
+        queries: table whose rows get neighbours (default: BASE, each row without itself)
+        k: neighbours of each row
+        anew: compare everything with everything, also where OUT knows most of it
+        address: Ray cluster to work on (default: RAY_ADDRESS, else this machine without Ray)
+        storage_option: KEY=VALUE for the object store, once for each
+        json: print the summary as one line of JSON, the last on stdout
+    """
+
+    base: Annotated[Place, tyro.conf.arg(metavar="BASE")]
+    out: Annotated[Place, tyro.conf.arg(metavar="OUT")]
+    queries: Annotated[str, tyro.conf.arg(metavar="TABLE", help_behavior_hint="")] = ""
+    k: int = 10
+    anew: Flag = False
+    address: Annotated[str, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")] = ""
+    storage_option: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    json: Flag = False
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"--k is {self.k}, expected 1 or more.")
+        storage_options(self.storage_option)
+
+
+@dataclass(frozen=True)
+class NeighboursSummary:
+    """What was found.
+
+    Attributes:
+        n: rows that have neighbours.
+        n_base: rows that these are chosen from.
+        k: neighbours a row, at most.
+        n_searched: rows that were compared with the whole base; the others were known, and were
+            compared with what had changed.
+        mean_similarity: of the rows' nearest neighbours; None where there are none.
+        inputs: the tables read, and their versions.
+        table_version: of the neighbours.
+    """
+
+    n: int
+    n_base: int
+    k: int
+    n_searched: int
+    mean_similarity: float | None
+    inputs: dict[str, int]
+    table_version: int
+
+
+def run(config: NeighboursConfig) -> NeighboursSummary:
+    """Find the neighbours and write them, or those that changed.
+
+    Raises:
+        StoreError: a table is missing, empty, or of another space.
+    """
+    options = storage_options(config.storage_option)
+    base_table, held = open_vectors(config.base, options)
+    tables = {"base": base_table}
+    if config.queries:
+        tables["queries"], asked = open_vectors(config.queries, options)
+        refuse_two_spaces(config.base, held, config.queries, asked)
+    out = open_derived(table_uri(config.out), NEIGHBOURS, options)
+    read = {name: read_vectors(table, held.dim) for name, table in tables.items()}
+    for name, table in tables.items():
+        if not len(read[name].ids):
+            raise StoreError(f"{table.uri} holds no rows.")
+    base, queries = read["base"], read.get("queries", read["base"])
+    recipe = {
+        "k": config.k,
+        "space": held.space,
+        "tables": {name: table.uri for name, table in tables.items()},
+        "versions": {name: table.version for name, table in tables.items()},
+    }
+    search = _Search(base, queries, config)
+    known = None if out is None or config.anew else _known(out, recipe, tables, base, queries)
+    found, n_searched = search.all() if known is None else search.changed(known)
+    rows = neighbour_rows(queries.ids, base.ids, found.indices, found.similarities)
+    note = {"command": "neighbours", **recipe}
+    out = write_derived(out, table_uri(config.out), NEIGHBOURS, rows, note, options)
+    first = found.similarities[found.indices[:, 0] >= 0, 0]
+    return NeighboursSummary(
+        n=len(queries.ids),
+        n_base=len(base.ids),
+        k=config.k,
+        n_searched=n_searched,
+        mean_similarity=round(float(first.mean()), 6) if len(first) else None,
+        inputs={table.uri: table.version for table in tables.values()},
+        table_version=out.version,
+    )
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What OUT says of the queries, as far as it still holds.
+
+    Attributes:
+        found: (n, k), among the rows of the base as it is now.
+        due: (n,) bool, queries that must be compared with the whole base.
+        came: indices of the base's rows that the others were never compared with.
+    """
+
+    found: Nearest
+    due: np.ndarray
+    came: np.ndarray
+
+
+def _known(
+    out: Table,
+    recipe: Mapping[str, Any],
+    tables: Mapping[str, Table],
+    base: Vectors,
+    queries: Vectors,
+) -> _Known | None:
+    """What can be kept of OUT; None where it tells other things, or what changed cannot be known."""
+    note = out.history(1)[0].get("note", {})
+    if any(note.get(name) != recipe[name] for name in ("k", "space", "tables")):
+        return None
+    dim = base.vectors.shape[1]
+    changed = {name: changes(table, note["versions"][name], dim) for name, table in tables.items()}
+    of_base, of_queries = changed["base"], changed.get("queries", changed["base"])
+    if of_base is None or of_queries is None:
+        return None
+    k = recipe["k"]
+    indices, similarities = neighbours_of(out.read(), queries.ids, base.ids, k)
+    came = pc.index_in(of_base[0], value_set=base.ids).to_numpy()
+    n_others = len(base.ids) - (queries is base)
+    lacking = (indices >= 0).sum(axis=1) < min(k, n_others)  # new, or a neighbour is gone
+    moved = np.isin(indices, came).any(axis=1)  # a neighbour has another vector
+    new = pc.is_in(queries.ids, value_set=of_queries[0]).to_numpy(zero_copy_only=False)
+    return _Known(Nearest(indices, similarities), lacking | moved | new, came)
+
+
+class _Search:
+    """Compares rows, here or through Ray, and shows how far it is."""
+
+    def __init__(self, base: Vectors, queries: Vectors, config: NeighboursConfig) -> None:
+        self._base, self._queries = base.vectors, queries.vectors
+        self._itself = queries is base
+        self._k = config.k
+        self._address = config.address or os.environ.get("RAY_ADDRESS") or ""
+        self._quiet = config.json and not sys.stderr.isatty()
+
+    def all(self) -> tuple[Nearest, int]:
+        """Everything with everything."""
+        queries = None if self._itself else self._queries
+        n = len(self._queries)
+        n_pairs = n * (n + BLOCK) // 2 if self._itself else n * len(self._base)
+        with self._progress(n_pairs) as progress:
+            if not self._address:
+                found = nearest(self._base, self._k, queries, progress=progress.add)
+            else:
+                with cluster(self._address, verbose=False) as mine:
+                    found = nearest_through_ray(mine, self._base, self._k, queries, progress.add)
+        return found, n
+
+    def changed(self, known: _Known) -> tuple[Nearest, int]:
+        """What is due with everything, the rest with what came."""
+        due, rest = np.flatnonzero(known.due), np.flatnonzero(~known.due)
+        if 2 * len(due) > len(known.due):
+            return self.all()
+        found = known.found
+        n_pairs = len(due) * len(self._base) + len(rest) * len(known.came)
+        with self._progress(n_pairs) as progress:
+            for rows in _parts(due):
+                k = self._k + self._itself
+                new = nearest(self._base, k, self._queries[rows], progress=progress.add)
+                found.indices[rows], found.similarities[rows] = (
+                    _without_self(new, rows) if self._itself else (new.indices, new.similarities)
+                )
+            came = self._base[known.came]
+            for rows in _parts(rest) if len(came) else ():
+                least = found.similarities[rows, -1]
+                new = nearest(
+                    came, self._k, self._queries[rows], known=least, progress=progress.add
+                )
+                names = np.where(new.indices < 0, -1, known.came[new.indices])
+                found.merge(rows, Nearest(names, new.similarities))
+        return found, len(due)
+
+    def _progress(self, n_pairs: int) -> Progress:
+        return Progress("compare", n_pairs, "pairs", quiet=self._quiet)
+
+
+def _parts(rows: np.ndarray) -> list[np.ndarray]:
+    return np.split(rows, range(PART_ROWS, len(rows), PART_ROWS)) if len(rows) else []
+
+
+def _without_self(found: Nearest, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One column less: each row's own index, or the last, where ties left it out."""
+    own = found.indices == rows[:, None]
+    own[~own.any(axis=1), -1] = True
+    shape = len(rows), found.indices.shape[1] - 1
+    return found.indices[~own].reshape(shape), found.similarities[~own].reshape(shape)
+
+
+def _text(config: NeighboursConfig, summary: NeighboursSummary) -> str:
+    lines = [
+        f"{summary.n:>12,}  rows with {min(summary.k, summary.n_base)} neighbours each,"
+        f" among {summary.n_base:,} rows",
+        f"{summary.n_searched:>12,}  of them compared with all rows, the others with what changed",
+    ]
+    if summary.mean_similarity is not None:
+        lines.append(f"{summary.mean_similarity:>12.3f}  mean similarity of the nearest neighbours")
+    lines.append(f"\n{config.out} is at version {summary.table_version}.")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return run_command(NeighboursConfig, "neighbours", __doc__, arguments, run, _text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

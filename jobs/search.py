@@ -1,0 +1,225 @@
+"""The rows of a table that are most like a text or a picture.
+
+    embatch search tables/articles "falling share prices"
+    embatch search tables/photos "two dogs in the snow" --k 3
+    embatch search tables/photos dog.jpg
+    embatch search tables/articles < questions.txt
+
+Without QUERY each line of stdin is one, answered as it comes. The query is embedded by the model that
+made the table; a table of images is also searched with words, if its model has a tower for texts.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import tyro
+
+from actors.checkpoints import Model, resolve
+from actors.engine import Engine, Items, ModelError
+from actors.nearest import nearest
+from jobs.options import TableOptions, parse, user_errors
+from jobs.vectors import read_vectors
+from schemas.embeddings import Fingerprint
+from schemas.store import StoreError, Table
+from sources.images import IMAGE_ENDINGS
+
+SHOWN_CHARACTERS = 1000  # of a text that are kept at hand
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]+")  # a text could else talk to the terminal
+
+
+@dataclass(frozen=True)
+class SearchConfig(TableOptions):
+    """Which table, and what to look for in it.
+
+    Attributes:
+        query: a text, or the path of an image file (default: the lines of stdin)
+        k: how many rows to show
+        model: embeds the query (default: the one that made the table)
+    """
+
+    query: Annotated[
+        str, tyro.conf.Positional, tyro.conf.arg(metavar="QUERY", help_behavior_hint="")
+    ] = ""
+    k: int = 5
+    model: Annotated[str, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")] = ""
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"--k is {self.k}, expected 1 or more.")
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A row that was found.
+
+    Attributes:
+        id: of the row.
+        similarity: cosine with the query.
+        shown: the beginning of its text, or the path of its image; None where the table has neither.
+        label: None where the table has none.
+    """
+
+    id: str
+    similarity: float
+    shown: str | None
+    label: str | None
+
+
+class Search:
+    """A table in memory, and the model for queries, loaded when first needed.
+
+    search = Search(SearchConfig("tables/articles"))
+    search("falling share prices")[0].id
+    """
+
+    def __init__(self, config: SearchConfig) -> None:
+        """Read the table and find the model.
+
+        Raises:
+            StoreError: there is no such table, or it is empty.
+            ModelError: the model cannot be had, or is not of the table's space.
+        """
+        self.k = config.k
+        table = config.open()
+        fingerprint = Fingerprint.of(table.schema)
+        assert fingerprint is not None  # open() checked
+        self._fingerprint = fingerprint
+        self._name = config.model or _made_by(table) or fingerprint.model
+        self._engines: dict[str, tuple[Model, Engine]] = {}
+        self._rows = read_vectors(table, fingerprint.dim)
+        if not len(self._rows.ids):
+            raise StoreError(f"{config.table} holds no rows.")
+        self._details = _details(table, self._rows.ids)
+
+    def __call__(self, query: str) -> list[Hit]:
+        """The k rows most like a text, or like the image in a file, best first.
+
+        Raises:
+            ModelError: there is no model for it, or the query cannot be embedded.
+        """
+        is_image = query.lower().endswith(IMAGE_ENDINGS) and os.path.isfile(query)
+        modality = "image" if is_image else "text"
+        if modality not in self._engines:
+            model = self._model(modality)
+            self._engines[modality] = model, Engine(model.load())
+        model, engine = self._engines[modality]
+        items: Items = [query]
+        if model.preprocess is not None:
+            with open(query, "rb") as file:
+                try:
+                    items = model.preprocess(file.read())[None]
+                except ValueError as error:
+                    raise ModelError(f"{query}: {error}") from error
+        encoded = engine.encode(items)
+        if encoded.errors:
+            raise ModelError(f"The query cannot be embedded: {encoded.errors[0]}")
+        found = nearest(self._rows.vectors, min(self.k, len(self._rows.ids)), encoded.vectors)
+        return [
+            Hit(
+                self._rows.ids[int(index)].as_py(),
+                round(float(similarity), 6),
+                self._details["shown"][int(index)].as_py(),
+                self._details["label"][int(index)].as_py(),
+            )
+            for index, similarity in zip(found.indices[0], found.similarities[0], strict=True)
+        ]
+
+    def _model(self, modality: str) -> Model:
+        model = resolve(self._name, modality=modality)
+        if modality == "text" and "query" in model.spec.prompts:
+            model = resolve(self._name, prompt="query")
+        if model.space != self._fingerprint.space:
+            raise ModelError(
+                f"The table holds vectors of {self._fingerprint.model}, and {self._name} makes others:"
+                " they cannot be compared. Name the model, or its folder, with --model."
+            )
+        return model
+
+
+def _made_by(table: Table) -> str | None:
+    """What was given as --model when rows were last embedded."""
+    notes = (commit.get("note", {}) for commit in table.history())
+    given: Iterator[str] = (note["given_model"] for note in notes if "given_model" in note)
+    return next(given, None)
+
+
+def _details(table: Table, ids: pa.Array) -> pa.Table:
+    """Columns `shown` and `label` of the rows, in the order of ids."""
+    names = set(table.schema.names) & {"text", "image", "label"}
+    parts = []
+    for file in table.files():
+        rows = table.read_file(file.name, ["id", *names])
+        shown = label = pa.nulls(len(rows), pa.string())
+        if "text" in rows.column_names:
+            shown = pc.utf8_slice_codeunits(rows["text"], 0, SHOWN_CHARACTERS)
+        elif "image" in rows.column_names:
+            shown = pc.struct_field(rows["image"], "path")
+        if "label" in rows.column_names:
+            label = rows["label"].cast(pa.string())
+        parts.append(pa.table({"id": rows["id"], "shown": shown, "label": label}))
+    rows = pa.concat_tables(parts)
+    return rows.take(pc.index_in(ids, value_set=rows["id"].combine_chunks()))
+
+
+def _text(hits: Iterable[Hit]) -> str:
+    """A line a hit, none wider than the terminal."""
+    width = shutil.get_terminal_size().columns
+    lines = []
+    for hit in hits:
+        parts = [hit.label, hit.id if hit.shown == hit.id or not hit.shown else hit.shown]
+        shown = UNPRINTABLE.sub(" ", "  ".join(part for part in parts if part))
+        line = f"{hit.similarity:7.3f}  {' '.join(shown.split(' '))}"
+        lines.append(line if len(line) <= width else line[: width - 1] + "…")
+    return "\n".join(lines)
+
+
+def _lines() -> Iterator[str]:
+    """Queries typed or piped in, without blank ones."""
+    asks = sys.stdin.isatty()
+    while True:
+        if asks:
+            print("search> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    config = parse(SearchConfig, "search", __doc__, arguments)
+    with user_errors() as outcome, contextlib.suppress(KeyboardInterrupt):
+        search = Search(config)
+        for query in [config.query] if config.query else _lines():
+            try:
+                hits = search(query)
+            except ModelError as error:
+                if config.query:
+                    raise
+                print(f"embatch: {error}", file=sys.stderr)
+                outcome.exit_code = 1
+                continue
+            if config.json:
+                found: dict[str, Any] = {
+                    "query": query,
+                    "hits": list(map(dataclasses.asdict, hits)),
+                }
+                print(json.dumps(found), flush=True)
+            else:
+                print(_text(hits) if config.query else f"{_text(hits)}\n", flush=True)
+    return outcome.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

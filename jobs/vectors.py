@@ -1,0 +1,113 @@
+"""Tables of vectors as follow-up jobs read them: opened, compared by space, in the order of ids."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.options import table_uri
+from schemas.embeddings import Fingerprint, vectors_of
+from schemas.store import StoreError, Table
+
+MEMORY_SHARE = 0.25  # of what is free; larger tables lie in a temporary file
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """A table's vectors.
+
+    Attributes:
+        ids: n strings, sorted; what is derived depends on the rows and not on the files.
+        vectors: (n, dim) float32.
+    """
+
+    ids: pa.Array
+    vectors: np.ndarray
+
+
+def open_vectors(place: str, options: Mapping[str, str]) -> tuple[Table, Fingerprint]:
+    """A table of vectors, and what they are.
+
+    Raises:
+        StoreError: there is none.
+    """
+    table = Table.open(table_uri(place), options)
+    fingerprint = None if table is None else Fingerprint.of(table.schema)
+    if table is None or fingerprint is None:
+        raise StoreError(
+            f"There is no table of vectors at {place}. `embatch embed SOURCE {place} --model MODEL`"
+            " makes one."
+        )
+    return table, fingerprint
+
+
+def refuse_two_spaces(place: str, one: Fingerprint, other_place: str, other: Fingerprint) -> None:
+    """Stop where vectors cannot be compared.
+
+    Raises:
+        StoreError: they are of two spaces.
+    """
+    if (one.space, one.dim) != (other.space, other.dim):
+        raise StoreError(
+            f"{place} holds vectors of {one.model}, {other_place} of {other.model}: two spaces,"
+            " whose vectors cannot be compared. Embed both with one model."
+        )
+
+
+def read_vectors(table: Table, dim: int) -> Vectors:
+    """All vectors of a table, in memory or, if they are many, in a file that is mapped into it."""
+    files = table.files()
+    ids = table.read(["id"])["id"].combine_chunks()
+    order = pc.sort_indices(ids)
+    place = np.empty(len(ids), np.int64)
+    place[order.to_numpy()] = np.arange(len(ids))
+    shape = (len(ids), dim)
+    if len(ids) * dim * 4 <= MEMORY_SHARE * psutil.virtual_memory().available:
+        vectors = np.empty(shape, np.float32)
+    else:
+        vectors = np.memmap(tempfile.TemporaryFile(), np.float32, "w+", shape=shape)  # noqa: SIM115
+    start = 0
+    for file in files:
+        part = vectors_of(table.read_file(file.name, ["embedding"])["embedding"])
+        vectors[place[start : start + len(part)]] = part
+        start += len(part)
+    return Vectors(ids.take(order), vectors)
+
+
+def changes(table: Table, version: int, dim: int) -> tuple[pa.Array, pa.Array] | None:
+    """What happened to a table's vectors since an older version.
+
+    Returns:
+        The ids that came or have another vector now, and those that went or had another one then;
+        None where the older version cannot be read any more.
+    """
+    try:
+        past = Table.open(table.uri, table.options, version)
+        if past is None:
+            return None
+        now, then = table.files(), past.files()
+        came = _rows_of(table, [file.name for file in now if file not in then], dim)
+        went = _rows_of(past, [file.name for file in then if file not in now], dim)
+    except (StoreError, OSError):  # vacuumed
+        return None
+    at = pc.index_in(came["id"], value_set=went["id"].combine_chunks())
+    both = np.flatnonzero(at.is_valid().to_numpy())
+    partner = at.drop_null().to_numpy()
+    ours, theirs = vectors_of(came["embedding"]), vectors_of(went["embedding"])
+    same = (ours[both] == theirs[partner]).all(axis=1)
+    is_new, is_gone = np.ones(len(came), bool), np.ones(len(went), bool)
+    is_new[both[same]] = is_gone[partner[same]] = False
+    return (
+        came["id"].combine_chunks().filter(pa.array(is_new)),
+        went["id"].combine_chunks().filter(pa.array(is_gone)),
+    )
+
+
+def _rows_of(table: Table, names: list[str], dim: int) -> pa.Table:
+    schema = pa.schema([("id", pa.string()), ("embedding", pa.list_(pa.float32(), dim))])
+    parts = [table.read_file(name, schema.names).select(schema.names) for name in names]
+    return pa.concat_tables([schema.empty_table(), *(part.cast(schema) for part in parts)])

@@ -1,0 +1,26 @@
+"""The projections table: where each row of a table lies on a map, `id`, `x`, `y` and perhaps `z`.
+
+What made the map stands in the notes of its history, as numbers and names.
+"""
+
+import numpy as np
+import pyarrow as pa
+
+AXES = ("x", "y", "z")
+
+
+def projection_schema(dim: int) -> pa.Schema:
+    """The columns of a map of 2 or 3 dimensions."""
+    axes = [pa.field(axis, pa.float32()) for axis in AXES[:dim]]
+    return pa.schema([pa.field("id", pa.string()), *axes])
+
+
+def projection_rows(ids: pa.Array, points: np.ndarray) -> pa.Table:
+    """Rows of a map: n ids and (n, dim) float32."""
+    return pa.table([ids, *map(pa.array, points.T)], schema=projection_schema(points.shape[1]))
+
+
+def points_of(rows: pa.Table) -> np.ndarray:
+    """Coordinates of rows of a map, (n, dim) float32."""
+    axes = [axis for axis in AXES if axis in rows.column_names]
+    return np.stack([rows[axis].to_numpy() for axis in axes], axis=1).astype(np.float32)

@@ -1,0 +1,42 @@
+import pytest
+
+from sources.judgements import read_judgements
+from sources.rows import SourceError
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "query-id\tcorpus-id\tscore\nq 1\td,1\t2\nq2\td2\t0\n",
+        "q 1\t0\td,1\t2\nq2\t0\td2\t0\n",
+        '"q 1","d,1",2\nq2,d2,0\n',
+        "\ufeffq 1\td,1\t2\n\nq2\td2\t0",
+    ],
+)
+def test_forms(tmp_path, text):
+    (tmp_path / "q").write_text(text, encoding="utf-8")
+    assert read_judgements(str(tmp_path / "q")) == {"q 1": {"d,1": 2.0}, "q2": {"d2": 0.0}}
+
+
+def test_blanks_and_pairs(tmp_path):
+    (tmp_path / "q").write_text("q1 0 d7 2\nq1   0 d8 1\n")
+    assert read_judgements(str(tmp_path / "q")) == {"q1": {"d7": 2.0, "d8": 1.0}}
+    (tmp_path / "p").write_text("c1,photo.jpg\nc2,photo.jpg\n")
+    assert read_judgements(str(tmp_path / "p")) == {"c1": {"photo.jpg": 1}, "c2": {"photo.jpg": 1}}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("a\n", "has 1 columns"),
+        ("a b 1\na b\n", "line 2: 2 columns, expected 3"),
+        ("a b 1\na c much\n", "line 2: the score 'much' is no number"),
+    ],
+)
+def test_mistakes(tmp_path, text, message):
+    (tmp_path / "q").write_text(text)
+    with pytest.raises(SourceError, match=message):
+        read_judgements(str(tmp_path / "q"))
+    with pytest.raises(SourceError, match="Cannot read"):
+        read_judgements(str(tmp_path / "nowhere"))
