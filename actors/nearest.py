@@ -12,6 +12,7 @@ itself each product is computed once for both of its rows.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +42,15 @@ class Nearest:
         """Of n rows that were compared with nothing yet."""
         return cls(np.full((n, k), -1, np.int64), np.full((n, k), -np.inf, np.float32))
 
+    def without(self, own: np.ndarray) -> "Nearest":
+        """One column less: row i loses index own[i], or its last where ties left that out."""
+        chosen = self.indices == own[:, None]
+        chosen[~chosen.any(axis=1), -1] = True
+        shape = len(own), self.indices.shape[1] - 1
+        return Nearest(
+            self.indices[~chosen].reshape(shape), self.similarities[~chosen].reshape(shape)
+        )
+
     def merge(self, rows: np.ndarray | slice, other: "Nearest") -> None:
         """Keep the best of some rows' and of others', which are of other rows of the base."""
         indices = np.concatenate([self.indices[rows], other.indices], axis=1)
@@ -51,13 +61,19 @@ class Nearest:
         self.similarities[rows] = np.take_along_axis(similarities, order, axis=1)
 
 
+def fastest_precision() -> str:
+    """What products are fastest in here: bfloat16 where the processor has instructions for it."""
+    can: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bfloat16" if can.get("amx_bf16") or can.get("avx512_bf16") else "float32"
+
+
 def nearest(
     base: np.ndarray,
     k: int,
     queries: np.ndarray | None = None,
     *,
     known: np.ndarray | None = None,
-    precision: str = "float32",
+    precision: str | None = None,
     progress: Progress = lambda _: None,
 ) -> Nearest:
     """The k rows of a base that are most similar to each query.
@@ -67,7 +83,7 @@ def nearest(
         k: 1 or more.
         queries: (m, dim) float32; None: the base, each row without itself.
         known: (m,) float32, what a neighbour of a query must reach to be of interest.
-        precision: torch's name of what the products are computed in.
+        precision: torch's name of what the products are computed in; None is the fastest here.
         progress: Told how many pairs of rows have been compared since it was last told.
 
     For [[1, 0], [0.6, 0.8], [0, 1]] and a k of 1: indices [[1], [2], [1]], similarities 0.6, 0.8, 0.8.
@@ -83,7 +99,7 @@ def nearest_both_ways(
     k: int,
     *,
     known: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
-    precision: str = "float32",
+    precision: str | None = None,
 ) -> tuple[Nearest, Nearest]:
     """The k rows of `two` most similar to each of `one`, and the other way round, at one price."""
     left, right = (
@@ -151,12 +167,12 @@ class _Side:
     """
 
     def __init__(
-        self, vectors: np.ndarray, k: int, known: np.ndarray | None, precision: str
+        self, vectors: np.ndarray, k: int, known: np.ndarray | None, precision: str | None
     ) -> None:
         # torch warns of arrays that it may not write to, such as Arrow's: they are copied.
         self.vectors = torch.from_numpy(np.require(vectors, np.float32, ["C", "W"]))
         self.k = k
-        self.cast = self.vectors.to(getattr(torch, precision))
+        self.cast = self.vectors.to(getattr(torch, precision or fastest_precision()))
         self.largest = _longest(self.vectors)
         self.rounding = 0.0
         if self.cast.dtype != torch.float32:

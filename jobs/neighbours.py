@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow.compute as pc
@@ -21,6 +21,7 @@ import tyro
 from actors.nearest import BLOCK, Nearest, nearest
 from jobs.cluster import cluster
 from jobs.derived import open_derived, write_derived
+from jobs.index import nearest_by_index
 from jobs.options import Flag, run_command, storage_options, table_uri
 from jobs.progress import Progress
 from jobs.tiles import nearest_through_ray
@@ -47,6 +48,7 @@ class NeighboursConfig:
         out: table of neighbours; one that is there is brought up to date
         queries: table whose rows get neighbours (default: BASE, each row without itself)
         k: neighbours of each row
+        index: faiss is for many millions of rows: it misses some neighbours, and how many is told
         anew: compare everything with everything, also where OUT knows most of it
         address: Ray cluster to work on (default: RAY_ADDRESS, else this machine without Ray)
         storage_option: KEY=VALUE for the object store, once for each
@@ -57,6 +59,7 @@ class NeighboursConfig:
     out: Annotated[Place, tyro.conf.arg(metavar="OUT")]
     queries: Annotated[str, tyro.conf.arg(metavar="TABLE", help_behavior_hint="")] = ""
     k: int = 10
+    index: Literal["exact", "faiss"] = "exact"
     anew: Flag = False
     address: Annotated[str, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")] = ""
     storage_option: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -78,6 +81,7 @@ class NeighboursSummary:
         k: neighbours a row, at most.
         n_searched: rows that were compared with the whole base; the others were known, and were
             compared with what had changed.
+        recall: share of the exact neighbours that were found, of a sample where an index was used.
         mean_similarity: of the rows' nearest neighbours; None where there are none.
         inputs: the tables read, and their versions.
         table_version: of the neighbours.
@@ -87,6 +91,7 @@ class NeighboursSummary:
     n_base: int
     k: int
     n_searched: int
+    recall: float
     mean_similarity: float | None
     inputs: dict[str, int]
     table_version: int
@@ -112,15 +117,17 @@ def run(config: NeighboursConfig) -> NeighboursSummary:
     base, queries = read["base"], read.get("queries", read["base"])
     recipe = {
         "k": config.k,
+        "index": config.index,
         "space": held.space,
         "tables": {name: table.uri for name, table in tables.items()},
         "versions": {name: table.version for name, table in tables.items()},
     }
     search = _Search(base, queries, config)
-    known = None if out is None or config.anew else _known(out, recipe, tables, base, queries)
+    anew = out is None or config.anew or config.index != "exact"
+    known = None if out is None or anew else _known(out, recipe, tables, base, queries)
     found, n_searched = search.all() if known is None else search.changed(known)
     rows = neighbour_rows(queries.ids, base.ids, found.indices, found.similarities)
-    note = {"command": "neighbours", **recipe}
+    note = {"command": "neighbours", "recall": search.recall, **recipe}
     out = write_derived(out, table_uri(config.out), NEIGHBOURS, rows, note, options)
     first = found.similarities[found.indices[:, 0] >= 0, 0]
     return NeighboursSummary(
@@ -128,6 +135,7 @@ def run(config: NeighboursConfig) -> NeighboursSummary:
         n_base=len(base.ids),
         k=config.k,
         n_searched=n_searched,
+        recall=round(search.recall, 4),
         mean_similarity=round(float(first.mean()), 6) if len(first) else None,
         inputs={table.uri: table.version for table in tables.values()},
         table_version=out.version,
@@ -158,7 +166,7 @@ def _known(
 ) -> _Known | None:
     """What can be kept of OUT; None where it tells other things, or what changed cannot be known."""
     note = out.history(1)[0].get("note", {})
-    if any(note.get(name) != recipe[name] for name in ("k", "space", "tables")):
+    if any(note.get(name) != recipe[name] for name in ("k", "index", "space", "tables")):
         return None
     dim = base.vectors.shape[1]
     changed = {name: changes(table, note["versions"][name], dim) for name, table in tables.items()}
@@ -176,12 +184,17 @@ def _known(
 
 
 class _Search:
-    """Compares rows, here or through Ray, and shows how far it is."""
+    """Compares rows, here or through Ray, and shows how far it is.
+
+    Attributes:
+        recall: share of the exact neighbours that are found.
+    """
 
     def __init__(self, base: Vectors, queries: Vectors, config: NeighboursConfig) -> None:
         self._base, self._queries = base.vectors, queries.vectors
         self._itself = queries is base
-        self._k = config.k
+        self._k, self._index = config.k, config.index
+        self.recall = 1.0
         self._address = config.address or os.environ.get("RAY_ADDRESS") or ""
         self._quiet = config.json and not sys.stderr.isatty()
 
@@ -189,6 +202,10 @@ class _Search:
         """Everything with everything."""
         queries = None if self._itself else self._queries
         n = len(self._queries)
+        if self._index == "faiss":
+            with Progress("search", n, "rows", quiet=self._quiet) as progress:
+                found, self.recall = nearest_by_index(self._base, self._k, queries, progress.add)
+            return found, n
         n_pairs = n * (n + BLOCK) // 2 if self._itself else n * len(self._base)
         with self._progress(n_pairs) as progress:
             if not self._address:
@@ -209,9 +226,8 @@ class _Search:
             for rows in _parts(due):
                 k = self._k + self._itself
                 new = nearest(self._base, k, self._queries[rows], progress=progress.add)
-                found.indices[rows], found.similarities[rows] = (
-                    _without_self(new, rows) if self._itself else (new.indices, new.similarities)
-                )
+                new = new.without(rows) if self._itself else new
+                found.indices[rows], found.similarities[rows] = new.indices, new.similarities
             came = self._base[known.came]
             for rows in _parts(rest) if len(came) else ():
                 least = found.similarities[rows, -1]
@@ -230,20 +246,14 @@ def _parts(rows: np.ndarray) -> list[np.ndarray]:
     return np.split(rows, range(PART_ROWS, len(rows), PART_ROWS)) if len(rows) else []
 
 
-def _without_self(found: Nearest, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One column less: each row's own index, or the last, where ties left it out."""
-    own = found.indices == rows[:, None]
-    own[~own.any(axis=1), -1] = True
-    shape = len(rows), found.indices.shape[1] - 1
-    return found.indices[~own].reshape(shape), found.similarities[~own].reshape(shape)
-
-
 def _text(config: NeighboursConfig, summary: NeighboursSummary) -> str:
     lines = [
         f"{summary.n:>12,}  rows with {min(summary.k, summary.n_base)} neighbours each,"
         f" among {summary.n_base:,} rows",
         f"{summary.n_searched:>12,}  of them compared with all rows, the others with what changed",
     ]
+    if config.index != "exact":
+        lines.append(f"{summary.recall:>12.1%}  of the exact neighbours found, of a sample")
     if summary.mean_similarity is not None:
         lines.append(f"{summary.mean_similarity:>12.3f}  mean similarity of the nearest neighbours")
     lines.append(f"\n{config.out} is at version {summary.table_version}.")

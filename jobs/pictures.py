@@ -84,13 +84,16 @@ def draw_map(points: np.ndarray, labels: Sequence[str | None], path: str, title:
         names = []
     known = np.array([label if label in names else None for label in labels], object)
     size = float(np.clip(20_000 / len(points), 1, 20))
-    for name in (None, *names):
+    from matplotlib import colormaps
+
+    palette = colormaps["tab10" if len(names) <= 10 else "tab20"](range(len(names)))
+    for name, color in zip((None, *names), ("lightgrey", *palette), strict=True):
         mine = known == name
         if mine.any():
-            color = "lightgrey" if name is None else None
             axes.scatter(*points[mine].T, s=size, label=name, color=color, linewidths=0)
     if names:
-        axes.legend(markerscale=max(1.0, (20 / size) ** 0.5), fontsize="small")
+        scale = max(1.0, (20 / size) ** 0.5)
+        figure.legend(loc="outside right upper", markerscale=scale, fontsize="small")
     axes.set(title=title, xticks=[], yticks=[])
     figure.savefig(path, dpi=150)
 

@@ -134,3 +134,19 @@ def test_the_bound_on_a_product_holds():
         side = actors.nearest._Side(SETS["not unit"], 1, None, precision)
         products = (side.cast @ side.cast.T).float()
         assert (products.double() - exact).abs().max() <= actors.nearest._error(side, side)
+
+
+def test_a_row_without_itself():
+    found = Nearest(np.array([[4, 7, 2], [1, 9, 3]]), np.float32([[3, 2, 1], [3, 2, 1]]))
+    left = found.without(np.array([7, 8]))
+    assert left.indices.tolist() == [[4, 2], [1, 9]]
+    assert left.similarities.tolist() == [[3, 1], [3, 2]]
+
+
+def test_bfloat16_where_the_processor_has_it(monkeypatch):
+    for name, want in (("amx_bf16", "bfloat16"), ("avx512_bf16", "bfloat16"), ("avx2", "float32")):
+        monkeypatch.setattr(
+            torch.cpu, "get_capabilities", lambda name=name: {name: True}, raising=False
+        )
+        assert actors.nearest.fastest_precision() == want
+    check(SETS["random"], 5, precision=None)

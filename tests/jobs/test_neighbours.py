@@ -195,3 +195,21 @@ def test_tiles_through_ray(local_ray, own):
     np.testing.assert_array_equal(found.similarities, want.similarities)
     assert len(told) == (10 if own else 8)
     assert jobs.tiles.TILE_ROWS > 64
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_an_index_says_what_it_misses(tmp_path, own):
+    pytest.importorskip("faiss")
+    fill(tmp_path, "base", texts(900))
+    fill(tmp_path, "asked", texts(80, 850))
+    asked = {} if own else {"queries": str(tmp_path / "asked")}
+    summary = near(tmp_path, k=5, index="faiss", **asked)
+    assert 0.95 <= summary.recall <= 1
+    found = {(row[0], row[2]) for row in held(tmp_path)}
+    want = expected(tmp_path, 5, queries=None if own else "asked")
+    share = len(found & {(row[0], row[2]) for row in want}) / len(want)
+    assert share == pytest.approx(summary.recall, abs=0.03)
+    assert not own or all(row[0] != row[2] for row in held(tmp_path))
+    exact = near(tmp_path, k=5, **asked)
+    assert exact.n_searched == exact.n
+    assert held(tmp_path) == want
