@@ -1,26 +1,34 @@
 """Write a table as one Parquet file that pandas, Polars, DuckDB and datasets open as it is.
 
     embatch export tables/articles articles.parquet
+    embatch export tables/articles atlas.parquet --for atlas --map tables/map --neighbours tables/near
 
-The hashes that a sync compares are left out; vectors are lists of fixed size. About 200 MB/s.
+The hashes that a sync compares are left out; vectors are lists of fixed size. About 200 MB/s. For Apple's
+embedding-atlas the file holds the points of a map, and perhaps neighbours, in place of the vectors.
 """
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import tyro
 
-from jobs.options import TableOptions, run_command
+from jobs.options import TableOptions, run_command, storage_options, table_uri
 from jobs.progress import Progress
 from jobs.waves import fixed_size
 from schemas.columns import cast_column
 from schemas.embeddings import Fingerprint
 from schemas.fragments import ROW_GROUP_ROWS
-from schemas.store import Table
+from schemas.neighbours import NEIGHBOURS, neighbours_of
+from schemas.projections import projection_schema
+from schemas.store import StoreError, Table
 
 _INNER = ("content_hash", "row_hash")
 
@@ -31,11 +39,23 @@ class ExportConfig(TableOptions):
 
     Attributes:
         file: the Parquet file to write; one that is there is replaced when the new one is complete
+        for_: what will open it: anything that reads tables, or embedding-atlas
+        map: points of the rows, made by `embatch project`
+        neighbours: neighbours of the rows, made by `embatch neighbours`
     """
 
     file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.parquet")] = (
         "table.parquet"
     )
+    for_: Annotated[Literal["tables", "atlas"], tyro.conf.arg(name="for")] = "tables"
+    map: Annotated[str, tyro.conf.arg(metavar="MAP", help_behavior_hint="")] = ""
+    neighbours: Annotated[str, tyro.conf.arg(metavar="TABLE", help_behavior_hint="")] = ""
+
+    def __post_init__(self) -> None:
+        if (self.for_ == "atlas") != bool(self.map):
+            raise ValueError("--for atlas and --map go together: the points to show.")
+        if self.neighbours and not self.map:
+            raise ValueError("--neighbours are shown on a map. Add --for atlas --map.")
 
 
 @dataclass(frozen=True)
@@ -55,9 +75,19 @@ def run(config: ExportConfig) -> ExportSummary:
         StoreError: there is no such table.
         OSError: the file cannot be written.
     """
+    table = config.open()
+    if config.for_ == "atlas":
+        with _replaced(config.file) as partial:
+            pq.write_table(_atlas(table, config), partial, row_group_size=ROW_GROUP_ROWS)
+    else:
+        _export(table, config)
+    n_rows = pq.read_metadata(config.file).num_rows
+    return ExportSummary(config.file, n_rows, os.path.getsize(config.file), table.version)
+
+
+def _export(table: Table, config: ExportConfig) -> None:
     import datasets
 
-    table = config.open()
     fingerprint = Fingerprint.of(table.schema)
     assert fingerprint is not None  # open() checked
     vector = pa.list_(pa.float32(), fingerprint.dim)
@@ -70,15 +100,56 @@ def run(config: ExportConfig) -> ExportSummary:
     schema = schema.with_metadata(
         {**(schema.metadata or {}), **{k: v.encode() for k, v in fingerprint.metadata().items()}}
     )
-    partial = f"{config.file}.partial"
-    try:
+    with _replaced(config.file) as partial:
         _write(table, partial, schema, quiet=config.json)
-        os.replace(partial, config.file)
+
+
+@contextlib.contextmanager
+def _replaced(path: str) -> Iterator[str]:
+    """A file to write, which takes the place of another one when it is complete."""
+    partial = f"{path}.partial"
+    try:
+        yield partial
+        os.replace(partial, path)
     finally:
         if os.path.exists(partial):
             os.remove(partial)
-    n_rows = pq.read_metadata(config.file).num_rows
-    return ExportSummary(config.file, n_rows, os.path.getsize(config.file), table.version)
+
+
+def _atlas(table: Table, config: ExportConfig) -> pa.Table:
+    """The rows as embedding-atlas reads them: points, and neighbours by the numbers of their rows."""
+    options = storage_options(config.storage_option)
+    rows = table.read([name for name in table.schema.names if name not in (*_INNER, "embedding")])
+    ids = rows["id"].combine_chunks()
+    points = Table.open(table_uri(config.map), options)
+    if points is None or points.schema.names != projection_schema(2).names:
+        raise StoreError(
+            f"{config.map} is no map of two dimensions, as `embatch project` makes it."
+        )
+    held = points.read()
+    at = pc.index_in(ids, value_set=held["id"].combine_chunks())
+    if at.null_count:
+        raise StoreError(
+            f"{at.null_count:,} rows of {config.table} are not on {config.map}. `embatch project"
+            f" {config.table} {config.map}` brings it up to date."
+        )
+    for axis in ("x", "y"):
+        rows = rows.append_column(f"projection_{axis}", held[axis].take(at).cast(pa.float64()))
+    if config.neighbours:
+        near = Table.open(table_uri(config.neighbours), options)
+        if near is None or near.schema.names != NEIGHBOURS.names:
+            raise StoreError(f"{config.neighbours} is no table that `embatch neighbours` makes.")
+        pairs = near.read()
+        k = int(pc.max(pairs["rank"]).as_py() or 0)
+        indices, similarities = neighbours_of(pairs, ids, ids, k)
+        known = indices >= 0
+        offsets = pa.array(np.concatenate([[0], known.sum(axis=1).cumsum()]).astype(np.int32))
+        lists = (indices[known], 1 - similarities[known])
+        parts = [pa.ListArray.from_arrays(offsets, pa.array(values)) for values in lists]
+        rows = rows.append_column(
+            "neighbors", pa.StructArray.from_arrays(parts, ["ids", "distances"])
+        )
+    return rows
 
 
 def _write(table: Table, path: str, schema: pa.Schema, *, quiet: bool) -> None:
@@ -99,7 +170,12 @@ def _write(table: Table, path: str, schema: pa.Schema, *, quiet: bool) -> None:
 
 def _text(config: ExportConfig, summary: ExportSummary) -> str:
     size = f"{summary.size_bytes / 1e6:,.1f} MB"
-    return f"{summary.file}: {summary.rows:,} rows, {size}, version {summary.table_version}"
+    told = f"{summary.file}: {summary.rows:,} rows, {size}, version {summary.table_version}"
+    if config.for_ != "atlas":
+        return told
+    near = " --neighbors neighbors" if config.neighbours else ""
+    axes = "--x projection_x --y projection_y"
+    return f"{told}\n\n    embedding-atlas {summary.file} --text text {axes}{near}"
 
 
 def main(arguments: list[str] | None = None) -> int:

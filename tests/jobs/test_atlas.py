@@ -1,0 +1,90 @@
+"""The file for embedding-atlas, and vectors in faiss and Lance as they are exported."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.cli import main
+from jobs.embed import EmbedConfig
+from jobs.embed import run as embed
+from jobs.export import ExportConfig, run
+from schemas.store import StoreError, Table
+from tests.hash_model import HashModel
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
+    pytest.mark.usefixtures("few_rows_here"),
+]
+
+
+@pytest.fixture
+def table(tmp_path):
+    lines = (json.dumps({"key": f"k{i:02}", "text": f"text {i}", "n": i}) + "\n" for i in range(40))
+    (tmp_path / "t.jsonl").write_text("".join(lines))
+    columns = {"id_column": "key", "text_column": "text"}
+    embed(EmbedConfig(str(tmp_path / "t.jsonl"), str(tmp_path / "t"), "m", **columns), HashModel())
+    return str(tmp_path / "t")
+
+
+def test_what_embedding_atlas_reads(table, tmp_path, capsys):
+    plan, near = str(tmp_path / "map"), str(tmp_path / "near")
+    file = str(tmp_path / "atlas.parquet")
+    assert main(["project", table, plan, "--method", "pca"]) == 0
+    assert main(["neighbours", table, near, "--k", "4"]) == 0
+    assert main(["export", table, file, "--for", "atlas", "--map", plan, "--neighbours", near]) == 0
+    assert "--x projection_x --y projection_y --neighbors neighbors" in capsys.readouterr().out
+    schema = pq.read_schema(file)
+    assert schema.field("projection_x").type == schema.field("projection_y").type == pa.float64()
+    assert "embedding" not in schema.names
+    rows = pd.read_parquet(file)
+    assert len(rows) == 40
+    pairs = Table.open(near).read().to_pandas()
+    for number, row in rows.iterrows():
+        mine = pairs[pairs["id"] == row["id"]].sort_values("rank")
+        assert rows["id"][row["neighbors"]["ids"]].tolist() == mine["neighbour_id"].tolist()
+        assert number not in row["neighbors"]["ids"]
+        np.testing.assert_allclose(row["neighbors"]["distances"], 1 - mine["similarity"], atol=1e-6)
+
+
+def test_mistakes_are_told(table, tmp_path):
+    file, plan = str(tmp_path / "a.parquet"), str(tmp_path / "map")
+    with pytest.raises(ValueError, match="--for atlas and --map go together"):
+        ExportConfig(table, file=file, for_="atlas")
+    with pytest.raises(ValueError, match="Add --for atlas --map"):
+        ExportConfig(table, file=file, neighbours="n")
+    with pytest.raises(StoreError, match="is no map of two dimensions"):
+        run(ExportConfig(table, file=file, for_="atlas", map=table))
+    assert main(["project", table, plan, "--method", "pca"]) == 0
+    with pytest.raises(StoreError, match="no table that `embatch neighbours` makes"):
+        run(ExportConfig(table, file=file, for_="atlas", map=plan, neighbours=plan))
+    (tmp_path / "t.jsonl").write_text('{"key": "new", "text": "new", "n": 1}\n')
+    columns = {"id_column": "key", "text_column": "text"}
+    embed(EmbedConfig(str(tmp_path / "t.jsonl"), table, "m", **columns), HashModel())
+    with pytest.raises(StoreError, match="1 rows of .* brings it up to date"):
+        run(ExportConfig(table, file=file, for_="atlas", map=plan))
+    assert not (tmp_path / "a.parquet").exists()
+
+
+def test_faiss_takes_exported_vectors_as_they_are(table, tmp_path):
+    faiss = pytest.importorskip("faiss")
+    file = str(tmp_path / "t.parquet")
+    run(ExportConfig(table, file=file))
+    column = pq.read_table(file)["embedding"].combine_chunks()
+    vectors = column.flatten().to_numpy().reshape(len(column), -1)
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors)
+    assert (index.search(vectors, 1)[1][:, 0] == np.arange(40)).all()
+
+
+def test_lance_takes_the_exported_table_as_it_is(table, tmp_path):
+    lance = pytest.importorskip("lance", reason="Lance is not installed: pip install pylance")
+    run(ExportConfig(table, file=str(tmp_path / "t.parquet")))
+    rows = pq.read_table(tmp_path / "t.parquet")
+    dataset = lance.write_dataset(rows, str(tmp_path / "t.lance"))
+    query = rows["embedding"][7].values.to_numpy()
+    found = dataset.to_table(nearest={"column": "embedding", "q": query, "k": 1})
+    assert found["id"].to_pylist() == rows["id"].slice(7, 1).to_pylist()
