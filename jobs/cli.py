@@ -10,6 +10,7 @@ COMMANDS = {
     "neighbours": "find the rows most like each row, of the same table or of another",
     "search": "find the rows most like a text or a picture",
     "project": "make a map of a table, and bring it up to date without moving its points",
+    "report": "write one page to look at a table: map, neighbours, search, figures",
     "evaluate": "measure how good a table's vectors are",
     "zero-shot": "classify images or texts with words, without training",
     "models": "list the models that are known by name",

@@ -1,13 +1,19 @@
 """Pictures of what jobs found, as .png, .svg or .pdf files."""
 
+import base64
+import contextlib
+import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from sklearn.metrics import ConfusionMatrixDisplay
 
+from actors.pixels import FORMATS
 from schemas.store import StoreError
 
+THUMBNAIL = 96  # pixels of the longer edge
 MAX_COLOURS = 20  # labels, above which colours could not be told apart
 MAX_NUMBERED = 40  # classes, above which numbers in the cells could not be read
 
@@ -96,6 +102,18 @@ def draw_map(points: np.ndarray, labels: Sequence[str | None], path: str, title:
         figure.legend(loc="outside right upper", markerscale=scale, fontsize="small")
     axes.set(title=title, xticks=[], yticks=[])
     figure.savefig(path, dpi=150)
+
+
+def thumbnail(image: bytes) -> str | None:
+    """A small picture of an image file as an address that holds it; None where it cannot be read."""
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(image), formats=FORMATS) as opened:
+        opened.draft("RGB", (THUMBNAIL, THUMBNAIL))
+        small = opened.convert("RGB")
+        small.thumbnail((THUMBNAIL, THUMBNAIL))
+        sink = io.BytesIO()
+        small.save(sink, "JPEG", quality=80)
+        return f"data:image/jpeg;base64,{base64.b64encode(sink.getvalue()).decode()}"
+    return None
 
 
 def _figure_class() -> Any:  # noqa: ANN401

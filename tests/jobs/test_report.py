@@ -1,0 +1,173 @@
+import json
+import re
+import shutil
+import time
+
+import pytest
+
+from jobs.cli import main
+from jobs.embed import EmbedConfig
+from jobs.embed import run as embed
+from jobs.report import ReportConfig, run
+from schemas.store import StoreError
+from tests.hash_model import HashModel
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
+    pytest.mark.usefixtures("few_rows_here"),
+]
+EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)> <b>bold</b> @PLOTLY@ @DATA@"
+FLAGS = (
+    "--no-sandbox --disable-quic --no-first-run --disable-background-networking"
+    " --disable-component-update --disable-sync --enable-unsafe-swiftshader"
+).split()
+
+
+def fill(folder, n, **options):
+    with (folder / "t.jsonl").open("w") as file:
+        for i in range(n):
+            text = EVIL if i == 3 else f"text {i}"
+            row = {"key": f"k{i:05}", "text": "" if i == 5 else text, "label": "ab"[i % 2]}
+            file.write(json.dumps(row) + "\n")
+    columns = {"id_column": "key", "text_column": "text"}
+    config = EmbedConfig(str(folder / "t.jsonl"), str(folder / "t"), "m", **columns, **options)
+    embed(config, HashModel())
+    return str(folder / "t")
+
+
+@pytest.fixture
+def tables(tmp_path):
+    table, plan, near = fill(tmp_path, 60), str(tmp_path / "map"), str(tmp_path / "near")
+    assert main(["project", table, plan, "--method", "pca"]) == 0
+    assert main(["neighbours", table, near, "--k", "4"]) == 0
+    assert main(["project", table, str(tmp_path / "onto"), "--onto", plan]) == 0
+    return table, plan, near
+
+
+def held(path):
+    """What a page holds."""
+    page = path.read_text(encoding="utf-8")
+    (data,) = re.findall(
+        r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL
+    )
+    return page, json.loads(data)
+
+
+def test_a_page_holds_what_it_shows(tables, tmp_path):
+    out = tmp_path / "r.html"
+    summary = run(ReportConfig(tables, out=str(out)))
+    page, data = held(out)
+    assert (summary.rows, summary.size_bytes) == (59, out.stat().st_size)
+    points = data["points"]
+    assert len(points["x"]) == len(points["id"]) == len(data["neighbours"]["index"]) == 59
+    assert points["text"][points["id"].index("k00003")] == EVIL[:100]
+    assert "<script>alert" not in page
+    assert [points["labels"][code] for code in points["label"][:2]] == ["a", "b"]
+    assert data["failures"] == [["text is empty", 1]]
+    assert sum(data["lengths"]["count"]) == 59
+    told = dict(map(tuple, data["tables"][0][1]))
+    assert told["Model"] == "hash"
+    assert any(name.startswith("Neighbours: ") for name in told)
+    assert data["tables"][1][1][0][1] == "embedded 59, failed 1"
+
+
+def test_a_table_alone_is_shown_on_its_principal_components(tmp_path):
+    out = tmp_path / "r.html"
+    run(ReportConfig((fill(tmp_path, 8, max_failures=1.0),), out=str(out)))
+    data = held(out)[1]
+    assert "principal components" in data["subtitle"]
+    assert data["neighbours"] is None
+    assert data["crosses"] == []
+
+
+def test_mistakes_are_told(tables, tmp_path):
+    table, plan, near = tables
+    with pytest.raises(ValueError, match="ends in .html"):
+        ReportConfig((table,), out="report.pdf")
+    for named, message in (
+        ((plan,), "None of the tables holds vectors"),
+        ((table, near, near), "second table of neighbours"),
+        ((table, str(tmp_path / "nowhere")), "There is no table at"),
+        ((table, f"{table}.failures"), "no table that a page shows"),
+    ):
+        with pytest.raises(StoreError, match=message):
+            run(ReportConfig(named, out=str(tmp_path / "r.html")))
+    with pytest.raises(StoreError, match="no column 'kind'"):
+        run(ReportConfig((table,), out=str(tmp_path / "r.html"), label_column="kind"))
+    assert not (tmp_path / "r.html").exists()
+
+
+@pytest.fixture
+def browser():
+    """Chromium, to open pages in."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    binary = shutil.which("chromium") or shutil.which("chromium-browser")
+    if binary is None:
+        pytest.skip("no Chromium on this machine (Debian: apt install chromium)")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=binary, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+def open_page(browser, path):
+    """A page that has drawn itself, and what it said and asked for."""
+    page = browser.new_page(viewport={"width": 1300, "height": 900})
+    said = []
+    page.on("console", lambda m: said.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    page.on("request", lambda r: said.append(r.url) if not r.url.startswith("file:") else None)
+    page.goto(path.as_uri())
+    page.wait_for_selector("body[data-ready=yes]", timeout=60_000)
+    return page, said
+
+
+def place_of(page, row):
+    """Where a row's point is in the window."""
+    return page.evaluate(
+        """row => {
+            const map = document.getElementById("map"), box = map.getBoundingClientRect();
+            const { xaxis, yaxis } = map._fullLayout;
+            return [box.x + xaxis._offset + xaxis.l2p(points.x[row]), box.y + yaxis._offset + yaxis.l2p(points.y[row])];
+        }""",
+        row,
+    )
+
+
+def test_the_page_in_a_browser(browser, tables, tmp_path):
+    run(ReportConfig(tables, out=str(tmp_path / "r.html")))
+    data = held(tmp_path / "r.html")[1]
+    page, said = open_page(browser, tmp_path / "r.html")
+    drawn = page.evaluate("document.getElementById('map').data.reduce((n, t) => n + t.x.length, 0)")
+    assert drawn == 59
+    row = data["points"]["id"].index("k00003")
+    page.mouse.move(*place_of(page, row))
+    page.wait_for_selector(".hovertext", timeout=10_000)
+    assert "</script><script>alert(1)" in page.text_content(".hovertext")
+    page.mouse.click(*place_of(page, row))
+    page.wait_for_selector(".chosen")
+    assert EVIL[:100] in page.inner_text(".chosen")
+    near = [data["points"]["text"][other] for other in data["neighbours"]["index"][row]]
+    shown = page.locator("#found li").all_inner_texts()
+    assert len(shown) == len(near) == 4
+    assert all(text in line for text, line in zip(near, shown, strict=True))
+    page.fill("#search", "text 17")
+    assert "1 rows hold these words" in page.inner_text("#chosen")
+    assert page.locator("#found li").all_inner_texts() == ["text 17"]
+    assert "text is empty" in page.inner_text("#more")
+    assert said == []
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_points_are_drawn_in_five_seconds(browser, tmp_path):
+    table, plan = fill(tmp_path, 100_000), str(tmp_path / "map")
+    assert main(["project", table, plan, "--method", "pca"]) == 0
+    run(ReportConfig((table, plan), out=str(tmp_path / "r.html")))
+    started = time.monotonic()
+    page, said = open_page(browser, tmp_path / "r.html")
+    seconds = time.monotonic() - started
+    drawn = page.evaluate("document.getElementById('map').data.reduce((n, t) => n + t.x.length, 0)")
+    assert drawn == 99_999
+    assert said == []
+    assert seconds < 5
