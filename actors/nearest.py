@@ -93,6 +93,12 @@ def nearest(
     return _compared(left, right, progress)[0]
 
 
+def pairs_of_itself(n: int) -> int:
+    """How many pairs of rows a table of n rows compares with itself: blocks on the diagonal whole."""
+    squares = sum(min(BLOCK, n - at) ** 2 for at in range(0, n, BLOCK))
+    return (n * n + squares) // 2
+
+
 def nearest_both_ways(
     one: np.ndarray,
     two: np.ndarray,

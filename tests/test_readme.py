@@ -90,6 +90,7 @@ def test_commands_for_a_folder_of_ones_own_run_as_written(folder):
     assert "3  rows with 2 neighbours each" in third
     assert "1.0000  overlap@2" in third
     assert (folder / "map.png").is_file()
+    assert "report.html: 3 rows" in third
     assert "3 3" in shell(
         f"python -c '{PYTHON[0]}\nprint(len(frame), dataset.count_rows())'", folder
     )
@@ -132,4 +133,5 @@ def test_the_two_commands_set_up_from_scratch(tmp_path):
     assert "293  unchanged" in output
     assert "Three nearest neighbours" in output
     assert "450  rows classified into 10 classes" in output
+    assert "demo/report.html: 450 rows" in output
     assert "passed" in shell("make test ARGS='tests/schemas'", clone)

@@ -104,6 +104,9 @@ def bytes_in(folder, text):
 # -- the command line ---------------------------------------------------------------------------
 
 
+POSITIONAL = ("source", "table", "file", "prompts", "out", "base", "query")
+
+
 def test_help_lists_every_command_and_every_command_explains_its_options(embatch):
     code, out, _ = embatch("--help")
     assert code == 0
@@ -120,8 +123,10 @@ def test_help_lists_every_command_and_every_command_explains_its_options(embatch
         assert code == 0
         assert f"embatch {name}" in text
         for field in dataclasses.fields(config):
-            if field.name not in ("source", "table", "file", "prompts", "out"):
-                assert f"--{field.name.replace('_', '-')}" in text, (name, field.name)
+            if field.name in POSITIONAL or (name, field.name) == ("report", "tables"):
+                continue
+            option = field.name.rstrip("_").replace("_", "-")
+            assert f"--{option}" in text, (name, field.name)
         assert ("TABLE" in text) == (name != "models")
 
 

@@ -125,7 +125,7 @@ def test_mistakes_are_told(tables, tmp_path):
         EvaluateConfig(tables[0])
     with pytest.raises(ValueError, match="--queries needs --qrels"):
         EvaluateConfig(tables[0], queries=tables[1], label_column="label")
-    with pytest.raises(SourceError, match="names no query or no document.*'nobody'"):
+    with pytest.raises(SourceError, match="name no query.*'nobody'"):
         run(
             EvaluateConfig(
                 tables[0], queries=tables[1], qrels=qrels(tmp_path, [("nobody", "d1", 1)])

@@ -1,0 +1,92 @@
+"""A map of real news beside umap-learn's own: time and trustworthiness.
+
+    python -m benchmarks.maps
+    python -m benchmarks.maps --rounds 1 --json
+
+10kGNAD embedded by all-MiniLM-L6-v2. Both are UMAP with the same settings and a seed, another one
+each round; ours is given exact neighbours. What umap-learn compiles is compiled before.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from statistics import mean, median
+
+import numpy as np
+
+from benchmarks.corpora import DATA, SEED, articles
+from benchmarks.record import append
+
+MODEL = "all-MiniLM-L6-v2"
+
+
+def news() -> np.ndarray:
+    """Vectors of the articles, (n, 384) float32."""
+    from actors.checkpoints import resolve
+    from actors.engine import Engine
+
+    return Engine(resolve(MODEL).load()).encode(articles()).vectors
+
+
+def theirs(vectors: np.ndarray, seed: int) -> np.ndarray:
+    """umap-learn as it comes, with a seed."""
+    import umap
+
+    points: np.ndarray = umap.UMAP(metric="cosine", random_state=seed, n_jobs=1).fit_transform(
+        vectors
+    )
+    return points
+
+
+def main() -> int:
+    """Measure, print, append."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    arguments = parser.parse_args()
+    if not (DATA / "10kgnad").is_dir():
+        print(f"The articles are missing: expected them in {DATA}/10kgnad.", file=sys.stderr)
+        return 1
+    from jobs.maps import Quality, fit_umap, judge
+
+    vectors = news()
+    engines: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+        "umap-learn": theirs,
+        "embatch": lambda rows, seed: fit_umap(rows, 2, seed),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in engines}
+    quality: dict[str, list[Quality]] = {name: [] for name in engines}
+    for fit in engines.values():
+        fit(vectors[:200], 0)
+    for turn in range(arguments.rounds):
+        for name in list(engines)[:: 1 if turn % 2 == 0 else -1]:
+            started = time.perf_counter()
+            points = engines[name](vectors, turn)
+            seconds[name].append(time.perf_counter() - started)
+            judged = judge(vectors, points, SEED)
+            assert judged is not None  # of more than three rows
+            quality[name].append(judged)
+    ratios = [a / b for a, b in zip(*seconds.values(), strict=True)]
+    result = {
+        "rows": len(vectors),
+        "seconds": {name: round(median(values), 3) for name, values in seconds.items()},
+        "ratio": round(median(ratios), 3),
+        "trustworthiness": {
+            name: round(mean(one.trustworthiness for one in found), 4)
+            for name, found in quality.items()
+        },
+        "kept_neighbours": {
+            name: round(mean(one.kept for one in found), 4) for name, found in quality.items()
+        },
+    }
+    append("maps", {"options": vars(arguments), **result})
+    print(json.dumps(result, indent=None if arguments.json else 1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
