@@ -9,6 +9,8 @@ import pyarrow as pa
 from schemas.fragments import new_name, write_tables
 from schemas.store import StoreError, Table
 
+UPKEEP = ("VACUUM START", "VACUUM END", "OPTIMIZE")  # commits that leave the rows as they are
+
 
 def open_derived(uri: str, schema: pa.Schema, options: Mapping[str, str]) -> Table | None:
     """A table of what a follow-up job makes, None where there is none yet.
@@ -20,6 +22,15 @@ def open_derived(uri: str, schema: pa.Schema, options: Mapping[str, str]) -> Tab
     if out is not None and set(out.schema.names) != set(schema.names):
         raise StoreError(f"{uri} is a table of {', '.join(out.schema.names)}. Give another OUT.")
     return out
+
+
+def note_of(table: Table) -> dict[str, Any]:
+    """What the run said that made what a derived table holds; empty where it was no run of ours."""
+    for commit in table.history():
+        if commit.get("operation") not in UPKEEP:
+            note: dict[str, Any] = commit.get("note", {})
+            return note
+    return {}
 
 
 def write_derived(

@@ -20,7 +20,7 @@ import tyro
 
 from actors.nearest import Nearest, nearest, pairs_of_itself
 from jobs.cluster import cluster
-from jobs.derived import open_derived, write_derived
+from jobs.derived import note_of, open_derived, write_derived
 from jobs.index import nearest_by_index
 from jobs.options import Flag, run_command, storage_options, table_uri
 from jobs.progress import Progress
@@ -165,7 +165,7 @@ def _known(
     queries: Vectors,
 ) -> _Known | None:
     """What can be kept of OUT; None where it tells other things, or what changed cannot be known."""
-    note = out.history(1)[0].get("note", {})
+    note = note_of(out)
     if any(note.get(name) != recipe[name] for name in ("k", "index", "space", "tables")):
         return None
     dim = base.vectors.shape[1]

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tyro
 
-from jobs.derived import open_derived, write_derived
+from jobs.derived import note_of, open_derived, write_derived
 from jobs.maps import Axes, along, fit_axes, fit_tsne, fit_umap, judge, place
 from jobs.options import Flag, run_command, storage_options, table_uri
 from jobs.pictures import draw_map
@@ -128,7 +128,7 @@ def run(config: ProjectConfig) -> ProjectSummary:
     base: Table | None = None
     if config.onto:
         base = _open_map(table_uri(config.onto), options)
-        theirs = base.history(1)[0]["note"]
+        theirs = note_of(base)
         made |= {name: theirs[name] for name in ("method", "dim", "seed")} | {"onto": base.uri}
         inputs[base.uri] = base.version
     uri, schema = table_uri(config.out), projection_schema(made["dim"])
@@ -199,7 +199,7 @@ def _old(out: Table, made: Mapping[str, Any], table: Table, rows: Vectors) -> _M
     Raises:
         StoreError: it cannot be known which rows changed.
     """
-    note = out.history(1)[0].get("note", {})
+    note = note_of(out)
     if any(note.get(name) != made[name] for name in made) or "onto" in note:
         return None
     changed = changes(table, note["version"], rows.vectors.shape[1])
@@ -229,7 +229,7 @@ def _onto(
     options: Mapping[str, str],
 ) -> _Map:
     """Rows placed on another table's map."""
-    note = base.history(1)[0]["note"]
+    note = note_of(base)
     source, held = open_vectors(note["table"], options)
     refuse_two_spaces(config.table, mine, config.onto, held)
     axes = _read(note["axes"])
@@ -251,7 +251,7 @@ def _open_map(uri: str, options: Mapping[str, str]) -> Table:
         StoreError: there is none.
     """
     table = Table.open(uri, options)
-    if table is None or table.history(1)[0].get("note", {}).get("command") != "project":
+    if table is None or note_of(table).get("command") != "project":
         raise StoreError(f"There is no map at {uri}. `embatch project TABLE {uri}` makes one.")
     return table
 

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 import tyro
 from sklearn.metrics import accuracy_score, confusion_matrix
 
+from jobs.derived import note_of
 from jobs.maps import along, fit_axes
 from jobs.options import Flag, run_command, storage_options, table_uri
 from jobs.pictures import thumbnail
@@ -156,13 +157,13 @@ def _recognised(config: ReportConfig) -> _Given:
         raise StoreError(
             "None of the tables holds vectors. Name the one that the others were made of."
         )
-    mine = [one for one in maps if one.history(1)[0]["note"]["table"] == given.vectors.uri]
+    mine = [one for one in maps if note_of(one).get("table") == given.vectors.uri]
     if len(mine) > 1:
         raise StoreError(f"{mine[1].uri} is the second map of {given.vectors.uri}. Name one.")
     given.map = next(iter(mine), None)
     given.crosses = tuple(one for one in maps if one is not given.map)
     for one in given.crosses:
-        onto = one.history(1)[0]["note"].get("onto")
+        onto = note_of(one).get("onto")
         if given.map is None or onto != given.map.uri:
             raise StoreError(
                 f"{one.uri} is no map of {given.vectors.uri}, and was not put onto one that is named"
@@ -185,7 +186,7 @@ def _points(plan: Table | None, rows: Vectors) -> tuple[dict[str, Any], str]:
         points = np.full((len(rows.ids), 2), np.nan, np.float32)
         there = at.is_valid().to_numpy(zero_copy_only=False)
         points[there] = points_of(held)[at.drop_null().to_numpy(), :2]
-        how = f"mapped by {plan.history(1)[0]['note']['method']}"
+        how = f"mapped by {note_of(plan)['method']}"
     x, y = ([None if np.isnan(v) else round(float(v), 4) for v in axis] for axis in points.T)
     return {"x": x, "y": y}, how
 
@@ -218,7 +219,7 @@ def _crosses(plan: Table) -> dict[str, Any]:
     rows = plan.read()
     points = points_of(rows)[:, :2].round(4).tolist()
     x, y = zip(*points, strict=True) if points else ((), ())
-    name = os.path.basename(plan.history(1)[0]["note"]["table"])
+    name = os.path.basename(note_of(plan)["table"])
     return {"name": name, "id": rows["id"].to_pylist(), "x": x, "y": y}
 
 
@@ -282,7 +283,7 @@ def _provenance(table: Table, fingerprint: Fingerprint, given: _Given) -> list[t
     ]
     made = [given.map, given.neighbours, given.predictions, *given.crosses]
     for one in filter(None, made):
-        note = one.history(1)[0].get("note", {})
+        note = note_of(one)
         figures = [
             f"{name.replace('_', ' ')} {note[name]}"
             for name in ("method", "k", "recall", "trustworthiness", "kept_neighbours")
