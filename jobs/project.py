@@ -122,6 +122,7 @@ def run(config: ProjectConfig) -> ProjectSummary:
     rows = read_vectors(table, held.dim)
     if not len(rows.ids):
         raise StoreError(f"{config.table} holds no rows.")
+    labels = _labels(table, rows, config) if config.picture else []
     made: dict[str, Any] = {"method": config.method, "dim": config.dim, "seed": config.seed}
     made |= {"table": table.uri, "space": held.space}
     inputs = {table.uri: table.version}
@@ -149,7 +150,7 @@ def run(config: ProjectConfig) -> ProjectSummary:
     out = write_derived(out, uri, schema, points, note, options)
     if config.picture:
         title = f"{held.model}, {made['method']}, {len(rows.ids):,} rows"
-        draw_map(found.points, _labels(table, rows, config), config.picture, title)
+        draw_map(found.points, labels, config.picture, title)
     return ProjectSummary(
         n=len(rows.ids),
         n_fitted=found.n_fitted,

@@ -177,6 +177,10 @@ def test_mistakes_and_corners(tmp_path):
         ProjectConfig(table, out, dim=4)
     with pytest.raises(StoreError, match="There is no map at"):
         run(ProjectConfig(table, out, onto=str(tmp_path / "t")))
+    drawn = str(tmp_path / "m.png")
+    with pytest.raises(StoreError, match="no column 'kind'"):
+        run(ProjectConfig(table, out, method="pca", picture=drawn, label_column="kind"))
+    assert not (tmp_path / "map").exists()
     run(ProjectConfig(table, out, method="pca"))
     with pytest.raises(StoreError, match="Give another OUT"):
         run(ProjectConfig(table, out, method="pca", dim=3))
