@@ -236,8 +236,8 @@ def decode(
                 continue
             try:
                 found, why = preprocess(data), ""
-            except Exception as error:
-                found, why = None, str(error)
+            except Exception as error:  # memory ran out, say: one image never stops the others
+                found, why = None, str(error) or type(error).__name__
             with changed:
                 if me in alive and found is not None:
                     pixels[row] = found

@@ -26,9 +26,9 @@ from sklearn.model_selection import train_test_split
 from actors.nearest import nearest
 from jobs.metrics import vote
 from jobs.options import TableOptions, run_command, storage_options
-from jobs.pictures import draw_pairs
+from jobs.pictures import check_picture, draw_pairs
 from jobs.retrieval import by_chance, known_judgements, ranked
-from jobs.vectors import Vectors, open_vectors, read_vectors, refuse_two_spaces
+from jobs.vectors import Vectors, labels_of, open_vectors, read_vectors, refuse_two_spaces
 from schemas.store import StoreError, Table
 from sources.judgements import read_judgements
 from sources.rows import SourceError
@@ -74,8 +74,7 @@ class EvaluateConfig(TableOptions):
             raise ValueError("Add --compare-queries: the queries by the other model.")
         if self.picture and not self.qrels:
             raise ValueError("--picture shows pairs that belong together. Add --qrels.")
-        if self.picture and not self.picture.lower().endswith((".png", ".svg", ".pdf")):
-            raise ValueError(f"--picture {self.picture}: expected a .png, .svg or .pdf file.")
+        check_picture(self.picture)
 
 
 @dataclass
@@ -188,9 +187,7 @@ def _labels(config: EvaluateConfig, table: Table, base: Vectors, told: Evaluatio
         raise SourceError(
             f"{config.table} has no column {name!r}. It has: {', '.join(table.schema.names)}."
         )
-    rows = table.read(["id", name])
-    values = rows[name].combine_chunks().cast(pa.string())
-    values = values.take(pc.index_in(base.ids, value_set=rows["id"].combine_chunks()))
+    values = labels_of(table, name, base.ids)
     known = values.is_valid().to_numpy(zero_copy_only=False)
     vectors = base.vectors[known]
     names, labels = np.unique(

@@ -8,7 +8,6 @@ OUT has `id`, `rank`, `neighbour_id`, `similarity`. Run it again after BASE or t
 only rows that changed, and rows whose neighbours did, are compared with all others again.
 """
 
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -195,7 +194,7 @@ class _Search:
         self._itself = queries is base
         self._k, self._index = config.k, config.index
         self.recall = 1.0
-        self._address = config.address or os.environ.get("RAY_ADDRESS") or ""
+        self._address = config.address or None
         self._quiet = config.json and not sys.stderr.isatty()
 
     def all(self) -> tuple[Nearest, int]:
@@ -207,12 +206,11 @@ class _Search:
                 found, self.recall = nearest_by_index(self._base, self._k, queries, progress.add)
             return found, n
         n_pairs = pairs_of_itself(n) if self._itself else n * len(self._base)
-        with self._progress(n_pairs) as progress:
-            if not self._address:
-                found = nearest(self._base, self._k, queries, progress=progress.add)
+        with self._progress(n_pairs) as progress, cluster(self._address, verbose=False) as mine:
+            if mine.is_up():
+                found = nearest_through_ray(mine, self._base, self._k, queries, progress.add)
             else:
-                with cluster(self._address, verbose=False) as mine:
-                    found = nearest_through_ray(mine, self._base, self._k, queries, progress.add)
+                found = nearest(self._base, self._k, queries, progress=progress.add)
         return found, n
 
     def changed(self, known: _Known) -> tuple[Nearest, int]:

@@ -4,7 +4,7 @@ import base64
 import contextlib
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -13,9 +13,23 @@ from sklearn.metrics import ConfusionMatrixDisplay
 from actors.pixels import FORMATS
 from schemas.store import StoreError
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KINDS = (".png", ".svg", ".pdf")
 THUMBNAIL = 96  # pixels of the longer edge
 MAX_COLOURS = 20  # labels, above which colours could not be told apart
 MAX_NUMBERED = 40  # classes, above which numbers in the cells could not be read
+
+
+def check_picture(path: str) -> None:
+    """Refuse a file of a kind that is not drawn; nothing is no file.
+
+    Raises:
+        ValueError: it ends otherwise.
+    """
+    if path and not path.lower().endswith(KINDS):
+        raise ValueError(f"--picture {path}: expected a .png, .svg or .pdf file.")
 
 
 def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str], path: str) -> None:
@@ -65,7 +79,13 @@ def draw_pairs(matched: np.ndarray, unmatched: np.ndarray, path: str) -> None:
     axes = figure.subplots()
     edges = np.histogram_bin_edges(np.concatenate([matched, unmatched]), bins=60)
     for values, name in ((unmatched, "other pairs"), (matched, "pairs that belong together")):
-        axes.hist(values, edges, density=True, alpha=0.6, label=f"{name}, mean {values.mean():.2f}")
+        axes.hist(
+            values,
+            edges.tolist(),
+            density=True,
+            alpha=0.6,
+            label=f"{name}, mean {values.mean():.2f}",
+        )
     axes.set(xlabel="cosine", ylabel="density")
     axes.legend()
     figure.savefig(path)
@@ -84,7 +104,7 @@ def draw_map(points: np.ndarray, labels: Sequence[str | None], path: str, title:
         StoreError: matplotlib is not installed.
     """
     figure = _figure_class()(figsize=(8, 7), layout="constrained")
-    axes = figure.add_subplot(projection="3d" if points.shape[1] == 3 else None)
+    axes: Any = figure.add_subplot(projection="3d" if points.shape[1] == 3 else None)
     names = sorted({label for label in labels if label is not None})
     if len(names) > MAX_COLOURS:
         names = []
@@ -116,7 +136,7 @@ def thumbnail(image: bytes) -> str | None:
     return None
 
 
-def _figure_class() -> Any:  # noqa: ANN401
+def _figure_class() -> "type[Figure]":
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

@@ -22,9 +22,9 @@ import tyro
 from jobs.derived import note_of, open_derived, write_derived
 from jobs.maps import Axes, along, fit_axes, fit_tsne, fit_umap, judge, place
 from jobs.options import Flag, run_command, storage_options, table_uri
-from jobs.pictures import draw_map
+from jobs.pictures import check_picture, draw_map
 from jobs.progress import Progress
-from jobs.vectors import Vectors, changes, open_vectors, read_vectors, refuse_two_spaces
+from jobs.vectors import Vectors, changes, labels_of, open_vectors, read_vectors, refuse_two_spaces
 from schemas.embeddings import Fingerprint
 from schemas.projections import points_of, projection_rows, projection_schema
 from schemas.store import StoreError, Table
@@ -70,8 +70,7 @@ class ProjectConfig:
             raise ValueError(f"--dim is {self.dim}, expected 2 or 3.")
         if self.sample < 2:
             raise ValueError(f"--sample is {self.sample}, expected 2 or more.")
-        if self.picture and not self.picture.lower().endswith((".png", ".svg", ".pdf")):
-            raise ValueError(f"--picture {self.picture}: expected a .png, .svg or .pdf file.")
+        check_picture(self.picture)
         storage_options(self.storage_option)
 
 
@@ -122,7 +121,7 @@ def run(config: ProjectConfig) -> ProjectSummary:
     rows = read_vectors(table, held.dim)
     if not len(rows.ids):
         raise StoreError(f"{config.table} holds no rows.")
-    labels = _labels(table, rows, config) if config.picture else []
+    labels = labels_of(table, config.label_column, rows.ids)
     made: dict[str, Any] = {"method": config.method, "dim": config.dim, "seed": config.seed}
     made |= {"table": table.uri, "space": held.space}
     inputs = {table.uri: table.version}
@@ -150,7 +149,7 @@ def run(config: ProjectConfig) -> ProjectSummary:
     out = write_derived(out, uri, schema, points, note, options)
     if config.picture:
         title = f"{held.model}, {made['method']}, {len(rows.ids):,} rows"
-        draw_map(found.points, labels, config.picture, title)
+        draw_map(found.points, labels.to_pylist(), config.picture, title)
     return ProjectSummary(
         n=len(rows.ids),
         n_fitted=found.n_fitted,
@@ -276,19 +275,6 @@ def _read(axes: Mapping[str, Any] | None) -> Axes | None:
     if axes is None:
         return None
     return Axes(*(np.array(axes[name], np.float32) for name in Axes._fields))
-
-
-def _labels(table: Table, rows: Vectors, config: ProjectConfig) -> list[str | None]:
-    """What colours each row."""
-    name = config.label_column or "label"
-    if name not in table.schema.names:
-        if config.label_column:
-            raise StoreError(f"{config.table} has no column {name!r}.")
-        return [None] * len(rows.ids)
-    held = table.read(["id", name])
-    order = pc.index_in(rows.ids, value_set=held["id"].combine_chunks())
-    labels: list[str | None] = held[name].combine_chunks().cast(pa.string()).take(order).to_pylist()
-    return labels
 
 
 def _text(config: ProjectConfig, summary: ProjectSummary) -> str:

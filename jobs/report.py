@@ -27,7 +27,7 @@ from jobs.derived import note_of
 from jobs.maps import along, fit_axes
 from jobs.options import Flag, run_command, storage_options, table_uri
 from jobs.pictures import thumbnail
-from jobs.vectors import Vectors, read_vectors
+from jobs.vectors import Vectors, in_order, labels_of, read_vectors
 from schemas.embeddings import Fingerprint
 from schemas.failures import FailureLog
 from schemas.neighbours import NEIGHBOURS, neighbours_of
@@ -193,21 +193,16 @@ def _points(plan: Table | None, rows: Vectors) -> tuple[dict[str, Any], str]:
 
 def _details(table: Table, ids: pa.Array, label_column: str) -> dict[str, Any]:
     """What is told of each row: the beginning of its text, its label, its image made small."""
-    name = label_column or "label"
-    if label_column and name not in table.schema.names:
-        raise StoreError(f"{table.uri} has no column {name!r}.")
-    wanted = [column for column in ("text", "image", name) if column in table.schema.names]
-    rows = table.read(["id", *wanted])
-    rows = rows.take(pc.index_in(ids, value_set=rows["id"].combine_chunks()))
+    coded = labels_of(table, label_column, ids).dictionary_encode()
+    wanted = [column for column in ("text", "image") if column in table.schema.names]
+    rows = in_order(table.read(["id", *wanted]), ids)
     texts: list[Any] = [None] * len(ids)
     if "text" in wanted:
         texts = pc.utf8_slice_codeunits(rows["text"], 0, SHOWN_CHARACTERS).to_pylist()
     labels, codes = [], np.full(len(ids), -1)
-    if name in wanted:
-        coded = rows[name].combine_chunks().cast(pa.string()).dictionary_encode()
-        if len(coded.dictionary) <= MAX_LABELS:
-            labels = coded.dictionary.to_pylist()
-            codes = pc.fill_null(coded.indices, -1).to_numpy()
+    if len(coded.dictionary) <= MAX_LABELS:
+        labels = coded.dictionary.to_pylist()
+        codes = pc.fill_null(coded.indices, -1).to_numpy()
     details = {"id": ids.to_pylist(), "text": texts, "labels": labels, "label": codes.tolist()}
     if "image" in wanted and len(ids) <= MOST_THUMBNAILS:
         images = pc.struct_field(rows["image"].combine_chunks(), "bytes").to_pylist()

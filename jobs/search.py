@@ -28,7 +28,7 @@ from actors.checkpoints import Model, resolve
 from actors.engine import Engine, Items, ModelError
 from actors.nearest import nearest
 from jobs.options import TableOptions, parse, user_errors
-from jobs.vectors import read_vectors
+from jobs.vectors import in_order, read_vectors
 from schemas.embeddings import Fingerprint
 from schemas.store import StoreError, Table
 from sources.images import IMAGE_ENDINGS
@@ -167,8 +167,7 @@ def _details(table: Table, ids: pa.Array) -> pa.Table:
         if "label" in rows.column_names:
             label = rows["label"].cast(pa.string())
         parts.append(pa.table({"id": rows["id"], "shown": shown, "label": label}))
-    rows = pa.concat_tables(parts)
-    return rows.take(pc.index_in(ids, value_set=rows["id"].combine_chunks()))
+    return in_order(pa.concat_tables(parts), ids)
 
 
 def _text(hits: Iterable[Hit]) -> str:

@@ -2,12 +2,15 @@
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from actors.nearest import Nearest, nearest, nearest_both_ways
 from jobs.cluster import Cluster, allocate
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
 
 TILE_ROWS = 32_768
 TASK_RETRIES = 3
@@ -56,7 +59,7 @@ def nearest_through_ray(
     found = Nearest.none(len(base) if queries is None else len(queries), k)
     task = ray.remote(compare_tiles).options(num_cpus=use.cpus, max_retries=TASK_RETRIES)
 
-    def submit(a: int, b: int) -> Any:  # noqa: ANN401
+    def submit(a: int, b: int) -> "ObjectRef[Found]":
         known = (
             found.similarities[rows[a], -1].copy(),
             found.similarities[tiles[b], -1].copy() if own else None,
@@ -64,7 +67,7 @@ def nearest_through_ray(
         other = None if own and a == b else refs[b]
         return task.remote(row_refs[a], other, known, k=k, both_ways=own, threads=use.threads)
 
-    under_way: dict[Any, tuple[int, int]] = {}
+    under_way: dict[ObjectRef[Found], tuple[int, int]] = {}
 
     def finish_one() -> None:
         (done,), _ = ray.wait(list(under_way))

@@ -69,13 +69,39 @@ def read_vectors(table: Table, dim: int) -> Vectors:
     if len(ids) * dim * 4 <= MEMORY_SHARE * psutil.virtual_memory().available:
         vectors = np.empty(shape, np.float32)
     else:
-        vectors = np.memmap(tempfile.TemporaryFile(), np.float32, "w+", shape=shape)  # noqa: SIM115
+        vectors = np.memmap(tempfile.TemporaryFile(), np.float32, "w+", shape=shape)
     start = 0
     for file in files:
         part = vectors_of(table.read_file(file.name, ["embedding"])["embedding"])
         vectors[place[start : start + len(part)]] = part
         start += len(part)
     return Vectors(ids.take(order), vectors)
+
+
+def in_order(rows: pa.Table, ids: pa.Array) -> pa.Table:
+    """Rows in the order of ids, nulls for those that are not among them."""
+    return rows.take(pc.index_in(ids, value_set=rows["id"].combine_chunks()))
+
+
+def labels_of(table: Table, asked: str, ids: pa.Array) -> pa.Array:
+    """Labels of rows in the order of ids, as strings.
+
+    Args:
+        table: of vectors.
+        asked: the column; empty is `label`, and nulls where there is none.
+        ids: n of the table's.
+
+    Raises:
+        StoreError: there is no such column.
+    """
+    name = asked or "label"
+    if name not in table.schema.names:
+        if asked:
+            raise StoreError(
+                f"{table.uri} has no column {name!r}. It has: {', '.join(table.schema.names)}."
+            )
+        return pa.nulls(len(ids), pa.string())
+    return in_order(table.read(["id", name]), ids)[name].combine_chunks().cast(pa.string())
 
 
 def changes(table: Table, version: int, dim: int) -> tuple[pa.Array, pa.Array] | None:

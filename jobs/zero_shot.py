@@ -20,7 +20,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_s
 
 from jobs.derived import open_derived, write_derived
 from jobs.options import Flag, run_command, storage_options, table_uri
-from jobs.pictures import draw_confusion
+from jobs.pictures import check_picture, draw_confusion
 from jobs.progress import Progress
 from jobs.vectors import open_vectors, refuse_two_spaces
 from schemas.embeddings import vectors_of
@@ -65,8 +65,7 @@ class ZeroShotConfig:
     def __post_init__(self) -> None:
         if self.top < 1:
             raise ValueError(f"--top is {self.top}, expected 1 or more.")
-        if self.picture and not self.picture.lower().endswith((".png", ".svg", ".pdf")):
-            raise ValueError(f"--picture {self.picture}: expected a .png, .svg or .pdf file.")
+        check_picture(self.picture)
         storage_options(self.storage_option)
 
 

@@ -59,3 +59,18 @@ def few_rows_here():
 def through_ray(local_ray, monkeypatch):
     """Where `few_rows_here` holds, a test that goes through Ray's workers all the same."""
     monkeypatch.setattr("jobs.cluster.Cluster.is_up", lambda _: True)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of small images in folders that may be their labels."""
+    from PIL import Image
+
+    from tests.pictures import file_of, noise
+
+    folder = tmp_path / "photos"
+    for index in range(12):
+        path = folder / ("cat" if index % 2 else "dog") / f"{index:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(file_of(Image.fromarray(noise(20 + index, 30))))
+    return folder

@@ -1,7 +1,6 @@
 """The file for embedding-atlas, and vectors in faiss and Lance as they are exported."""
 
 import importlib.util
-import json
 import subprocess
 import sys
 
@@ -12,11 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.cli import main
-from jobs.embed import EmbedConfig
-from jobs.embed import run as embed
 from jobs.export import ExportConfig, run
 from schemas.store import StoreError, Table
 from tests.hash_model import HashModel
+from tests.tables import fill
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
@@ -26,11 +24,8 @@ pytestmark = [
 
 @pytest.fixture
 def table(tmp_path):
-    lines = (json.dumps({"key": f"k{i:02}", "text": f"text {i}", "n": i}) + "\n" for i in range(40))
-    (tmp_path / "t.jsonl").write_text("".join(lines))
-    columns = {"id_column": "key", "text_column": "text"}
-    embed(EmbedConfig(str(tmp_path / "t.jsonl"), str(tmp_path / "t"), "m", **columns), HashModel())
-    return str(tmp_path / "t")
+    rows = [{"key": f"k{i:02}", "text": f"text {i}", "n": i} for i in range(40)]
+    return fill(tmp_path, "t", rows, HashModel())
 
 
 def test_what_embedding_atlas_reads(table, tmp_path, capsys):
@@ -64,9 +59,7 @@ def test_mistakes_are_told(table, tmp_path):
     assert main(["project", table, plan, "--method", "pca"]) == 0
     with pytest.raises(StoreError, match="no table that `embatch neighbours` makes"):
         run(ExportConfig(table, file=file, for_="atlas", map=plan, neighbours=plan))
-    (tmp_path / "t.jsonl").write_text('{"key": "new", "text": "new", "n": 1}\n')
-    columns = {"id_column": "key", "text_column": "text"}
-    embed(EmbedConfig(str(tmp_path / "t.jsonl"), table, "m", **columns), HashModel())
+    fill(tmp_path, "t", [{"key": "new", "text": "new", "n": 1}], HashModel())
     with pytest.raises(StoreError, match="1 rows of .* brings it up to date"):
         run(ExportConfig(table, file=file, for_="atlas", map=plan))
     assert not (tmp_path / "a.parquet").exists()

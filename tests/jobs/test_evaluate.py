@@ -16,22 +16,13 @@ from schemas.embeddings import vectors_of
 from schemas.store import StoreError, Table
 from sources.rows import SourceError
 from tests.hash_model import HashModel
+from tests.tables import fill
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
     pytest.mark.usefixtures("few_rows_here"),
 ]
 MINILM = "all-MiniLM-L6-v2"
-
-
-def fill(folder, table, rows, model=None, dim=16):
-    source = folder / f"{table}.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = EmbedConfig(
-        str(source), str(folder / table), MINILM, id_column="key", text_column="text"
-    )
-    embed(config, model or HashModel(dim=dim))
-    return str(folder / table)
 
 
 @pytest.fixture

@@ -7,12 +7,11 @@ import pytest
 import jobs.tiles
 from actors.nearest import nearest
 from jobs.cli import main
-from jobs.embed import EmbedConfig
-from jobs.embed import run as embed
 from jobs.neighbours import NeighboursConfig, run
 from jobs.tiles import nearest_through_ray
 from schemas.embeddings import vectors_of
 from schemas.store import StoreError, Table
+from tests import tables
 from tests.hash_model import HashModel
 
 pytestmark = [
@@ -21,16 +20,9 @@ pytestmark = [
 ]
 
 
-def write(folder, texts, name="texts.jsonl"):
-    path = folder / name
-    path.write_text("".join(json.dumps({"key": k, "text": t}) + "\n" for k, t in texts.items()))
-    return path
-
-
 def fill(folder, table, texts, dim=16, **options):
-    source = write(folder, texts, f"{table}.jsonl")
-    config = EmbedConfig(str(source), str(folder / table), "m", id_column="key", **options)
-    return embed(config, HashModel(dim=dim))
+    rows = [{"key": key, "text": text} for key, text in texts.items()]
+    return tables.fill(folder, table, rows, HashModel(dim=dim), **options)
 
 
 def texts(n, start=0):

@@ -16,6 +16,7 @@ from jobs.project import ProjectConfig, run
 from schemas.embeddings import vectors_of
 from schemas.projections import points_of
 from schemas.store import StoreError, Table
+from tests import tables
 from tests.hash_model import HashModel
 
 pytestmark = [
@@ -31,14 +32,8 @@ def rows(n, start=0):
 
 
 def fill(folder, table, held, dim=16, **options):
-    source = folder / f"{table}.jsonl"
-    lines = ({"key": k, "text": text, "label": label} for k, (text, label) in held.items())
-    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    columns = {"id_column": "key", "text_column": "text"}
-    embed(
-        EmbedConfig(str(source), str(folder / table), "m", **columns, **options), HashModel(dim=dim)
-    )
-    return str(folder / table)
+    lines = [{"key": k, "text": text, "label": label} for k, (text, label) in held.items()]
+    return tables.fill(folder, table, lines, HashModel(dim=dim), **options)
 
 
 def on_map(path):

@@ -6,10 +6,9 @@ import time
 import pytest
 
 from jobs.cli import main
-from jobs.embed import EmbedConfig
-from jobs.embed import run as embed
 from jobs.report import ReportConfig, run
 from schemas.store import StoreError
+from tests import tables as made
 from tests.hash_model import HashModel
 
 pytestmark = [
@@ -24,15 +23,9 @@ FLAGS = (
 
 
 def fill(folder, n, **options):
-    with (folder / "t.jsonl").open("w") as file:
-        for i in range(n):
-            text = EVIL if i == 3 else f"text {i}"
-            row = {"key": f"k{i:05}", "text": "" if i == 5 else text, "label": "ab"[i % 2]}
-            file.write(json.dumps(row) + "\n")
-    columns = {"id_column": "key", "text_column": "text"}
-    config = EmbedConfig(str(folder / "t.jsonl"), str(folder / "t"), "m", **columns, **options)
-    embed(config, HashModel())
-    return str(folder / "t")
+    rows = [{"key": f"k{i:05}", "text": f"text {i}", "label": "ab"[i % 2]} for i in range(n)]
+    rows[3]["text"], rows[5]["text"] = EVIL, ""
+    return made.fill(folder, "t", rows, HashModel(), **options)
 
 
 @pytest.fixture
