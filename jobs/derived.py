@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from schemas.fragments import new_name, write_tables
-from schemas.store import StoreError, Table
+from schemas.store import StoreError, Table, refuse_other_content
 
 UPKEEP = ("VACUUM START", "VACUUM END", "OPTIMIZE")  # commits that leave the rows as they are
 
@@ -16,10 +16,12 @@ def open_derived(uri: str, schema: pa.Schema, options: Mapping[str, str]) -> Tab
     """A table of what a follow-up job makes, None where there is none yet.
 
     Raises:
-        StoreError: there is a table of something else.
+        StoreError: there is something else: a table, or files.
     """
     out = Table.open(uri, options)
-    if out is not None and set(out.schema.names) != set(schema.names):
+    if out is None:
+        refuse_other_content(uri)
+    elif set(out.schema.names) != set(schema.names):
         raise StoreError(f"{uri} is a table of {', '.join(out.schema.names)}. Give another OUT.")
     return out
 
@@ -27,8 +29,8 @@ def open_derived(uri: str, schema: pa.Schema, options: Mapping[str, str]) -> Tab
 def note_of(table: Table) -> dict[str, Any]:
     """What the run said that made what a derived table holds; empty where it was no run of ours."""
     for commit in table.history():
-        if commit.get("operation") not in UPKEEP:
-            note: dict[str, Any] = commit.get("note", {})
+        note: dict[str, Any] = commit.get("note", {})
+        if commit.get("operation") not in UPKEEP and note.get("command") != "vacuum":
             return note
     return {}
 

@@ -38,8 +38,11 @@ def along(axes: Axes, vectors: np.ndarray) -> np.ndarray:
     return points
 
 
-def fit_umap(vectors: np.ndarray, dim: int, seed: int) -> np.ndarray:
-    """UMAP (McInnes et al. 2018) over exact neighbours by cosine: (n, dim) float32."""
+def fit_umap(vectors: np.ndarray, dim: int, seed: int, *, show: bool = False) -> np.ndarray:
+    """UMAP (McInnes et al. 2018) over exact neighbours by cosine: (n, dim) float32.
+
+    With `show` a bar on stderr says how far it is.
+    """
     import umap
 
     k = min(NEIGHBOURS, len(vectors)) - 1
@@ -56,6 +59,7 @@ def fit_umap(vectors: np.ndarray, dim: int, seed: int) -> np.ndarray:
         random_state=seed,
         n_jobs=1,  # what a seed makes of it anyway
         init="spectral" if len(vectors) > dim + 2 else "random",
+        tqdm_kwds={"desc": "fit", "unit": "epochs", "disable": not show},
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "precomputed_knn")  # its own transform is not wanted

@@ -36,8 +36,11 @@ class TableOptions:
     storage_option: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     json: Flag = False
 
-    def open(self) -> Table:
+    def open(self, *, derived: bool = False) -> Table:
         """The table.
+
+        Args:
+            derived: take also one that a follow-up job made: it holds no vectors.
 
         Raises:
             StoreError: there is none, or none of embatch.
@@ -48,7 +51,8 @@ class TableOptions:
             raise StoreError(
                 f"There is no table at {uri}. `embatch embed SOURCE {self.table} --model MODEL` makes one."
             )
-        if Fingerprint.of(table.schema) is None:
+        is_ours = derived and any("note" in commit for commit in table.history())
+        if Fingerprint.of(table.schema) is None and not is_ours:
             raise StoreError(f"{uri} is a Delta table, but not one of embeddings.")
         return table
 

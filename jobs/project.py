@@ -29,7 +29,7 @@ from schemas.embeddings import Fingerprint
 from schemas.projections import points_of, projection_rows, projection_schema
 from schemas.store import StoreError, Table
 
-PLACED_ROWS = 65_536  # at a time
+PLACED_ROWS = 16_384  # at a time
 Place = Annotated[str, tyro.conf.Positional]
 
 
@@ -133,13 +133,12 @@ def run(config: ProjectConfig) -> ProjectSummary:
         inputs[base.uri] = base.version
     uri, schema = table_uri(config.out), projection_schema(made["dim"])
     out = open_derived(uri, schema, options)
-    with Progress("project", len(rows.ids), "rows", quiet=config.json) as progress:
-        if base is not None:
-            found = _onto(base, rows, held, config, options)
-        else:
-            old = None if out is None or config.refit else _old(out, made, table, rows)
-            found = _fitted(rows, config) if old is None else old
-        progress.add(len(rows.ids))
+    if base is not None:
+        found = _onto(base, rows, held, config, options)
+    else:
+        quiet = config.json
+        old = None if out is None or config.refit else _old(out, made, table, rows, quiet=quiet)
+        found = _fitted(rows, config) if old is None else old
     quality = judge(rows.vectors, found.points, config.seed)
     note: dict[str, Any] = {"command": "project", **made, "inputs": inputs}
     note |= {"version": table.version, "axes": _written(found.axes)}
@@ -175,25 +174,34 @@ def _fitted(rows: Vectors, config: ProjectConfig) -> _Map:
     chosen = np.arange(n)
     if n > config.sample:
         chosen = np.sort(chance.choice(n, config.sample, replace=False))
-    fit = fit_umap if config.method == "umap" else fit_tsne
     sample = rows.vectors[chosen]
     points = np.empty((n, dim), np.float32)
-    points[chosen] = fit(sample, dim, config.seed)
+    if config.method == "umap":
+        show = sys.stderr.isatty() and not config.json
+        points[chosen] = fit_umap(sample, dim, config.seed, show=show)
+    else:
+        points[chosen] = fit_tsne(sample, dim, config.seed)
     rest = np.setdiff1d(np.arange(n), chosen, assume_unique=True)
-    points[rest] = _placed(rows.vectors, rest, sample, points[chosen])
+    points[rest] = _placed(rows.vectors, rest, sample, points[chosen], quiet=config.json)
     return _Map(points, n_fitted=len(chosen), n_placed=len(rest))
 
 
 def _placed(
-    vectors: np.ndarray, which: np.ndarray, on_map: np.ndarray, points: np.ndarray
+    vectors: np.ndarray, which: np.ndarray, on_map: np.ndarray, points: np.ndarray, *, quiet: bool
 ) -> np.ndarray:
     """Points of some rows, placed among those on the map."""
-    parts = np.split(which, range(PLACED_ROWS, len(which), PLACED_ROWS))
-    placed = [place(vectors[part], on_map, points) for part in parts if len(part)]
-    return np.concatenate([np.zeros((0, points.shape[1]), np.float32), *placed])
+    placed = np.zeros((len(which), points.shape[1]), np.float32)
+    with Progress("place", len(which), "rows", quiet=quiet or not len(which)) as progress:
+        for start in range(0, len(which), PLACED_ROWS):
+            part = slice(start, start + PLACED_ROWS)
+            placed[part] = place(vectors[which[part]], on_map, points)
+            progress.add(len(which[part]))
+    return placed
 
 
-def _old(out: Table, made: Mapping[str, Any], table: Table, rows: Vectors) -> _Map | None:
+def _old(
+    out: Table, made: Mapping[str, Any], table: Table, rows: Vectors, *, quiet: bool
+) -> _Map | None:
     """The map that is there, brought up to date; None where it is a map of other things.
 
     Raises:
@@ -217,7 +225,7 @@ def _old(out: Table, made: Mapping[str, Any], table: Table, rows: Vectors) -> _M
     if axes is not None:
         points[new] = along(axes, rows.vectors[new])
     else:
-        points[new] = _placed(rows.vectors, new, rows.vectors[known], points[known])
+        points[new] = _placed(rows.vectors, new, rows.vectors[known], points[known], quiet=quiet)
     return _Map(points, n_placed=len(new), axes=axes)
 
 
@@ -240,7 +248,9 @@ def _onto(
     if not known.any():
         raise StoreError(f"{config.onto} holds no row of {note['table']} any more. Make it anew.")
     everything = np.arange(len(rows.ids))
-    placed = _placed(rows.vectors, everything, theirs.vectors[known], points[known])
+    placed = _placed(
+        rows.vectors, everything, theirs.vectors[known], points[known], quiet=config.json
+    )
     return _Map(placed, n_placed=len(rows.ids))
 
 

@@ -107,8 +107,10 @@ class Search:
         Raises:
             ModelError: there is no model for it, or the query cannot be embedded.
         """
-        is_image = query.lower().endswith(IMAGE_ENDINGS) and os.path.isfile(query)
-        modality = "image" if is_image else "text"
+        names_image = query.lower().endswith(IMAGE_ENDINGS)
+        modality = "image" if names_image and os.path.isfile(query) else "text"
+        if names_image and modality == "text":
+            print(f"embatch: there is no file {query}: it is taken as a text.", file=sys.stderr)
         if modality not in self._engines:
             model = self._model(modality)
             self._engines[modality] = model, Engine(model.load())

@@ -9,12 +9,14 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from jobs.derived import note_of
 from jobs.options import TableOptions, run_command
 from schemas.embeddings import Fingerprint
 from schemas.failures import FailureLog
 
 HISTORY = 1000
 LAST_RUNS = 5
+_UNTOLD = ("run", "state", "axes", "version", "versions", "inputs")
 _DONE = (
     "rows_read",
     "unchanged",
@@ -34,14 +36,18 @@ class StatusConfig(TableOptions):
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a table; `runs` are the last, newest first."""
+    """The state of a table; `runs` are the last, newest first.
+
+    `model` to `recipe` are None where a follow-up job made the table, `made_by` is where none did.
+    """
 
     table: str
     rows: int
-    model: str
-    dim: int
-    space: str
-    recipe: str
+    model: str | None
+    dim: int | None
+    space: str | None
+    recipe: str | None
+    made_by: dict[str, Any] | None
     columns: list[str]
     files: int
     size_bytes: int
@@ -56,9 +62,8 @@ def run(config: StatusConfig) -> Status:
     Raises:
         StoreError: there is no such table.
     """
-    table = config.open()
+    table = config.open(derived=True)
     fingerprint = Fingerprint.of(table.schema)
-    assert fingerprint is not None  # open() checked
     files = table.files()
     failures = FailureLog(table.uri, table.options).rows
     reasons = pc.value_counts(failures["reason"]).to_pylist()
@@ -79,10 +84,11 @@ def run(config: StatusConfig) -> Status:
     return Status(
         table=config.table,
         rows=sum(file.n_rows for file in files),
-        model=fingerprint.model,
-        dim=fingerprint.dim,
-        space=fingerprint.space,
-        recipe=fingerprint.recipe,
+        model=fingerprint.model if fingerprint else None,
+        dim=fingerprint.dim if fingerprint else None,
+        space=fingerprint.space if fingerprint else None,
+        recipe=fingerprint.recipe if fingerprint else None,
+        made_by=None if fingerprint else note_of(table),
         columns=table.schema.names,
         files=len(files),
         size_bytes=sum(file.size_bytes for file in files),
@@ -101,10 +107,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _text(_: StatusConfig, status: Status) -> str:
-    lines = [
-        f"table     {status.table}",
-        f"rows      {status.rows:,}",
-        f"model     {status.model}, {status.dim} dimensions, space {status.space[:16]}, recipe {status.recipe[:16]}",
+    lines = [f"table     {status.table}", f"rows      {status.rows:,}"]
+    if status.made_by is not None:
+        told = {name: value for name, value in status.made_by.items() if name not in _UNTOLD}
+        lines += [f"{name:<9} {value}" for name, value in told.items() if value is not None]
+    elif status.space is not None and status.recipe is not None:
+        lines.append(
+            f"model     {status.model}, {status.dim} dimensions, space {status.space[:16]},"
+            f" recipe {status.recipe[:16]}"
+        )
+    lines += [
         f"columns   {', '.join(status.columns)}",
         f"files     {status.files:,}, {status.size_bytes / 1e6:,.1f} MB",
         f"version   {status.version}",

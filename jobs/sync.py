@@ -51,7 +51,7 @@ class Sync:
         self.source, self.model, self.options, self.cluster = source, model, options, cluster
         identity = claim.identity(run)
         self.note = {**identity, "command": "embed", "model": model.name}
-        self.note["given_model"] = options.given_model
+        self.note |= {"given_model": options.given_model, "source": options.source_name}
         self.stop = stop
         self.planner = Planner(source, model, options, self.note, cluster, self.stop)
         self.tally = Tally()

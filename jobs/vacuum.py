@@ -49,7 +49,7 @@ def run(config: VacuumConfig) -> VacuumSummary:
         StoreError: there is no such table.
         TableBusy: another run writes to it.
     """
-    table = config.open()
+    table = config.open(derived=True)
     if config.dry_run:
         return VacuumSummary(_vacuum(table, config.hours, dry_run=True), True)
     note = {**claim.identity(f"vacuum-{uuid.uuid4().hex[:6]}"), "command": "vacuum"}

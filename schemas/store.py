@@ -93,7 +93,7 @@ class Table:
             StoreError: the place is not empty or cannot be written.
         """
         storage = dict(options or {})
-        _refuse_other_content(uri)
+        refuse_other_content(uri)
         try:
             handle = DeltaTable.create(
                 uri,
@@ -302,7 +302,12 @@ def _refuse_file(uri: str) -> None:
         raise StoreError(f"{uri} is a file. TABLE is a folder (a new one, or a table of embatch).")
 
 
-def _refuse_other_content(uri: str) -> None:
+def refuse_other_content(uri: str) -> None:
+    """Stop where a new table would lie among other files.
+
+    Raises:
+        StoreError: the place is a file, or a folder that is not empty.
+    """
     _refuse_file(uri)
     names = os.listdir(uri) if os.path.isdir(uri) else []
     if names and "_delta_log" not in names:

@@ -22,6 +22,10 @@ def read_judgements(path: str) -> dict[str, dict[str, float]]:
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError as error:
+        raise SourceError(
+            f"There is no file {path}. Expected one with a pair of ids a line, perhaps with a score."
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"Cannot read {path}: {error}") from error
     lines = [line for line in lines if line.strip()]

@@ -149,6 +149,22 @@ def test_when_the_past_was_swept_all_is_compared(tmp_path):
     assert held(tmp_path) == expected(tmp_path, 2)
 
 
+def test_what_is_derived_has_a_status_and_its_old_files_can_go(tmp_path, capsys):
+    fill(tmp_path, "base", texts(40))
+    for n in (40, 42, 44):
+        fill(tmp_path, "base", texts(n))
+        near(tmp_path, k=3)
+    assert main(["status", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    assert "rows      132" in told
+    assert "command   neighbours" in told
+    assert main(["vacuum", str(tmp_path / "out"), "--hours", "0", "--json"]) == 0
+    swept = json.loads(capsys.readouterr().out.splitlines()[-1])["files"]
+    assert len(swept) >= 1
+    assert near(tmp_path, k=3).n_searched == 0
+    assert held(tmp_path) == expected(tmp_path, 3)
+
+
 def test_mistakes_are_told(tmp_path):
     fill(tmp_path, "base", texts(5))
     fill(tmp_path, "other", texts(5), dim=8)
@@ -158,6 +174,10 @@ def test_mistakes_are_told(tmp_path):
         near(tmp_path, queries=str(tmp_path / "nowhere"))
     with pytest.raises(StoreError, match="two spaces"):
         near(tmp_path, queries=str(tmp_path / "other"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(StoreError, match=r"no table and not empty \(it holds notes.txt\)"):
+        run(NeighboursConfig(str(tmp_path / "base"), str(tmp_path / "mine")))
     with pytest.raises(StoreError, match="Give another OUT"):
         near(tmp_path, out="other")
     fill(tmp_path, "base", {"a": ""}, prune=True, force_prune=True, max_failures=1.0)

@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 import time
+import zipfile
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.hash_model import HashModel
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
+    pytest.mark.filterwarnings("ignore:Tensorflow not installed"),
     pytest.mark.usefixtures("few_rows_here"),
 ]
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)> <b>bold</b> @PLOTLY@ @DATA@"
@@ -73,8 +75,26 @@ def test_a_table_alone_is_shown_on_its_principal_components(tmp_path):
     assert data["crosses"] == []
 
 
+def test_small_pictures_come_from_the_folder_that_was_embedded(tmp_path, photos, digits_clip):
+    table, out = str(tmp_path / "t"), tmp_path / "r.html"
+    assert main(["embed", str(photos), table, "--model", str(digits_clip / "model")]) == 0
+    run(ReportConfig((table,), out=str(out)))
+    assert held(out)[1]["points"]["image"] == [None] * 12
+    first, second = photos / "cat" / "01.png", photos / "cat" / "03.png"
+    (tmp_path / "elsewhere.png").write_bytes(first.read_bytes())
+    first.unlink()
+    first.symlink_to(tmp_path / "elsewhere.png")
+    second.unlink()
+    run(ReportConfig((table,), out=str(out), images=str(photos)))
+    images = held(out)[1]["points"]["image"]
+    assert images[:2] == [None, None]
+    assert all(image.startswith("data:image/jpeg;base64,") for image in images[2:])
+
+
 def test_mistakes_are_told(tables, tmp_path):
     table, plan, near = tables
+    with pytest.raises(ValueError, match="there is no such folder"):
+        ReportConfig((table,), images=str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match="ends in .html"):
         ReportConfig((table,), out="report.pdf")
     for named, message in (
@@ -149,6 +169,78 @@ def test_the_page_in_a_browser(browser, tables, tmp_path):
     assert "1 rows hold these words" in page.inner_text("#chosen")
     assert page.locator("#found li").all_inner_texts() == ["text 17"]
     assert "text is empty" in page.inner_text("#more")
+    assert said == []
+
+
+def map_and_neighbours(table):
+    """Both, as a person would make them; their places."""
+    plan, near = f"{table}-map", f"{table}-near"
+    assert main(["project", table, plan]) == 0
+    assert main(["neighbours", table, near, "--k", "5"]) == 0
+    return plan, near
+
+
+def look_at(browser, path):
+    """Open a page as a person would: hover over a point, click it; what it then shows."""
+    data = held(path)[1]
+    page, said = open_page(browser, path)
+    drawn = page.evaluate("document.getElementById('map').data.reduce((n, t) => n + t.x.length, 0)")
+    assert drawn == len(data["points"]["x"])
+    page.mouse.move(*place_of(page, 0))
+    page.wait_for_selector(".hovertext, #hover img", timeout=10_000)
+    page.mouse.click(*place_of(page, 0))
+    page.wait_for_selector(".chosen")
+    assert page.locator("#found li").count() == 5
+    assert said == []
+    return page
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_the_page_of_a_thousand_articles(browser, data_folder, tmp_path):
+    table = str(tmp_path / "articles")
+    asked = ["--delimiter", ";", "--quote", "'", "--no-header", "--text-column", "column_2"]
+    source = str(data_folder / "10kgnad" / "test.csv")
+    asked += ["--columns", "column_1", "--model", "all-MiniLM-L6-v2"]
+    assert main(["embed", source, table, *asked]) == 0
+    out = str(tmp_path / "r.html")
+    shown = [table, *map_and_neighbours(table), "--label-column", "column_1", "--out", out]
+    assert main(["report", *shown]) == 0
+    page = look_at(browser, tmp_path / "r.html")
+    word = max(held(tmp_path / "r.html")[1]["points"]["text"][0].split(), key=len)
+    page.fill("#search", word)
+    assert page.locator("#found li").count() > 0
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_the_page_of_a_thousand_photos(browser, data_folder, tmp_path):
+    photos, table = tmp_path / "photos", str(tmp_path / "table")
+    with zipfile.ZipFile(data_folder / "flickr8k_1000" / "images.zip") as archive:
+        archive.extractall(photos)
+    assert main(["embed", str(photos), table, "--model", str(data_folder / "clip_tiny")]) == 0
+    out = str(tmp_path / "r.html")
+    shown = [table, *map_and_neighbours(table), "--images", str(photos), "--out", out]
+    assert main(["report", *shown]) == 0
+    images = held(tmp_path / "r.html")[1]["points"]["image"]
+    assert len(images) == 1000
+    assert all(image.startswith("data:image/jpeg;base64,") for image in images)
+    page = look_at(browser, tmp_path / "r.html")
+    assert page.locator(".chosen img").count() == 1
+
+
+@pytest.mark.slow
+def test_two_hundred_thousand_points_can_be_used(browser, tmp_path):
+    table, plan = fill(tmp_path, 200_000), str(tmp_path / "map")
+    assert main(["project", table, plan, "--method", "pca"]) == 0
+    run(ReportConfig((table, plan), out=str(tmp_path / "r.html")))
+    page, said = open_page(browser, tmp_path / "r.html")
+    started = time.monotonic()
+    page.mouse.click(*place_of(page, 777))
+    page.wait_for_selector(".chosen")
+    page.fill("#search", "text 17777")
+    assert "text 17777" in page.locator("#found li").all_inner_texts()
+    assert time.monotonic() - started < 5
     assert said == []
 
 

@@ -44,6 +44,8 @@ def test_the_nearest_row_comes_first(table, capsys):
     assert main(["search", table, "weather forecast", "--k", "1"]) == 0
     shown = capsys.readouterr().out
     assert "Rain and hail" in shown
+    assert main(["search", table, "umbrella.jpg", "--k", "1"]) == 0
+    assert "no file umbrella.jpg: it is taken as a text" in capsys.readouterr().err
     assert "\x1b" not in shown
     assert len(shown.splitlines()) == 1
 

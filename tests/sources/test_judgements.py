@@ -38,5 +38,5 @@ def test_mistakes(tmp_path, text, message):
     (tmp_path / "q").write_text(text)
     with pytest.raises(SourceError, match=message):
         read_judgements(str(tmp_path / "q"))
-    with pytest.raises(SourceError, match="Cannot read"):
+    with pytest.raises(SourceError, match="There is no file"):
         read_judgements(str(tmp_path / "nowhere"))
