@@ -1,8 +1,12 @@
 """The file for embedding-atlas, and vectors in faiss and Lance as they are exported."""
 
 import importlib.util
+import io
+import json
 import subprocess
 import sys
+import venv
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -94,3 +98,42 @@ def test_lance_takes_the_exported_table_as_it_is(table, tmp_path):
     asked = [sys.executable, "-c", IN_LANCE, str(tmp_path / "t.parquet"), str(tmp_path / "t.lance")]
     done = subprocess.run(asked, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def atlas(request):
+    """The program embedding-atlas, in a virtual environment of its own: it wants another pandas."""
+    folder = request.config.cache.mkdir("embedding-atlas") / "venv"
+    program = folder / "bin" / "embedding-atlas"
+    if not program.exists():
+        venv.create(folder, with_pip=True)
+        wanted = ["torch==2.13.0", "embedding-atlas"]
+        asked = [folder / "bin" / "pip", "install", "--quiet", *wanted]
+        done = subprocess.run(asked, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"embedding-atlas cannot be installed here: {done.stderr[-300:]}")
+    return str(program)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_embedding_atlas_opens_the_file(atlas, table, tmp_path):
+    plan, near = str(tmp_path / "map"), str(tmp_path / "near")
+    file, site = str(tmp_path / "atlas.parquet"), str(tmp_path / "site.zip")
+    assert main(["project", table, plan, "--method", "pca"]) == 0
+    assert main(["neighbours", table, near, "--k", "4"]) == 0
+    assert main(["export", table, file, "--for", "atlas", "--map", plan, "--neighbours", near]) == 0
+    asked = [atlas, file, "--text", "text", "--x", "projection_x", "--y", "projection_y"]
+    asked += ["--neighbors", "neighbors", "--degree", "--export-application", site]
+    done = subprocess.run(asked, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(site) as archive:
+        shown = json.loads(archive.read("data/metadata.json"))["props"]["data"]
+        rows = pq.read_table(io.BytesIO(archive.read("data/dataset.parquet")))
+    assert shown["projection"] == {"x": "projection_x", "y": "projection_y"}
+    assert (shown["text"], shown["neighbors"]) == ("text", "neighbors")
+    # It counts who names whom as a neighbour: so it has read them as they were meant.
+    pairs = Table.open(near).read()["neighbour_id"].to_pylist()
+    (column,) = (name for name in rows.column_names if "in_degree" in name.lower())
+    degrees = dict(zip(rows["id"].to_pylist(), rows[column].to_pylist(), strict=True))
+    assert degrees == {name: pairs.count(name) for name in degrees}
