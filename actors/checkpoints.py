@@ -20,9 +20,12 @@ from actors.layout import UNLIMITED, read_layout
 from actors.models import MODELS, ModelSpec
 from actors.pixels import Preprocess, read_preprocess
 from actors.templates import templates_of
+from actors.vocabulary import ENDINGS as VOCABULARY_ENDINGS
+from actors.vocabulary import is_vocabulary, open_vocabulary
 from actors.weights import (
     HUB_NAME,
     find_on_hub,
+    hash_file,
     hash_parts,
     in_cache,
     in_package,
@@ -50,6 +53,7 @@ class Model:
         logit_scale: What a cosine is multiplied by before a softmax over classes; None where the
             model was not trained with one.
         templates: Sentences that class names are put into; empty where texts stand for themselves.
+        word_weights: File that says how much each word counts, of a model of words.
     """
 
     spec: ModelSpec
@@ -61,6 +65,7 @@ class Model:
     preprocess: Preprocess | None = None
     logit_scale: float | None = None
     templates: tuple[str, ...] = ()
+    word_weights: str = ""
 
     @property
     def name(self) -> str:
@@ -80,6 +85,8 @@ class Model:
     @property
     def size_bytes(self) -> int:
         """Of the weights' files."""
+        if os.path.isfile(self.folder):
+            return os.path.getsize(self.folder)
         files = Path(self.folder).rglob("*")
         return sum(f.stat().st_size for f in files if f.suffix in (".safetensors", ".npz"))
 
@@ -96,12 +103,16 @@ class Model:
         Raises:
             ModelError: The weights are not on this machine and cannot be had, or differ.
         """
-        folder = self.folder if os.path.isdir(self.folder) else self._find_again()
+        folder = self.folder if os.path.exists(self.folder) else self._find_again()
         encoder: Encoder
         if self.spec.family == "use":
             from actors.use import UseEncoder
 
             encoder = UseEncoder(folder, device=device, threads=threads)
+        elif self.spec.family == "words":
+            from actors.words import WordEncoder
+
+            encoder = WordEncoder(folder, weights=self.word_weights)
         elif self.preprocess is not None:
             from actors.clip import ClipImageEncoder
             from actors.resnet import ResNetEncoder
@@ -137,7 +148,7 @@ class Model:
         """Folder of the same weights on another machine than the one that resolved them."""
         if self.name not in MODELS and not HUB_NAME.fullmatch(self.name):
             raise ModelError(
-                f"Model folder {self.folder} is not on this machine. Put it on a file system that"
+                f"Model {self.folder} is not on this machine. Put it on a file system that"
                 " all nodes share, or give a hub name."
             )
         modality = "text" if self.preprocess is None else "image"
@@ -159,16 +170,18 @@ def resolve(
     modality: str = "text",
     labels: bool = False,
     templates: Sequence[str] = (),
+    word_weights: str = "",
 ) -> Model:
     """Find a model's weights and hash them; torch is not imported and nothing is loaded.
 
     Args:
-        model: A name in `MODELS`, a local folder, or a hub name.
+        model: A name in `MODELS`, a local folder, a hub name, or a file of word vectors.
         prompt: A key of the model's prompts, or the text itself; None takes its first, if any.
         max_tokens: None takes the model's own.
         modality: "text" or "image": what it is to embed.
         labels: Whether the texts are names of classes.
         templates: Sentences for these; without any, what suits the model.
+        word_weights: File of `embatch words weights`, for a file of word vectors.
 
     Raises:
         ModelError: There is no such model, or its weights cannot be had or hosted.
@@ -181,6 +194,8 @@ def resolve(
     elif os.path.isdir(path):
         folder = os.path.abspath(path)
         spec = _spec(os.path.basename(folder), folder, weights="")
+    elif os.path.isfile(path) and is_vocabulary(path):
+        return _words(os.path.abspath(path), modality, word_weights, [prompt, max_tokens, labels])
     elif HUB_NAME.fullmatch(model) and not model.startswith((".", "~")):
         try:
             folder = find_on_hub(model)
@@ -188,12 +203,17 @@ def resolve(
             raise ModelError(f"{error}{_suggestion(model)}") from error
         spec = _spec(model, folder, weights=model)
     elif model.startswith((".", "/", "~")):
-        raise ModelError(f"Model folder {model} does not exist on this machine.")
+        raise ModelError(
+            f"Model {model} does not exist on this machine. Expected a folder, or a file of word"
+            f" vectors that ends in {', '.join(VOCABULARY_ENDINGS)}."
+        )
     else:
         raise ModelError(
             f"Unknown model {model!r}. Known: {', '.join(MODELS)}, or a folder or hub name."
             + _suggestion(model)
         )
+    if word_weights:
+        raise ModelError(f"{spec.name} is no file of word vectors; leave out --word-weights.")
     if prompt is None:
         prompt = next(iter(spec.prompts.values()), "")
     prompt = spec.prompts.get(prompt, prompt)
@@ -238,6 +258,30 @@ def _model(spec: ModelSpec, folder: str, prompt: str, max_tokens: int, modality:
     tokenizer = [part for path in tokenizer_files for part in (path.name, path.read_bytes())]
     made_by = hash_parts([recipe, *tokenizer])
     return Model(spec, folder, prompt, max_tokens, space, made_by, preprocess, logit_scale)
+
+
+def _words(path: str, modality: str, word_weights: str, others: list[Any]) -> Model:
+    """A file of word vectors as a model of texts."""
+    if modality != "text":
+        raise ModelError(f"{path} embeds text, and SOURCE holds {modality}s.")
+    if any(others):
+        raise ModelError("A file of word vectors takes no prompt, no --max-tokens and no --labels.")
+    vocabulary = open_vocabulary(path)
+    spec = ModelSpec(
+        name=os.path.basename(path),
+        family="words",
+        dim=vocabulary.dim,
+        max_tokens=2**20,  # nothing grows with it
+        pooling="mean",
+        weights="",
+        licence="see where it comes from",
+        source=str(vocabulary.about.get("kind", "word vectors")),
+    )
+    space = hash_file(path)
+    weights = hash_file(word_weights) if word_weights else ""
+    recipe = hash_parts([[space, weights, PREPROCESSING_VERSION]])
+    found = Model(spec, path, "", spec.max_tokens, space, recipe)
+    return replace(found, word_weights=os.path.abspath(word_weights)) if word_weights else found
 
 
 def _spec(name: str, folder: str, weights: str) -> ModelSpec:

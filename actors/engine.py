@@ -41,10 +41,12 @@ class Tokens(NamedTuple):
     Attributes:
         ids: One list of token ids a text, or one array of patches an image.
         truncated: (n,) bool, whether text was cut off.
+        n_unknown: Words without a vector, which no id stands for.
     """
 
     ids: list[Any]
     truncated: np.ndarray
+    n_unknown: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,13 @@ class Work:
         n_computed: Tokens that went through the network, padding included.
         flops: Floating point operations of matrix products, padding left out.
         busy_seconds: Time in which the encoder computed, averaged over its lanes.
+        n_unknown: Words without a vector, where the encoder is a list of words.
     """
 
     n_computed: int = 0
     flops: float = 0.0
     busy_seconds: float = 0.0
+    n_unknown: int = 0
 
 
 class Encoded(NamedTuple):
@@ -160,7 +164,8 @@ class Engine:
         lanes = [self._lanes.submit(self._lane, window) for _ in range(self.encoder.setup.lanes)]
         for lane in lanes:
             lane.result()
-        work = Work(window.n_computed, window.flops, window.seconds / len(lanes))
+        seconds = window.seconds / len(lanes)
+        work = Work(window.n_computed, window.flops, seconds, tokens.n_unknown)
         return Encoded(vectors, n_tokens, tokens.truncated, errors, work)
 
     def _lane(self, window: "_Window") -> None:
@@ -291,6 +296,7 @@ def _tokenize(encoder: Encoder, items: Items, errors: dict[int, str]) -> Tokens:
     except Exception:  # the row at fault is found, and its reason kept, below
         ids: list[Any] = []
         truncated = np.zeros(len(items), dtype=bool)
+        n_unknown = 0
     for row, item in enumerate(items):
         try:
             one = encoder.tokenize([item])
@@ -300,7 +306,8 @@ def _tokenize(encoder: Encoder, items: Items, errors: dict[int, str]) -> Tokens:
         else:
             ids.append(one.ids[0])
             truncated[row] = one.truncated[0]
-    return Tokens(ids, truncated)
+            n_unknown += one.n_unknown
+    return Tokens(ids, truncated, n_unknown)
 
 
 def reason(error: Exception) -> str:

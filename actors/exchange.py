@@ -28,6 +28,7 @@ REPORT = pa.schema(
         ("n_due", pa.int64()),
         ("n_tokens", pa.int64()),
         ("n_truncated", pa.int64()),
+        ("n_unknown", pa.int64()),  # words without a vector
         ("seconds", pa.float64()),  # that the window took, loading left out
         ("n_computed", pa.int64()),  # tokens, padding included
         ("flops", pa.float64()),

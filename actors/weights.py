@@ -103,6 +103,12 @@ def hash_parts(parts: Iterable[Any]) -> str:
     return digest.hexdigest()[:32]
 
 
+def hash_file(path: str) -> str:
+    """32 hex digits of sha256 over a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+
+
 class _Tensor(NamedTuple):
     """Where a tensor lies in a file."""
 

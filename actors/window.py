@@ -238,6 +238,7 @@ class EmbedWindow:
                 "n_tokens": 0,
                 "n_truncated": 0,
                 "n_computed": round(work.n_computed * float(mine.mean())),
+                "n_unknown": round(work.n_unknown * float(mine.mean())),
                 "flops": work.flops * float(mine.mean()),
                 "busy_seconds": work.busy_seconds * float(mine.mean()),
                 "failures": [

@@ -13,6 +13,7 @@ COMMANDS = {
     "report": "write one page to look at a table: map, neighbours, search, figures",
     "evaluate": "measure how good a table's vectors are",
     "zero-shot": "classify images or texts with words, without training",
+    "words": "the words of word2vec, GloVe or fastText as a table, and questions about words",
     "models": "list the models that are known by name",
     "status": "rows, model, failures, versions and last runs of a table",
     "failures": "list the rows that have no vector, and why",

@@ -43,7 +43,7 @@ class EmbedConfig:
     Attributes:
         source: file, glob, folder, URI, datasets folder or hub name (owner/name:split)
         table: folder or bucket prefix of the table; made where there is none
-        model: a name that `embatch models` lists, a local folder, or a hub name
+        model: a name that `embatch models` lists, a local folder, a hub name, or a file of word vectors
         text_column: columns that make the text, joined by a newline (found by itself where possible)
         image_column: column of images (found by itself, if no text column is named)
         label_from_folder: the folder that an image lies in is its column `label`
@@ -59,6 +59,7 @@ class EmbedConfig:
         template: with --labels, what a name is put into at {}; the vectors of several are averaged
         prompt: name of one of the model's prompts (passage, query), or the words to put before a text
         max_tokens: cut texts to so many tokens (default: the model's own bound)
+        word_weights: how much each word counts: a file of `embatch words weights`
         chunk_tokens: cut documents into passages of so many tokens
         chunk_overlap: tokens that two neighbouring passages share
         prune: remove rows that the source has no longer
@@ -99,6 +100,7 @@ class EmbedConfig:
     template: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     prompt: Text = ""
     max_tokens: Number = 0
+    word_weights: Text = ""
     chunk_tokens: Number = 0
     chunk_overlap: Number = 0
     prune: Flag = False
@@ -202,6 +204,7 @@ def run(
             modality=source.options.modality,
             labels=config.labels,
             templates=config.template,
+            word_weights=config.word_weights,
         )
     if source.options.modality == "image":
         _refuse_text_options(config)

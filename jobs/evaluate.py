@@ -5,6 +5,7 @@
     embatch evaluate tables/sentences --scores likeness.tsv
     embatch evaluate tables/articles --label-column topic
     embatch evaluate tables/articles --compare tables/articles-other-model
+    embatch evaluate tables/words --analogies questions-words.txt --word-pairs wordsim353.tsv
 
 Several may be asked at once. Judgements are BEIR's tsv, TREC's qrels, or a pair of ids a line; queries
 without any are left out and counted. With --json all numbers are one line.
@@ -29,6 +30,8 @@ from jobs.options import TableOptions, run_command, storage_options
 from jobs.pictures import check_picture, draw_pairs
 from jobs.retrieval import by_chance, known_judgements, ranked
 from jobs.vectors import Vectors, labels_of, open_vectors, read_vectors, refuse_two_spaces
+from jobs.word_benchmarks import analogies, word_pairs
+from jobs.word_table import WordTable
 from schemas.store import StoreError, Table
 from sources.judgements import read_judgements
 from sources.rows import SourceError
@@ -47,6 +50,8 @@ class EvaluateConfig(TableOptions):
         queries: table of queries, of the same space (with --qrels; default: the table itself)
         qrels: which documents are relevant to which query
         scores: pairs of ids and how alike people found them
+        analogies: of a table of words: four words a line under sections (questions-words.txt)
+        word_pairs: of a table of words: two words and how alike people found them (WordSim-353, SimLex-999)
         label_column: a column that neighbours, and a logistic regression, should tell
         compare: table of the same rows by another model
         compare_queries: the queries by that model
@@ -56,15 +61,19 @@ class EvaluateConfig(TableOptions):
     queries: Annotated[str, Optional] = ""
     qrels: Annotated[str, File] = ""
     scores: Annotated[str, File] = ""
+    analogies: Annotated[str, File] = ""
+    word_pairs: Annotated[str, File] = ""
     label_column: Annotated[str, tyro.conf.arg(metavar="COLUMN", help_behavior_hint="")] = ""
     compare: Annotated[str, Optional] = ""
     compare_queries: Annotated[str, Optional] = ""
     picture: Annotated[str, File] = ""
 
     def __post_init__(self) -> None:
-        if not (self.qrels or self.scores or self.label_column or self.compare):
+        kinds = (self.qrels, self.scores, self.label_column, self.compare)
+        if not any((*kinds, self.analogies, self.word_pairs)):
             raise ValueError(
-                "Say what to evaluate: --qrels, --scores, --label-column or --compare."
+                "Say what to evaluate: --qrels, --scores, --label-column, --compare, --analogies or"
+                " --word-pairs."
             )
         if self.queries and not self.qrels:
             raise ValueError("--queries needs --qrels, which says what belongs to them.")
@@ -110,6 +119,8 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         _labels(config, table, base, told)
     if config.compare:
         _overlap(config, base, told)
+    if config.analogies or config.word_pairs:
+        _words(config, told)
     rounded = {name: round(float(value), 6) for name, value in told.measures.items()}
     return rounded | told.counts
 
@@ -213,6 +224,17 @@ def _labels(config: EvaluateConfig, table: Table, base: Vectors, told: Evaluatio
     predicted = probe.predict(vectors[test])
     told.measures["probe_accuracy"] = accuracy_score(labels[test], predicted)
     told.measures["probe_macro_f1"] = f1_score(labels[test], predicted, average="macro")
+
+
+def _words(config: EvaluateConfig, told: Evaluation) -> None:
+    words = WordTable(config.table, storage_options(config.storage_option))
+    found: dict[str, Any] = {}
+    if config.analogies:
+        found |= analogies(words, config.analogies, quiet=config.json)
+    if config.word_pairs:
+        found |= word_pairs(words, config.word_pairs)
+    for name, value in found.items():
+        (told.measures if isinstance(value, float) else told.counts)[name] = value
 
 
 def _overlap(config: EvaluateConfig, base: Vectors, told: Evaluation) -> None:

@@ -91,6 +91,7 @@ class EmbedSummary(Counts):
         rows_per_second: embedded and replaced rows over the rest of the embedding stage.
         n_tokens: of texts, or patches of images.
         n_truncated: texts cut at the model's bound.
+        unknown_share: of the words, those that a model of words had no vector for.
         n_passages: rows written, where documents are cut into passages; else 0.
         precision: what the vectors were computed in; null where none was.
         token_budget: tokens a micro-batch, found on this machine.
@@ -112,6 +113,7 @@ class EmbedSummary(Counts):
     run: str
     n_tokens: int
     n_truncated: int
+    unknown_share: float
     n_passages: int
     precision: str | None
     token_budget: int
@@ -151,6 +153,7 @@ class EmbedSummary(Counts):
             run=run,
             n_tokens=tally.n_tokens,
             n_truncated=tally.n_truncated,
+            unknown_share=round(tally.n_unknown / max(tally.n_unknown + tally.n_tokens, 1), 4),
             n_passages=tally.n_rows if passages else 0,
             precision=tally.precision,
             token_budget=tally.token_budget,
@@ -178,17 +181,20 @@ class EmbedSummary(Counts):
                 f"{self.n_truncated:>12,}  texts were longer than the model reads "
                 "(--chunk-tokens cuts them into passages)"
             )
+        if self.unknown_share:
+            lines.append(f"{self.unknown_share:>12.1%}  of the words have no vector in this model")
         rate = f", {self.rows_per_second:,.0f} rows/s while embedding" if self.n_tokens else ""
         lines.append(
             f"\n{self.table} is at version {self.table_version}: {self.model}, "
             f"{self.seconds:.1f} s{rate}."
         )
+        share = f"{self.gemm_share:.0%} of what matrix products alone reach here"
+        ceiling = f", {share}" if self.gemm_share else ""
         if self.precision and self.n_tokens >= self.token_budget:  # less work tells nothing
             lines.append(
                 f"{self.precision}, {self.tokens_per_second:,.0f} tokens/s in micro-batches of "
-                f"{self.token_budget:,} with {self.padding_waste:.1%} padding, {self.gemm_share:.0%} "
-                f"of what matrix products alone reach here; {self.starved_share:.0%} of the time "
-                "the model waited."
+                f"{self.token_budget:,} with {self.padding_waste:.1%} padding{ceiling}; "
+                f"{self.starved_share:.0%} of the time the model waited."
             )
         by_number = sorted(self.failures.items(), key=lambda item: -item[1])
         lines += [f"Failed {n:,}: {reason}" for reason, n in by_number[:_REASONS_SHOWN]]

@@ -36,6 +36,7 @@ class Tally:
     n_failed_updated: int = 0
     n_tokens: int = 0
     n_truncated: int = 0
+    n_unknown: int = 0
     n_rows: int = 0
     n_computed: int = 0
     flops: float = 0.0
@@ -48,8 +49,8 @@ class Tally:
 
     def work(self, report: Mapping[str, Any]) -> None:
         """Add what a worker has done."""
-        names = ("n_due", "n_tokens", "n_truncated", "n_rows", "n_computed", "flops")
-        for name in (*names, "busy_seconds"):
+        names = ("n_due", "n_tokens", "n_truncated", "n_unknown", "n_rows", "n_computed")
+        for name in (*names, "flops", "busy_seconds"):
             setattr(self, name, getattr(self, name) + report[name])
         self.remarks.update(report["remarks"])
         if report["precision"] is not None:

@@ -1,0 +1,373 @@
+"""Files of word vectors: word2vec's text and binary forms, GloVe's, gensim's .kv, fastText's .bin.
+
+    vocabulary = open_vocabulary("GoogleNews-vectors.bin.gz")
+    for block in vocabulary.blocks():
+        block.words, block.vectors  # at most 16,384 of them at a time
+
+word2vec and GloVe are streamed, so that memory does not depend on the file. fastText's own form is
+read by gensim. A .kv file is a pickle: of it only what names lists, numbers and arrays is read, and
+no function that it names is called.
+"""
+
+import functools
+import gzip
+import io
+import json
+import pickle
+import re
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Protocol, cast
+
+import numpy as np
+
+from actors.engine import ModelError
+
+ENDINGS = (".bin", ".vec", ".txt", ".kv", ".w2v")
+BLOCK_WORDS = 16_384
+MOST_DIMENSIONS = 65_536
+LONGEST_WORD = 10_000  # bytes; more is no file of words
+FASTTEXT = struct.pack("<i", 793_712_314)  # the first bytes of its files since version 11
+TRAININGS = {1: "cbow", 2: "skip-gram", 3: "supervised"}  # fastText's numbers
+HEADER = re.compile(rb"\s*(\d+)\s+(\d+)\s*\n")
+# What a .kv file may name besides its own class: what arrays and dictionaries are made of.
+PLAIN = {
+    ("collections", "OrderedDict"),
+    ("collections", "defaultdict"),
+    ("builtins", "int"),
+    *(
+        (module, name)
+        for package in ("numpy.core", "numpy._core")
+        for module, name in (
+            (f"{package}.multiarray", "_reconstruct"),
+            (f"{package}.multiarray", "scalar"),
+            (f"{package}.numeric", "_frombuffer"),
+        )
+    ),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some words of a file, in its order.
+
+    Attributes:
+        words: n as the file has them; None where the bytes are no text in the given encoding.
+        vectors: (n, dim) float32, as trained, of any length.
+        counts: (n,) int64, how often each was met in training; None where the file does not say.
+    """
+
+    words: list[str | None]
+    vectors: np.ndarray
+    counts: np.ndarray | None = None
+
+
+class Subwords(Protocol):
+    """What makes a vector for a word that the file does not hold."""
+
+    def __call__(self, word: str) -> np.ndarray | None:
+        """(dim,) float32, None where no part of the word is known either."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A file of word vectors, opened.
+
+    Attributes:
+        n: words, as the file's header says; None where it has none.
+        dim: length of a vector.
+        about: what is known of the training: `kind`, `window`, `min_n`, `max_n`, …
+        blocks: reads the file from its beginning.
+        subwords: of fastText; None where only whole words have vectors.
+    """
+
+    n: int | None
+    dim: int
+    blocks: Callable[[], Iterator[Block]]
+    about: dict[str, Any] = field(default_factory=dict)
+    subwords: Subwords | None = None
+
+
+def is_vocabulary(path: str) -> bool:
+    """Whether a file's name is that of word vectors."""
+    name = path.lower().removesuffix(".gz")
+    return name.endswith(ENDINGS)
+
+
+def open_vocabulary(path: str, *, encoding: str = "utf-8") -> Vocabulary:
+    """Find out what a file holds; words come when `blocks` is asked for them.
+
+    A file FILE.json beside it, as `embatch words train` writes it, says how it was trained.
+
+    Raises:
+        ModelError: It is missing, or holds no word vectors. `blocks` raises it too, where the file
+            ends too early or does not hold what its header says.
+    """
+    if not Path(path).is_file():
+        raise ModelError(f"There is no file {path}.")
+    try:
+        with _opened(path) as file:
+            head = file.read(4096)
+    except (OSError, EOFError) as error:
+        raise ModelError(f"Cannot read {path}: {error}") from error
+    if path.lower().removesuffix(".gz").endswith(".kv"):
+        found = _pickled(path)
+    elif head[:1].isascii() and head[:1].isdigit() and (match := HEADER.match(head)):
+        n, dim = int(match[1]), int(match[2])
+        if not 1 <= dim <= MOST_DIMENSIONS:
+            raise ModelError(
+                f"{path}: its first line says {dim} dimensions, expected 1 to {MOST_DIMENSIONS:,}."
+            )
+        is_text = _is_text(head[match.end() :], dim)
+        read = _text_blocks if is_text else _binary_blocks
+        found = Vocabulary(n, dim, lambda: read(path, n, dim, encoding), {"kind": "word2vec"})
+    elif head[:4] == FASTTEXT or path.lower().removesuffix(".gz").endswith(".bin"):
+        found = _fasttext(path, encoding, head)
+    elif (first := head.split(b"\n", 1)[0].split()) and _is_text(head, len(first) - 1):
+        dim = len(first) - 1
+        found = Vocabulary(
+            None, dim, lambda: _text_blocks(path, None, dim, encoding), {"kind": "GloVe"}
+        )
+    else:
+        raise ModelError(
+            f"{path} holds no word vectors. Expected word2vec's text or binary form, GloVe's, gensim's"
+            f" .kv or fastText's .bin; it begins with {head[:20]!r}."
+        )
+    told = Path(f"{path}.json")
+    if told.is_file():
+        found.about.update(json.loads(told.read_text(encoding="utf-8")))
+    return found
+
+
+def _opened(path: str) -> IO[bytes]:
+    return gzip.open(path) if path.endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
+
+
+def _is_text(head: bytes, dim: int) -> bool:
+    """Whether the first line behind a header is a word and `dim` numbers."""
+    line, end, _ = head.partition(b"\n")
+    numbers = line.rstrip().split(b" ")[1:]
+    if not end:  # a line longer than what was read: its last number may be cut
+        numbers = numbers[:-1]
+    try:
+        for number in numbers:
+            float(number)
+    except ValueError:
+        return False
+    return len(numbers) == dim if end else 0 < len(numbers) < dim
+
+
+def _decoded(word: bytes, encoding: str) -> str | None:
+    try:
+        return word.decode(encoding)
+    except UnicodeDecodeError:
+        return None
+
+
+def _binary_blocks(path: str, n: int, dim: int, encoding: str) -> Iterator[Block]:
+    size = dim * 4
+    with _opened(path) as raw:
+        file = io.BufferedReader(cast(Any, raw), 1 << 22)
+        file.readline()
+        done = 0
+        while done < n:
+            wanted = min(BLOCK_WORDS, n - done)
+            words: list[str | None] = []
+            vectors = np.empty((wanted, dim), "<f4")
+            for row in range(wanted):
+                word, values = _word(file), b""
+                if word is not None:
+                    values = _read(file, size)
+                if word is None or len(values) < size:
+                    raise ModelError(
+                        f"{path} ends after {done + row:,} of the {n:,} words that its first line"
+                        " names: a part is missing. Copy or download it again."
+                    )
+                if len(word) > LONGEST_WORD:
+                    raise ModelError(
+                        f"{path}: word {done + row + 1:,} is over {LONGEST_WORD:,} bytes long, so the"
+                        f" file does not hold vectors of {dim} numbers as its first line says."
+                    )
+                words.append(_decoded(word, encoding))
+                vectors[row] = np.frombuffer(values, "<f4")
+            yield Block(words, vectors.astype(np.float32, copy=False))
+            done += wanted
+        if _read(file, 64).strip():
+            raise ModelError(
+                f"{path} goes on after the {n:,} words that its first line names. Mend that line, or"
+                " get the file again."
+            )
+
+
+def _word(file: IO[bytes]) -> bytes | None:
+    """The bytes before the next blank; None where the file ends first."""
+    letters = bytearray()
+    while len(letters) <= LONGEST_WORD:
+        letter = file.read(1)
+        if not letter:
+            return None
+        if letter == b" ":
+            break
+        letters += letter
+    return bytes(letters).lstrip(b"\n")
+
+
+def _read(file: IO[bytes], size: int) -> bytes:
+    """So many bytes, fewer only where the file, or what gzip says of it, ends."""
+    try:
+        return file.read(size)
+    except EOFError:  # a .gz cut off
+        return b""
+
+
+def _text_blocks(path: str, n: int | None, dim: int, encoding: str) -> Iterator[Block]:
+    words: list[str | None] = []
+    rows: list[np.ndarray] = []
+    done = 0
+    with _opened(path) as file:
+        if n is not None:
+            file.readline()
+        for line in _lines(file):
+            word, _, numbers = line.rstrip().partition(b" ")
+            values = np.array(numbers.split(b" "))
+            try:
+                row = values.astype(np.float32)
+            except ValueError:
+                row = np.zeros(0, np.float32)
+            if len(row) != dim:
+                raise ModelError(
+                    f"{path}, word {done + len(rows) + 1:,}: expected {dim} numbers, got"
+                    f" {numbers[:40]!r}{' …' if len(numbers) > 40 else ''}. The file is damaged or cut off."
+                )
+            words.append(_decoded(word, encoding))
+            rows.append(row)
+            if len(rows) == BLOCK_WORDS:
+                yield Block(words, np.stack(rows))
+                done += len(rows)
+                words, rows = [], []
+    if rows:
+        yield Block(words, np.stack(rows))
+        done += len(rows)
+    if n is not None and done != n:
+        raise ModelError(
+            f"{path} holds {done:,} words, and its first line names {n:,}. Mend that line, or get the"
+            " file again."
+        )
+
+
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
+    try:
+        yield from (line for line in file if line.strip())
+    except EOFError:
+        return  # the count tells that words are missing
+
+
+def _fasttext(path: str, encoding: str, head: bytes) -> Vocabulary:
+    """A model of Facebook's fastText: words, and parts of words that make vectors for others.
+
+    The layout of the header is that of fastText's `Args::save`; the rest is read by gensim, and only
+    when words are asked for.
+    """
+    start = 8 if head[:4] == FASTTEXT else 0  # behind the version, which old files do not tell
+    numbers = struct.unpack_from("<12i", head, start) if len(head) >= start + 68 else (0,) * 12
+    (n_words,) = struct.unpack_from("<4xi", head, start + 56) if numbers[0] else (0,)
+    dim, window, epochs = numbers[:3]
+    training, buckets, min_n, max_n = numbers[7:11]
+    if training not in TRAININGS or not 1 <= dim <= MOST_DIMENSIONS or n_words < 0:
+        raise ModelError(
+            f"{path} is neither word2vec's nor fastText's .bin: it begins with {head[:16]!r}."
+        )
+    if TRAININGS[training] == "supervised":
+        raise ModelError(
+            f"{path} is a classifier of fastText (supervised), whose words gensim does not read."
+            " Save its vectors as text: `fasttext print-word-vectors`."
+        )
+    about = {
+        "kind": f"fastText, {TRAININGS[training]}",
+        "window": window,
+        "epochs": epochs,
+        "min_n": min_n,
+        "max_n": max_n,
+        "buckets": buckets,
+    }
+
+    @functools.cache
+    def loaded() -> Any:  # noqa: ANN401
+        try:
+            from gensim.models.fasttext import load_facebook_vectors
+        except ImportError as error:
+            raise ModelError("fastText's .bin is read by gensim: pip install gensim") from error
+        try:
+            return load_facebook_vectors(path, encoding=encoding)
+        except (
+            Exception
+        ) as error:  # gensim's, struct's, zlib's: a file that is cut or something else
+            raise ModelError(
+                f"{path} cannot be read as fastText's .bin ({type(error).__name__}: {error}). The file"
+                " is damaged or cut off; --encoding says how its words are written."
+            ) from error
+
+    def blocks() -> Iterator[Block]:
+        kv = loaded()
+        for start in range(0, len(kv.index_to_key), BLOCK_WORDS):
+            words = list(kv.index_to_key[start : start + BLOCK_WORDS])
+            counts = np.array([kv.get_vecattr(word, "count") for word in words], np.int64)
+            yield Block(words, kv.vectors[start : start + len(words)], counts)
+
+    def subwords(word: str) -> np.ndarray | None:
+        try:
+            vector: np.ndarray = loaded().get_vector(word)
+        except KeyError:  # shorter than any part
+            return None
+        return vector
+
+    return Vocabulary(n_words, dim, blocks, about, subwords if buckets and max_n else None)
+
+
+class _Plain:
+    """What stands for an object of gensim's in a pickle: its attributes, without its class."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads KeyedVectors and calls nothing that the file names but NumPy's makers of arrays."""
+
+    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
+        """Refuse all names but those of arrays and of the class itself."""
+        if (module, name) == ("gensim.models.keyedvectors", "KeyedVectors"):
+            return _Plain
+        if (module, name) in PLAIN:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it names {module}.{name}")
+
+
+def _pickled(path: str) -> Vocabulary:
+    try:
+        with _opened(path) as file:
+            held = _PlainUnpickler(file).load()
+        vectors = held.__dict__.get("vectors")
+        if vectors is None:  # large arrays lie beside the pickle
+            vectors = np.load(f"{path}.vectors.npy", mmap_mode="r", allow_pickle=False)
+        words, counts = held.index_to_key, held.expandos.get("count")
+        if vectors.ndim != 2 or len(vectors) != len(words):
+            raise ValueError(f"{len(words)} words and vectors of shape {vectors.shape}")
+        words = [str(word) for word in words]
+    except Exception as error:  # whatever a broken or foreign pickle leads to
+        raise ModelError(
+            f"{path} is no .kv file of gensim 4 that can be read safely ({type(error).__name__}:"
+            f" {error}). Save it as word2vec: `KeyedVectors.load(…).save_word2vec_format(…)`."
+        ) from error
+
+    def blocks() -> Iterator[Block]:
+        for start in range(0, len(words), BLOCK_WORDS):
+            some = slice(start, start + BLOCK_WORDS)
+            few = None if counts is None else np.asarray(counts[some], np.int64)
+            yield Block(list(words[some]), np.asarray(vectors[some], np.float32), few)
+
+    return Vocabulary(len(words), vectors.shape[1], blocks, {"kind": "KeyedVectors"})

@@ -1,0 +1,109 @@
+"""Texts and labels as training reads them: from any source of `embatch embed`, or from a table of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
+
+import pyarrow as pa
+import tyro
+
+from jobs.options import Flag, storage_options, table_uri
+from schemas.store import StoreError, Table
+from sources import SourceOptions, open_source
+from sources.rows import SourceError
+
+Column = Annotated[str, tyro.conf.arg(metavar="A,B", help_behavior_hint="")]
+
+
+class Example(NamedTuple):
+    """A text and its label, None where it has none."""
+
+    text: str
+    label: str | None
+
+
+@dataclass(frozen=True)
+class CorpusOptions:
+    """Which texts.
+
+    Attributes:
+        source: what `embatch embed` takes as SOURCE, or a table that it made
+        text_column: columns that make the text, joined by a newline (found by itself where possible)
+        label_column: column of labels
+        delimiter: between the fields of a CSV file
+        quote: around fields of a CSV file
+        no_header: the first row of a CSV file is data; its columns are column_1, column_2, ...
+        lines: each line of a text file is one text
+        storage_option: KEY=VALUE for the object store, once for each
+        json: print the summary as one line of JSON, the last on stdout
+    """
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    text_column: Column = ""
+    label_column: Annotated[str, tyro.conf.arg(metavar="COLUMN", help_behavior_hint="")] = ""
+    delimiter: str = ","
+    quote: str = '"'
+    no_header: Flag = False
+    lines: Flag = False
+    storage_option: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    json: Flag = False
+
+    def examples(self) -> Iterator[Example]:
+        """All texts, in the order of the source; a row that cannot be read is left out.
+
+        Raises:
+            SourceError: there is no such source or column.
+            StoreError: the table holds no texts.
+        """
+        found = False
+        for rows in self._tables():
+            labels = [None] * len(rows)
+            if self.label_column:
+                if self.label_column not in rows.column_names:
+                    raise SourceError(
+                        f"{self.source} has no column {self.label_column!r}. It has:"
+                        f" {', '.join(rows.column_names)}."
+                    )
+                labels = rows[self.label_column].cast(pa.string()).to_pylist()
+            for text, label in zip(rows["text"].to_pylist(), labels, strict=True):
+                found = True
+                yield Example(text, label)
+        if not found:
+            raise SourceError(f"{self.source} holds no text.")
+
+    def _tables(self) -> Iterator[pa.Table]:
+        options = storage_options(self.storage_option)
+        table = _table(self.source, options)
+        if table is not None:
+            if "text" not in table.schema.names:
+                raise StoreError(
+                    f"{self.source} holds no texts. Embed it without --no-text, or name the source."
+                )
+            for file in table.files():
+                yield table.read_file(file.name).drop_columns("embedding")
+            return
+        source = open_source(
+            SourceOptions(
+                path=self.source,
+                text_column=tuple(name for name in self.text_column.split(",") if name),
+                columns=(self.label_column,) if self.label_column else (),
+                delimiter=self.delimiter,
+                quote=self.quote,
+                no_header=self.no_header,
+                lines=self.lines,
+                storage_options=options,
+            )
+        )
+        if source.options.modality != "text":
+            raise SourceError(f"{self.source} holds images, expected texts.")
+        for piece in source.pieces():
+            for rows, _ in source.read(piece):
+                yield rows
+
+
+def _table(place: str, options: dict[str, str]) -> Table | None:
+    """The table at a place, None where there is none: then it is a source."""
+    try:
+        return Table.open(table_uri(place), options)
+    except StoreError:  # a file, or something that no table is
+        return None

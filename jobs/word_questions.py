@@ -1,0 +1,162 @@
+"""Questions about a table of words, answered as gensim answers them.
+
+    embatch words similar tables/words king --k 5
+    embatch words similar tables/words king woman --without man
+    embatch words similarity tables/words king queen
+    embatch words similarity tables/words king,queen man,woman
+    embatch words analogy tables/words "Paris is to France as Berlin is to ?"
+    embatch words odd-one-out tables/words breakfast lunch dinner cereal
+
+A word that a fastText model does not hold is made of its parts, while the model's file is there.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from jobs.options import TableOptions, run_command, storage_options
+from jobs.word_table import WordTable
+
+Words = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="WORD ...")]
+FILLERS = ("is", "to", "as", "?")  # of an analogy that is put in words
+Answer = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SimilarConfig(TableOptions):
+    """Words, and how many like them.
+
+    Attributes:
+        words: one or more; of several, what is like all of them
+        without: a word that the answer should be unlike, once for each
+        k: how many to show
+    """
+
+    words: Words = ()
+    without: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    k: int = 10
+
+    def __post_init__(self) -> None:
+        if not self.words:
+            raise ValueError("Name a word.")
+        if self.k < 1:
+            raise ValueError(f"--k is {self.k}, expected 1 or more.")
+
+
+@dataclass(frozen=True)
+class SimilarityConfig(TableOptions):
+    """Two words or lists of words.
+
+    Attributes:
+        one: a word, or several with commas between them
+        other: likewise
+    """
+
+    one: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="A[,B]")] = ""
+    other: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="C[,D]")] = ""
+
+    def __post_init__(self) -> None:
+        if not self.one.strip(",") or not self.other.strip(","):
+            raise ValueError("Name two words, or two lists: `king,queen man,woman`.")
+
+
+@dataclass(frozen=True)
+class AnalogyConfig(TableOptions):
+    """A is to B as C is to what?
+
+    Attributes:
+        words: A, B and C, or the whole sentence
+        k: how many answers to show
+    """
+
+    words: Words = ()
+    k: int = 5
+
+    def __post_init__(self) -> None:
+        if len(self.asked) != 3:
+            raise ValueError(
+                "An analogy has three words: `man king woman`, or `man is to king as woman is to ?`;"
+                f" got {' '.join(self.words) or 'none'}."
+            )
+
+    @property
+    def asked(self) -> list[str]:
+        """A, B and C."""
+        words = " ".join(self.words).replace("?", " ?").split()
+        return words if len(words) == 3 else [word for word in words if word not in FILLERS]
+
+
+@dataclass(frozen=True)
+class OddOneOutConfig(TableOptions):
+    """Words of which one does not belong.
+
+    Attributes:
+        words: three or more
+    """
+
+    words: Words = ()
+
+    def __post_init__(self) -> None:
+        if len(self.words) < 3:
+            raise ValueError("Name three words or more.")
+
+
+def similar(config: SimilarConfig) -> Answer:
+    """Words like those asked for, unlike those of `without`."""
+    table = WordTable(config.table, storage_options(config.storage_option))
+    asked = [*config.words, *config.without]
+    weights = [1.0] * len(config.words) + [-1.0] * len(config.without)
+    query = table.mean(asked, weights)
+    return _listed(table.similar_to_each(query[None], [asked], config.k)[0])
+
+
+def similarity(config: SimilarityConfig) -> Answer:
+    """Cosine of two words, or of two lists' means."""
+    table = WordTable(config.table, storage_options(config.storage_option))
+    one, other = ([w for w in words.split(",") if w] for words in (config.one, config.other))
+    return {"similarity": round(table.similarity(one, other), 6)}
+
+
+def analogy(config: AnalogyConfig) -> Answer:
+    """What is to C as B is to A."""
+    table = WordTable(config.table, storage_options(config.storage_option))
+    a, b, c = config.asked
+    return _listed(table.analogy(a, b, c, config.k))
+
+
+def odd_one_out(config: OddOneOutConfig) -> Answer:
+    """The word that is least like all."""
+    table = WordTable(config.table, storage_options(config.storage_option))
+    found = table.odd_one_out(config.words)
+    return {"odd": found[-1].word} | _listed(found)
+
+
+def _listed(found: list[Any]) -> Answer:
+    return {"words": [{"word": one.word, "similarity": round(one.similarity, 6)} for one in found]}
+
+
+def _text(_: object, answer: Answer) -> str:
+    if "similarity" in answer:
+        return f"{answer['similarity']:.4f}"
+    lines = [f"{one['similarity']:7.3f}  {one['word']}" for one in answer["words"]]
+    if "odd" in answer:
+        lines.append(f"\n{answer['odd']} is the odd one out.")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> int:
+    """The command line, the question first; returns the exit code."""
+    name, rest = f"words {arguments[0]}", arguments[1:]
+    if arguments[0] == "similar":
+        return run_command(SimilarConfig, name, __doc__, rest, similar, _text)
+    if arguments[0] == "similarity":
+        return run_command(SimilarityConfig, name, __doc__, rest, similarity, _text)
+    if arguments[0] == "analogy":
+        return run_command(AnalogyConfig, name, __doc__, rest, analogy, _text)
+    return run_command(OddOneOutConfig, name, __doc__, rest, odd_one_out, _text)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,143 @@
+"""A table of words in memory, and word arithmetic over it, as gensim defines it; exact and batched."""
+
+import difflib
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from actors.nearest import nearest
+from actors.words import WordEncoder
+from jobs.derived import note_of
+from jobs.vectors import in_order, open_vectors, read_vectors
+from schemas.store import StoreError
+
+
+class Found(NamedTuple):
+    """A word, and its cosine with what was asked."""
+
+    word: str
+    similarity: float
+
+
+class WordTable:
+    """Words by rank.
+
+    Attributes:
+        words: n of them, the most frequent first.
+        unit: (n, dim) float32, unit rows.
+        norms: (n,) float32, length of each vector as trained.
+    """
+
+    def __init__(self, place: str, options: Mapping[str, str]) -> None:
+        """Read a table of `embatch words`.
+
+        Raises:
+            StoreError: there is none, it is empty or a table of something else.
+        """
+        self.place = place
+        self.table, held = open_vectors(place, options)
+        if not {"rank", "norm"} <= set(self.table.schema.names):
+            raise StoreError(
+                f"{place} is no table of words. `embatch words MODEL {place}` makes one."
+            )
+        vectors = read_vectors(self.table, held.dim)
+        if not len(vectors.ids):
+            raise StoreError(f"{place} holds no words.")
+        columns = in_order(self.table.read(["id", "rank", "norm"]), vectors.ids)
+        order = np.argsort(columns["rank"].to_numpy(), kind="stable")
+        self.words: list[str] = vectors.ids.take(pa.array(order)).to_pylist()
+        self.unit: np.ndarray = vectors.vectors[order]
+        self.norms: np.ndarray = columns["norm"].to_numpy()[order]
+        self.index = {word: row for row, word in enumerate(self.words)}
+
+    def raw(self, word: str) -> np.ndarray:
+        """(dim,) float32, as trained; of a word that is not in the table, made of its parts.
+
+        Raises:
+            StoreError: the word has no vector.
+        """
+        row = self.index.get(word)
+        if row is not None:
+            vector: np.ndarray = self.unit[row] * self.norms[row]
+            return vector
+        encoder = self._makes_words()
+        of_parts = None if encoder is None else encoder.vector(word)
+        if of_parts is None:
+            like = [other for other in self.words if other.lower() == word.lower()]
+            like += difflib.get_close_matches(word, self.words[:100_000], n=3)
+            hint = f" Like it: {', '.join(map(repr, like[:3]))}." if like else ""
+            raise StoreError(f"{self.place} has no word {word!r}.{hint}")
+        return of_parts
+
+    @functools.cache  # noqa: B019 - a table lives as long as its command
+    def _makes_words(self) -> WordEncoder | None:
+        """The model that the table is of, if it makes vectors of parts of words and is still there."""
+        note = note_of(self.table)
+        if not note.get("about", {}).get("max_n") or not os.path.exists(note["given_model"]):
+            return None
+        return WordEncoder(note["given_model"])
+
+    def direction(self, word: str) -> np.ndarray:
+        """(dim,) float32 of length 1."""
+        return _unit(self.raw(word))
+
+    def mean(self, words: Sequence[str], weights: Sequence[float] = ()) -> np.ndarray:
+        """The weighted mean of words' directions, of length 1; all weights are 1 where none is given."""
+        directions = np.stack([self.direction(word) for word in words])
+        return _unit((directions * np.array(weights or [1.0] * len(words))[:, None]).mean(axis=0))
+
+    def similar_to_each(
+        self,
+        queries: np.ndarray,
+        asked: Sequence[Sequence[str]],
+        k: int,
+        n_words: int | None = None,
+    ) -> list[list[Found]]:
+        """The k words nearest to each query, best first, without those it was made of.
+
+        Args:
+            queries: (m, dim) float32, unit rows.
+            asked: of each, the words that are left out.
+            k: 1 or more.
+            n_words: look only among the first.
+        """
+        base = self.unit[:n_words]
+        most = min(len(base), k + max(map(len, asked)))
+        found = nearest(base, most, queries)
+        answers = []
+        for left_out, indices, values in zip(
+            asked, found.indices, found.similarities.tolist(), strict=True
+        ):
+            pairs = [
+                Found(self.words[row], value) for row, value in zip(indices, values, strict=True)
+            ]
+            answers.append([one for one in pairs if one.word not in left_out][:k])
+        return answers
+
+    def analogy(self, a: str, b: str, c: str, k: int) -> list[Found]:
+        """What is to c as b is to a: the words nearest to b - a + c (3CosAdd, Mikolov et al. 2013)."""
+        return self.similar_to_each(self.mean([b, c, a], [1, 1, -1])[None], [[a, b, c]], k)[0]
+
+    def similarity(self, one: Sequence[str], other: Sequence[str]) -> float:
+        """Cosine of two words, or of the means of two lists of words as trained."""
+        means = [
+            _unit(np.mean([self.raw(word) for word in words], axis=0)) for words in (one, other)
+        ]
+        return float(means[0] @ means[1])
+
+    def odd_one_out(self, words: Sequence[str]) -> list[Found]:
+        """Words by their cosine with the mean of all directions, the odd one last."""
+        mean = self.mean(words)
+        found = [Found(word, float(self.direction(word) @ mean)) for word in words]
+        return sorted(found, key=lambda one: -one.similarity)
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    """Length 1; zeros stay."""
+    norm = float(np.linalg.norm(vector))
+    unit: np.ndarray = (vector / norm if norm else vector).astype(np.float32)
+    return unit

@@ -1,0 +1,307 @@
+"""The words of a word2vec, GloVe or fastText model as a table of vectors; and questions about words.
+
+    embatch words GoogleNews-vectors.bin.gz tables/words
+    embatch words all-MiniLM-L6-v2 tables/tokens --token-embeddings
+
+    embatch words similar tables/words king            which words are near
+    embatch words similarity tables/words king queen   how near two words, or two lists, are
+    embatch words analogy tables/words man king woman  man is to king as woman is to ?
+    embatch words odd-one-out tables/words breakfast lunch dinner cereal
+    embatch words train SOURCE OUT.bin                 word2vec, fastText or labelled words of a corpus
+    embatch words weights SOURCE FILE.json             how rare each word is, for embed --word-weights
+
+TABLE has `id` (the word), `rank` from 0, `frequency` where the file tells it, `norm` (length of the
+vector as trained) and `embedding` (of length 1). `neighbours`, `project`, `search` and `report` take it
+as they take any table of vectors; `embed --model FILE` embeds texts as the mean of their words.
+"""
+
+import importlib
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import tyro
+
+from actors.checkpoints import Model, resolve
+from actors.engine import ModelError
+from actors.vocabulary import Block, Vocabulary, open_vocabulary
+from actors.weights import hash_parts
+from jobs.derived import note_of, open_derived, write_derived
+from jobs.options import Flag, run_command, storage_options, table_uri
+from jobs.progress import Progress
+from schemas.embeddings import Fingerprint, vector_column
+from schemas.failures import FailureLog
+from schemas.store import now
+
+QUESTIONS = {
+    "similar": "jobs.word_questions",
+    "similarity": "jobs.word_questions",
+    "analogy": "jobs.word_questions",
+    "odd-one-out": "jobs.word_questions",
+    "train": "jobs.word_training",
+    "weights": "jobs.word_weights",
+}
+N_EXTREME = 10
+NOT_TEXT = "the word is no text in the encoding"
+NO_DIRECTION = "the vector is zero or not finite"
+Place = Annotated[str, tyro.conf.Positional]
+
+
+@dataclass(frozen=True)
+class WordsConfig:
+    """Which model's words, and where they go.
+
+    Attributes:
+        model: a .bin, .vec, .txt or .kv file of words (also .gz), or with --token-embeddings a transformer
+        table: table of words; one that is there is brought up to date
+        token_embeddings: the tokens of a transformer, as they enter its first layer
+        encoding: how the file writes its words
+        storage_option: KEY=VALUE for the object store, once for each
+        json: print the summary as one line of JSON, the last on stdout
+    """
+
+    model: Annotated[Place, tyro.conf.arg(metavar="MODEL")]
+    table: Annotated[Place, tyro.conf.arg(metavar="TABLE")]
+    token_embeddings: Flag = False
+    encoding: str = "utf-8"
+    storage_option: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    json: Flag = False
+
+    def __post_init__(self) -> None:
+        storage_options(self.storage_option)
+        try:
+            b"".decode(self.encoding)
+        except LookupError as error:
+            raise ValueError(
+                f"--encoding {self.encoding} is unknown to Python, expected one such as cp852."
+            ) from error
+
+
+@dataclass(frozen=True)
+class WordsSummary:
+    """What the table holds.
+
+    Attributes:
+        n: words in the table.
+        dim: length of a vector.
+        duplicates: words that the file has twice; the first counts.
+        failed: words without a row, by reason.
+        about: what the file tells of its training.
+        unchanged: whether the table held these words already.
+        smallest_norms: the ten words whose vectors are shortest, and their lengths.
+        nearest_to_centroid: the ten words nearest to the mean of all vectors, and how far they are.
+    """
+
+    n: int
+    dim: int
+    duplicates: int
+    failed: dict[str, int]
+    about: dict[str, Any]
+    unchanged: bool
+    smallest_norms: list[tuple[str, float]]
+    nearest_to_centroid: list[tuple[str, float]]
+    table_version: int
+
+
+def run(config: WordsConfig) -> WordsSummary:
+    """Write the table of words.
+
+    Raises:
+        ModelError: the model cannot be had, is damaged, or is of another kind.
+        StoreError: TABLE is a table of something else.
+    """
+    uri, options = table_uri(config.table), storage_options(config.storage_option)
+    vocabulary, model, space = _opened(config)
+    print_of = Fingerprint(model.name, vocabulary.dim, space, space)
+    schema = word_schema(print_of)
+    out = open_derived(uri, schema, options)
+    walk = _Walk(vocabulary)
+    told = {"command": "words", "recipe": hash_parts([[space, config.encoding]])}
+    unchanged = out is not None and note_of(out).get("recipe") == told["recipe"]
+    if out is None or not unchanged:
+        note: dict[str, Any] = {**told, "about": vocabulary.about, "source": model.folder}
+        note |= {"given_model": model.folder, "duplicates": walk.duplicates}
+        rows = walk.rows(schema, quiet=config.json)
+        out = write_derived(out, uri, schema, rows, note, options)
+        log_note = {"run": f"words-{uuid.uuid4().hex[:6]}", "command": "words"}
+        log = FailureLog(uri, options)
+        identity = {"source": config.model, "source_file": config.model, "recipe": space}
+        log.add([identity | failure | log_note for failure in walk.failures], log_note)
+        log.keep(log.seen, log_note)
+    return WordsSummary(
+        n=walk.n,
+        dim=vocabulary.dim,
+        duplicates=walk.duplicates,
+        failed=walk.reasons,
+        about=vocabulary.about,
+        unchanged=unchanged,
+        smallest_norms=walk.smallest_norms,
+        nearest_to_centroid=walk.nearest_to_centroid(),
+        table_version=out.version,
+    )
+
+
+def word_schema(fingerprint: Fingerprint) -> pa.Schema:
+    """Of a table of words."""
+    return pa.schema(
+        [
+            pa.field("id", pa.string()),
+            pa.field("rank", pa.int64()),
+            pa.field("frequency", pa.int64()),
+            pa.field("norm", pa.float32()),
+            fingerprint.field,
+            pa.field("embedded_at", pa.timestamp("us", tz="UTC")),
+        ]
+    )
+
+
+def _opened(config: WordsConfig) -> tuple[Vocabulary, Model, str]:
+    """The words, the model that they are of, and their space."""
+    model = resolve(config.model)
+    is_file = model.spec.family == "words"
+    if is_file == config.token_embeddings:
+        raise ModelError(
+            f"{config.model} is a file of words, which has no --token-embeddings."
+            if is_file
+            else f"{config.model} is no file of words. Its input tokens come with --token-embeddings."
+        )
+    if is_file:
+        return open_vocabulary(model.folder, encoding=config.encoding), model, model.space
+    return token_vocabulary(model), model, hash_parts([[model.space, "token embeddings"]])
+
+
+def token_vocabulary(model: Model) -> Vocabulary:
+    """The input embeddings of a transformer, a word a token; rows that no token names are `<row N>`.
+
+    Raises:
+        ModelError: the model has no such matrix.
+    """
+    from actors.layout import read_layout
+
+    if model.spec.family != "transformer":
+        raise ModelError(f"{model.name} is no transformer: it has no input embeddings.")
+    import transformers
+
+    folder = str(read_layout(model.folder).modules[0][1])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    network = transformers.AutoModel.from_pretrained(folder, use_safetensors=True)
+    matrix = network.get_input_embeddings().weight.detach().float().numpy()
+    names = tokenizer.convert_ids_to_tokens(list(range(min(len(matrix), len(tokenizer)))))
+    words: list[str | None] = [name or f"<row {row}>" for row, name in enumerate(names)]
+    words += [f"<row {row}>" for row in range(len(words), len(matrix))]
+    return Vocabulary(
+        len(words),
+        matrix.shape[1],
+        lambda: iter([Block(words, matrix)]),
+        {"kind": "input embeddings of a transformer"},
+    )
+
+
+@dataclass
+class _Walk:
+    """Two passes over a vocabulary: one finds out that it is whole, the other makes rows of it."""
+
+    vocabulary: Vocabulary
+    n: int = 0
+    duplicates: int = 0
+    failures: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        total, smallest = np.zeros(self.vocabulary.dim), []
+        for words, _, _, norms, vectors in self._good():
+            self.n += len(words)
+            total += vectors.sum(axis=0, dtype=np.float64)
+            smallest += sorted(zip(norms.tolist(), words, strict=True))[:N_EXTREME]
+        self._mean = total / max(self.n, 1)
+        self.smallest_norms = [(word, round(norm, 6)) for norm, word in sorted(smallest)]
+        self.smallest_norms = self.smallest_norms[:N_EXTREME]
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How many words failed for which reason."""
+        reasons = [failure["reason"] for failure in self.failures]
+        return {reason: reasons.count(reason) for reason in sorted(set(reasons))}
+
+    def _good(
+        self,
+    ) -> Iterator[tuple[list[str], np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]]:
+        """Words that get a row, their ranks, counts, norms and vectors as trained."""
+        met: set[str] = set()
+        self.duplicates, self.failures, start = 0, [], 0
+        for block in self.vocabulary.blocks():
+            norms = np.linalg.norm(block.vectors, axis=1)
+            kept = []
+            for row, word in enumerate(block.words):
+                if word in met:
+                    self.duplicates += 1
+                elif word is None or not 0 < norms[row] < np.inf:
+                    reason = NOT_TEXT if word is None else NO_DIRECTION
+                    place = {"id": word, "position": start + row, "content_hash": None}
+                    self.failures.append(place | {"stage": "read", "reason": reason})
+                else:
+                    met.add(word)
+                    kept.append(row)
+            words = [word for row in kept if (word := block.words[row]) is not None]
+            counts = None if block.counts is None else block.counts[kept]
+            yield words, np.array(kept, np.int64) + start, counts, norms[kept], block.vectors[kept]
+            start += len(block.words)
+
+    def rows(self, schema: pa.Schema, *, quiet: bool) -> Iterator[pa.Table]:
+        """Rows of the table."""
+        moment = now()
+        with Progress("words", self.n, "words", quiet=quiet) as progress:
+            for words, ranks, counts, norms, vectors in self._good():
+                unit = (vectors / norms[:, None]).astype(np.float32)
+                yield pa.table(
+                    [
+                        pa.array(words, pa.string()),
+                        pa.array(ranks),
+                        pa.nulls(len(words), pa.int64()) if counts is None else pa.array(counts),
+                        pa.array(norms.astype(np.float32)),
+                        vector_column(unit),
+                        pa.array([moment] * len(words), pa.timestamp("us", tz="UTC")),
+                    ],
+                    schema=schema,
+                )
+                progress.add(len(words))
+
+    def nearest_to_centroid(self) -> list[tuple[str, float]]:
+        """Words whose vectors lie nearest to the mean of all, and how far away (Euclidean)."""
+        nearest: list[tuple[float, str]] = []
+        for words, _, _, _, vectors in self._good():
+            away = np.linalg.norm(vectors - self._mean, axis=1)
+            nearest += sorted(zip(away.tolist(), words, strict=True))[:N_EXTREME]
+        return [(word, round(distance, 6)) for distance, word in sorted(nearest)[:N_EXTREME]]
+
+
+def _text(config: WordsConfig, summary: WordsSummary) -> str:
+    lines = [f"{summary.n:>12,}  words of {summary.dim} dimensions"]
+    if summary.duplicates:
+        lines.append(f"{summary.duplicates:>12,}  words stand there twice; the first counts")
+    lines += [f"{n:>12,}  failed: {reason}" for reason, n in summary.failed.items()]
+    lines += [f"{value!s:>12}  {name.replace('_', ' ')}" for name, value in summary.about.items()]
+    if config.token_embeddings:
+        lines.append("\nShortest vectors, which training may never have touched:")
+        lines += [f"{norm:>12.4f}  {word!r}" for word, norm in summary.smallest_norms]
+        lines.append("\nNearest to the mean of all:")
+        lines += [f"{away:>12.4f}  {word!r}" for word, away in summary.nearest_to_centroid]
+    state = " and held them already" if summary.unchanged else ""
+    lines.append(f"\n{config.table} is at version {summary.table_version}{state}.")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in QUESTIONS:
+        module = importlib.import_module(QUESTIONS[arguments[0]])
+        return int(module.main(arguments))
+    return run_command(WordsConfig, "words", __doc__, arguments, run, _text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
