@@ -4,18 +4,14 @@
     for block in vocabulary.blocks():
         block.words, block.vectors  # at most 16,384 of them at a time
 
-word2vec and GloVe are streamed, so that memory does not depend on the file. fastText's own form is
-read by gensim. A .kv file is a pickle: of it only what names lists, numbers and arrays is read, and
-no function that it names is called.
+word2vec and GloVe are streamed, so that memory does not depend on the file; the others have files of
+their own here.
 """
 
-import functools
 import gzip
 import io
 import json
-import pickle
 import re
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,26 +25,7 @@ ENDINGS = (".bin", ".vec", ".txt", ".kv", ".w2v")
 BLOCK_WORDS = 16_384
 MOST_DIMENSIONS = 65_536
 LONGEST_WORD = 10_000  # bytes; more is no file of words
-FASTTEXT = struct.pack("<i", 793_712_314)  # the first bytes of its files since version 11
-TRAININGS = {1: "cbow", 2: "skip-gram", 3: "supervised"}  # fastText's numbers
 HEADER = re.compile(rb"\s*(\d+)\s+(\d+)\s*\n")
-# What a .kv file may name besides its own class: what arrays and dictionaries are made of.
-PLAIN = {
-    ("collections", "OrderedDict"),
-    ("collections", "defaultdict"),
-    ("builtins", "int"),
-    *(
-        (module, name)
-        for package in ("numpy.core", "numpy._core")
-        for module, name in (
-            (f"{package}.multiarray", "_reconstruct"),
-            (f"{package}.multiarray", "scalar"),
-            (f"{package}.numeric", "_frombuffer"),
-        )
-    ),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-}
 
 
 @dataclass(frozen=True)
@@ -110,12 +87,14 @@ def open_vocabulary(path: str, *, encoding: str = "utf-8") -> Vocabulary:
     if not Path(path).is_file():
         raise ModelError(f"There is no file {path}.")
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             head = file.read(4096)
     except (OSError, EOFError) as error:
         raise ModelError(f"Cannot read {path}: {error}") from error
     if path.lower().removesuffix(".gz").endswith(".kv"):
-        found = _pickled(path)
+        from actors.keyed_vectors import read_keyed_vectors
+
+        found = read_keyed_vectors(path)
     elif head[:1].isascii() and head[:1].isdigit() and (match := HEADER.match(head)):
         n, dim = int(match[1]), int(match[2])
         if not 1 <= dim <= MOST_DIMENSIONS:
@@ -125,8 +104,10 @@ def open_vocabulary(path: str, *, encoding: str = "utf-8") -> Vocabulary:
         is_text = _is_text(head[match.end() :], dim)
         read = _text_blocks if is_text else _binary_blocks
         found = Vocabulary(n, dim, lambda: read(path, n, dim, encoding), {"kind": "word2vec"})
-    elif head[:4] == FASTTEXT or path.lower().removesuffix(".gz").endswith(".bin"):
-        found = _fasttext(path, encoding, head)
+    elif path.lower().removesuffix(".gz").endswith(".bin"):
+        from actors.fasttext import read_fasttext
+
+        found = read_fasttext(path, encoding, head)
     elif (first := head.split(b"\n", 1)[0].split()) and _is_text(head, len(first) - 1):
         dim = len(first) - 1
         found = Vocabulary(
@@ -143,7 +124,8 @@ def open_vocabulary(path: str, *, encoding: str = "utf-8") -> Vocabulary:
     return found
 
 
-def _opened(path: str) -> IO[bytes]:
+def opened(path: str) -> IO[bytes]:
+    """A file's bytes, those of a .gz unpacked."""
     return gzip.open(path) if path.endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
 
 
@@ -170,7 +152,7 @@ def _decoded(word: bytes, encoding: str) -> str | None:
 
 def _binary_blocks(path: str, n: int, dim: int, encoding: str) -> Iterator[Block]:
     size = dim * 4
-    with _opened(path) as raw:
+    with opened(path) as raw:
         file = io.BufferedReader(cast(Any, raw), 1 << 22)
         file.readline()
         done = 0
@@ -228,7 +210,7 @@ def _text_blocks(path: str, n: int | None, dim: int, encoding: str) -> Iterator[
     words: list[str | None] = []
     rows: list[np.ndarray] = []
     done = 0
-    with _opened(path) as file:
+    with opened(path) as file:
         if n is not None:
             file.readline()
         for line in _lines(file):
@@ -264,110 +246,3 @@ def _lines(file: IO[bytes]) -> Iterator[bytes]:
         yield from (line for line in file if line.strip())
     except EOFError:
         return  # the count tells that words are missing
-
-
-def _fasttext(path: str, encoding: str, head: bytes) -> Vocabulary:
-    """A model of Facebook's fastText: words, and parts of words that make vectors for others.
-
-    The layout of the header is that of fastText's `Args::save`; the rest is read by gensim, and only
-    when words are asked for.
-    """
-    start = 8 if head[:4] == FASTTEXT else 0  # behind the version, which old files do not tell
-    numbers = struct.unpack_from("<12i", head, start) if len(head) >= start + 68 else (0,) * 12
-    (n_words,) = struct.unpack_from("<4xi", head, start + 56) if numbers[0] else (0,)
-    dim, window, epochs = numbers[:3]
-    training, buckets, min_n, max_n = numbers[7:11]
-    if training not in TRAININGS or not 1 <= dim <= MOST_DIMENSIONS or n_words < 0:
-        raise ModelError(
-            f"{path} is neither word2vec's nor fastText's .bin: it begins with {head[:16]!r}."
-        )
-    if TRAININGS[training] == "supervised":
-        raise ModelError(
-            f"{path} is a classifier of fastText (supervised), whose words gensim does not read."
-            " Save its vectors as text: `fasttext print-word-vectors`."
-        )
-    about = {
-        "kind": f"fastText, {TRAININGS[training]}",
-        "window": window,
-        "epochs": epochs,
-        "min_n": min_n,
-        "max_n": max_n,
-        "buckets": buckets,
-    }
-
-    @functools.cache
-    def loaded() -> Any:  # noqa: ANN401
-        try:
-            from gensim.models.fasttext import load_facebook_vectors
-        except ImportError as error:
-            raise ModelError("fastText's .bin is read by gensim: pip install gensim") from error
-        try:
-            return load_facebook_vectors(path, encoding=encoding)
-        except (
-            Exception
-        ) as error:  # gensim's, struct's, zlib's: a file that is cut or something else
-            raise ModelError(
-                f"{path} cannot be read as fastText's .bin ({type(error).__name__}: {error}). The file"
-                " is damaged or cut off; --encoding says how its words are written."
-            ) from error
-
-    def blocks() -> Iterator[Block]:
-        kv = loaded()
-        for start in range(0, len(kv.index_to_key), BLOCK_WORDS):
-            words = list(kv.index_to_key[start : start + BLOCK_WORDS])
-            counts = np.array([kv.get_vecattr(word, "count") for word in words], np.int64)
-            yield Block(words, kv.vectors[start : start + len(words)], counts)
-
-    def subwords(word: str) -> np.ndarray | None:
-        try:
-            vector: np.ndarray = loaded().get_vector(word)
-        except KeyError:  # shorter than any part
-            return None
-        return vector
-
-    return Vocabulary(n_words, dim, blocks, about, subwords if buckets and max_n else None)
-
-
-class _Plain:
-    """What stands for an object of gensim's in a pickle: its attributes, without its class."""
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads KeyedVectors and calls nothing that the file names but NumPy's makers of arrays."""
-
-    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
-        """Refuse all names but those of arrays and of the class itself."""
-        if (module, name) == ("gensim.models.keyedvectors", "KeyedVectors"):
-            return _Plain
-        if (module, name) in PLAIN:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it names {module}.{name}")
-
-
-def _pickled(path: str) -> Vocabulary:
-    try:
-        with _opened(path) as file:
-            held = _PlainUnpickler(file).load()
-        vectors = held.__dict__.get("vectors")
-        if vectors is None:  # large arrays lie beside the pickle
-            vectors = np.load(f"{path}.vectors.npy", mmap_mode="r", allow_pickle=False)
-        words, counts = held.index_to_key, held.expandos.get("count")
-        if vectors.ndim != 2 or len(vectors) != len(words):
-            raise ValueError(f"{len(words)} words and vectors of shape {vectors.shape}")
-        words = [str(word) for word in words]
-    except Exception as error:  # whatever a broken or foreign pickle leads to
-        raise ModelError(
-            f"{path} is no .kv file of gensim 4 that can be read safely ({type(error).__name__}:"
-            f" {error}). Save it as word2vec: `KeyedVectors.load(…).save_word2vec_format(…)`."
-        ) from error
-
-    def blocks() -> Iterator[Block]:
-        for start in range(0, len(words), BLOCK_WORDS):
-            some = slice(start, start + BLOCK_WORDS)
-            few = None if counts is None else np.asarray(counts[some], np.int64)
-            yield Block(list(words[some]), np.asarray(vectors[some], np.float32), few)
-
-    return Vocabulary(len(words), vectors.shape[1], blocks, {"kind": "KeyedVectors"})

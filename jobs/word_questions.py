@@ -10,7 +10,6 @@
 A word that a fastText model does not hold is made of its parts, while the model's file is there.
 """
 
-import sys
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -146,7 +145,7 @@ def _text(_: object, answer: Answer) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str]) -> int:
+def command(arguments: list[str]) -> int:
     """The command line, the question first; returns the exit code."""
     name, rest = f"words {arguments[0]}", arguments[1:]
     if arguments[0] == "similar":
@@ -156,7 +155,3 @@ def main(arguments: list[str]) -> int:
     if arguments[0] == "analogy":
         return run_command(AnalogyConfig, name, __doc__, rest, analogy, _text)
     return run_command(OddOneOutConfig, name, __doc__, rest, odd_one_out, _text)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -11,7 +11,6 @@ logistic regression tells its label; words that speak for the same label then li
 """
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -273,10 +272,6 @@ def _text(config: TrainConfig, told: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str]) -> int:
+def command(arguments: list[str]) -> int:
     """The command line, `train` first; returns the exit code."""
     return run_command(TrainConfig, "words train", __doc__, arguments[1:], run, _text)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

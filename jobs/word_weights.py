@@ -8,7 +8,6 @@ texts stay the same when new ones come; count again, and all rows are due.
 """
 
 import json
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,10 +51,6 @@ def _text(_: WeightsConfig, told: dict[str, Any]) -> str:
     return f"{told['file']}: {told['words']:,} words of {told['documents']:,} texts."
 
 
-def main(arguments: list[str]) -> int:
+def command(arguments: list[str]) -> int:
     """The command line, `weights` first; returns the exit code."""
     return run_command(WeightsConfig, "words weights", __doc__, arguments[1:], run, _text)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

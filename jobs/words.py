@@ -299,7 +299,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in QUESTIONS:
         module = importlib.import_module(QUESTIONS[arguments[0]])
-        return int(module.main(arguments))
+        return int(module.command(arguments))
     return run_command(WordsConfig, "words", __doc__, arguments, run, _text)
 
 

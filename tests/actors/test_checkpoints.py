@@ -245,7 +245,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
         resolve("all-MinLM")
     with pytest.raises(ModelError, match=r"or a folder or hub name. Did you mean 'all-MiniLM-L6"):
         resolve("all-minilm-l6")
-    with pytest.raises(ModelError, match="Model folder ./nowhere does not exist"):
+    with pytest.raises(ModelError, match="Model ./nowhere does not exist"):
         resolve("./nowhere")
 
 
