@@ -21,7 +21,7 @@ from actors.models import MODELS, ModelSpec
 from actors.pixels import Preprocess, read_preprocess
 from actors.templates import templates_of
 from actors.vocabulary import ENDINGS as VOCABULARY_ENDINGS
-from actors.vocabulary import is_vocabulary, open_vocabulary
+from actors.vocabulary import is_vocabulary, words_spec
 from actors.weights import (
     HUB_NAME,
     find_on_hub,
@@ -266,17 +266,7 @@ def _words(path: str, modality: str, word_weights: str, others: list[Any]) -> Mo
         raise ModelError(f"{path} embeds text, and SOURCE holds {modality}s.")
     if any(others):
         raise ModelError("A file of word vectors takes no prompt, no --max-tokens and no --labels.")
-    vocabulary = open_vocabulary(path)
-    spec = ModelSpec(
-        name=os.path.basename(path),
-        family="words",
-        dim=vocabulary.dim,
-        max_tokens=2**20,  # nothing grows with it
-        pooling="mean",
-        weights="",
-        licence="see where it comes from",
-        source=str(vocabulary.about.get("kind", "word vectors")),
-    )
+    spec = words_spec(path)
     space = hash_file(path)
     weights = hash_file(word_weights) if word_weights else ""
     recipe = hash_parts([[space, weights, PREPROCESSING_VERSION]])

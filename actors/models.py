@@ -13,7 +13,7 @@ class ModelSpec:
 
     Attributes:
         name: What `--model` takes, and what is displayed.
-        family: "transformer" or "use": which encoder hosts it.
+        family: "transformer", "use" or "words": which encoder hosts it.
         modality: What it embeds: "text", "image" or "text and image".
         dim: Length of a vector.
         max_tokens: Tokens after which a text is cut, special tokens included.

@@ -20,10 +20,12 @@ from typing import IO, Any, Protocol, cast
 import numpy as np
 
 from actors.engine import ModelError
+from actors.models import ModelSpec
 
 ENDINGS = (".bin", ".vec", ".txt", ".kv", ".w2v")
 BLOCK_WORDS = 16_384
 MOST_DIMENSIONS = 65_536
+MOST_TOKENS = 2**20  # of a text; nothing grows with it but the list of its words
 LONGEST_WORD = 10_000  # bytes; more is no file of words
 HEADER = re.compile(rb"\s*(\d+)\s+(\d+)\s*\n")
 
@@ -122,6 +124,25 @@ def open_vocabulary(path: str, *, encoding: str = "utf-8") -> Vocabulary:
     if told.is_file():
         found.about.update(json.loads(told.read_text(encoding="utf-8")))
     return found
+
+
+def words_spec(path: str) -> ModelSpec:
+    """What a file of words is as a model of texts.
+
+    Raises:
+        ModelError: See `open_vocabulary`.
+    """
+    vocabulary = open_vocabulary(path)
+    return ModelSpec(
+        name=Path(path).name,
+        family="words",
+        dim=vocabulary.dim,
+        max_tokens=MOST_TOKENS,
+        pooling="mean",
+        weights="",
+        licence="see where it comes from",
+        source=str(vocabulary.about.get("kind", "word vectors")),
+    )
 
 
 def opened(path: str) -> IO[bytes]:

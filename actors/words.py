@@ -16,10 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from actors.engine import ModelError, Setup, Tokens
-from actors.vocabulary import open_vocabulary
+from actors.vocabulary import MOST_TOKENS, open_vocabulary
 
 WORD = re.compile(r"\w+(?:['’]\w+)*")
-MOST_TOKENS = 2**20
 
 
 class WordEncoder:

@@ -303,11 +303,7 @@ def _refuse_file(uri: str) -> None:
 
 
 def refuse_other_content(uri: str) -> None:
-    """Stop where a new table would lie among other files.
-
-    Raises:
-        StoreError: the place is a file, or a folder that is not empty.
-    """
+    """Raise a StoreError where a new table would lie among other files."""
     _refuse_file(uri)
     names = os.listdir(uri) if os.path.isdir(uri) else []
     if names and "_delta_log" not in names:
