@@ -23,12 +23,12 @@ from actors.templates import templates_of
 from actors.vocabulary import ENDINGS as VOCABULARY_ENDINGS
 from actors.vocabulary import is_vocabulary, words_spec
 from actors.weights import (
-    HUB_NAME,
     find_on_hub,
     hash_file,
     hash_parts,
     in_cache,
     in_package,
+    is_hub_name,
     npz_parts,
     read_scalar,
     tensor_parts,
@@ -146,7 +146,7 @@ class Model:
 
     def _find_again(self) -> str:
         """Folder of the same weights on another machine than the one that resolved them."""
-        if self.name not in MODELS and not HUB_NAME.fullmatch(self.name):
+        if self.name not in MODELS and not is_hub_name(self.name):
             raise ModelError(
                 f"Model {self.folder} is not on this machine. Put it on a file system that"
                 " all nodes share, or give a hub name."
@@ -196,7 +196,7 @@ def resolve(
         spec = _spec(os.path.basename(folder), folder, weights="")
     elif os.path.isfile(path) and is_vocabulary(path):
         return _words(os.path.abspath(path), modality, word_weights, [prompt, max_tokens, labels])
-    elif HUB_NAME.fullmatch(model) and not model.startswith((".", "~")):
+    elif is_hub_name(model):
         try:
             folder = find_on_hub(model)
         except ModelError as error:
@@ -288,6 +288,7 @@ def _spec(name: str, folder: str, weights: str) -> ModelSpec:
         prompts=layout.prompts,
         normalize=not layout.is_dpr,
         modality=layout.modality,
+        space=layout.config.get("embatch_space"),
     )
 
 

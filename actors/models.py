@@ -22,6 +22,7 @@ class ModelSpec:
         licence: Of the weights.
         source: Where the model is described.
         prompts: Texts to put before a text, by name; the first is for a corpus.
+        questions: Name of the model that embeds questions for passages of this one; "" is itself.
         space: Name of a space shared with other weights; None: the weights' own.
         normalize: Whether vectors have unit length.
         package: Import name of an installable package that holds the weights.
@@ -38,6 +39,7 @@ class ModelSpec:
     family: str = "transformer"
     modality: str = "text"
     prompts: dict[str, str] = field(default_factory=dict, hash=False)
+    questions: str = ""
     space: str | None = None
     normalize: bool = True
     package: str | None = None
@@ -170,6 +172,7 @@ MODELS: dict[str, ModelSpec] = {
         weights="facebook/dpr-ctx_encoder-single-nq-base",
         licence="CC-BY-NC-4.0",
         source="Karpukhin et al. 2020, Dense Passage Retrieval: the passages' encoder",
+        questions="facebook/dpr-question_encoder-single-nq-base",
         space="dpr-single-nq-base",
         normalize=False,
     ),

@@ -25,6 +25,11 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 PACKAGE_FOLDERS = ("model", "resources")  # where weights packages keep what they carry
 
 
+def is_hub_name(name: str) -> bool:
+    """Whether a name may be one of a repository on the hub."""
+    return HUB_NAME.fullmatch(name) is not None and not name.startswith((".", "~"))
+
+
 def in_package(name: str | None) -> str | None:
     """Folder that an installed weights package carries; the package is not imported."""
     package = importlib.util.find_spec(name) if name else None

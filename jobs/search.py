@@ -33,7 +33,7 @@ from schemas.embeddings import Fingerprint
 from schemas.store import StoreError, Table
 from sources.images import IMAGE_ENDINGS
 
-SHOWN_CHARACTERS = 1000  # of a text that are kept at hand
+SHOWN_CHARACTERS = 1000
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]+")  # a text could else talk to the terminal
 
 
@@ -82,8 +82,14 @@ class Search:
     search("falling share prices")[0].id
     """
 
-    def __init__(self, config: SearchConfig) -> None:
+    def __init__(
+        self, config: SearchConfig, *, shown_characters: int | None = SHOWN_CHARACTERS
+    ) -> None:
         """Read the table and find the model.
+
+        Args:
+            config: the table, and the model if another one is wanted.
+            shown_characters: of a text, that are kept at hand; None: all.
 
         Raises:
             StoreError: there is no such table, or it is empty.
@@ -99,7 +105,7 @@ class Search:
         self._rows = read_vectors(table, fingerprint.dim)
         if not len(self._rows.ids):
             raise StoreError(f"{config.table} holds no rows.")
-        self._details = _details(table, self._rows.ids)
+        self._details = _details(table, self._rows.ids, shown_characters)
 
     def __call__(self, query: str) -> list[Hit]:
         """The k rows most like a text, or like the image in a file, best first.
@@ -138,6 +144,8 @@ class Search:
 
     def _model(self, modality: str) -> Model:
         model = resolve(self._name, modality=modality)
+        if modality == "text" and model.spec.questions and model.space == self._fingerprint.space:
+            return resolve(model.spec.questions)
         if modality == "text" and "query" in model.spec.prompts:
             model = resolve(self._name, prompt="query")
         if model.space != self._fingerprint.space:
@@ -155,7 +163,7 @@ def _made_by(table: Table) -> str | None:
     return next(given, None)
 
 
-def _details(table: Table, ids: pa.Array) -> pa.Table:
+def _details(table: Table, ids: pa.Array, shown_characters: int | None) -> pa.Table:
     """Columns `shown` and `label` of the rows, in the order of ids."""
     names = set(table.schema.names) & {"text", "image", "label"}
     parts = []
@@ -163,7 +171,7 @@ def _details(table: Table, ids: pa.Array) -> pa.Table:
         rows = table.read_file(file.name, ["id", *names])
         shown = label = pa.nulls(len(rows), pa.string())
         if "text" in rows.column_names:
-            shown = pc.utf8_slice_codeunits(rows["text"], 0, SHOWN_CHARACTERS)
+            shown = pc.utf8_slice_codeunits(rows["text"], 0, shown_characters)
         elif "image" in rows.column_names:
             shown = pc.struct_field(rows["image"], "path")
         if "label" in rows.column_names:
@@ -184,12 +192,12 @@ def _text(hits: Iterable[Hit]) -> str:
     return "\n".join(lines)
 
 
-def _lines() -> Iterator[str]:
+def typed_lines(prompt: str) -> Iterator[str]:
     """Queries typed or piped in, without blank ones."""
     asks = sys.stdin.isatty()
     while True:
         if asks:
-            print("search> ", end="", file=sys.stderr, flush=True)
+            print(prompt, end="", file=sys.stderr, flush=True)
         line = sys.stdin.readline()
         if not line:
             return
@@ -202,7 +210,7 @@ def main(arguments: list[str] | None = None) -> int:
     config = parse(SearchConfig, "search", __doc__, arguments)
     with user_errors() as outcome, contextlib.suppress(KeyboardInterrupt):
         search = Search(config)
-        for query in [config.query] if config.query else _lines():
+        for query in [config.query] if config.query else typed_lines("search> "):
             try:
                 hits = search(query)
             except ModelError as error:

@@ -1,0 +1,138 @@
+"""Passages that answer a question, and with a reader the words in them that do.
+
+    embatch ask tables/passages "Who discovered radium?"
+    embatch ask tables/passages "Who discovered radium?" --reader deepset/roberta-base-squad2
+    embatch ask tables/passages < questions.txt
+
+The question is embedded by the question encoder that belongs to the model of the table (DPR's, say), or
+by the model itself. Cut documents into passages first: `embatch embed … --chunk-tokens 100`.
+"""
+
+import contextlib
+import json
+import sys
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from actors.engine import ModelError
+from actors.reader import Span, SpanReader
+from jobs.options import TableOptions, parse, user_errors
+from jobs.search import UNPRINTABLE, Hit, Search, SearchConfig, typed_lines
+from schemas.store import StoreError
+
+Name = Annotated[str, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")]
+
+
+@dataclass(frozen=True)
+class AskConfig(TableOptions):
+    """What to ask, and of which table.
+
+    Attributes:
+        question: a question (default: the lines of stdin)
+        k: how many passages to look into
+        model: embeds the question (default: the partner of the model that made the table)
+        reader: marks the answer: a folder or hub name of a model for question answering
+    """
+
+    question: Annotated[
+        str, tyro.conf.Positional, tyro.conf.arg(metavar="QUESTION", help_behavior_hint="")
+    ] = ""
+    k: int = 5
+    model: Name = ""
+    reader: Name = ""
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"--k is {self.k}, expected 1 or more.")
+
+
+class Asker:
+    """A table of passages and the models for questions about it.
+
+    Asker(AskConfig("tables/passages", reader="models/reader"))("Who discovered radium?")["answer"]
+    """
+
+    def __init__(self, config: AskConfig) -> None:
+        """Open the table and load the reader.
+
+        Raises:
+            StoreError: there is no such table, or it holds no texts.
+            ModelError: a model cannot be had, or is not of the table's space.
+        """
+        if "text" not in config.open().schema.names:
+            raise StoreError(
+                f"{config.table} holds no texts to find answers in. Embed it without --no-text."
+            )
+        self._search = Search(
+            SearchConfig(config.table, config.storage_option, k=config.k, model=config.model),
+            shown_characters=None,
+        )
+        self._reader = SpanReader(config.reader) if config.reader else None
+
+    def __call__(self, question: str) -> dict[str, Any]:
+        """Passages, best first, each with its answer; and the surest answer of all.
+
+        Raises:
+            ModelError: the question cannot be embedded, or is too long for the reader.
+        """
+        hits = self._search(question)
+        spans: list[Span | None] = [None] * len(hits)
+        if self._reader is not None:
+            spans = self._reader.read(question, [hit.shown or "" for hit in hits])
+        passages = [_passage(hit, span) for hit, span in zip(hits, spans, strict=True)]
+        told: dict[str, Any] = {"question": question, "passages": passages}
+        if self._reader is not None:
+            answered = [one for one in passages if one["answer"] is not None]
+            best = max(answered, key=lambda one: one["answer"]["score"], default=None)
+            told["answer"] = None if best is None else {**best["answer"], "id": best["id"]}
+        return told
+
+
+def _passage(hit: Hit, span: Span | None) -> dict[str, Any]:
+    answer = span and {**asdict(span), "score": round(span.score, 6)}
+    return {"id": hit.id, "similarity": hit.similarity, "text": hit.shown, "answer": answer}
+
+
+def _text(told: dict[str, Any]) -> str:
+    lines = []
+    if "answer" in told:
+        answer = told["answer"]
+        said = "The reader finds no answer in these passages."
+        if answer is not None:
+            said = f"{_plain(answer['text'])}  (score {answer['score']:.3f}, from {answer['id']})"
+        lines += [said, ""]
+    for passage in told["passages"]:
+        text, answer = passage["text"] or "", passage["answer"]
+        if answer is not None:
+            start, end = answer["start"], answer["end"]
+            text = f"{text[:start]}>>{text[start:end]}<<{text[end:]}"
+        lines += [f"{passage['similarity']:7.3f}  {passage['id']}", f"         {_plain(text)}"]
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    return " ".join(UNPRINTABLE.sub(" ", text).split())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    config = parse(AskConfig, "ask", __doc__, arguments)
+    with user_errors() as outcome, contextlib.suppress(KeyboardInterrupt):
+        asker = Asker(config)
+        for question in [config.question] if config.question else typed_lines("ask> "):
+            try:
+                told = asker(question)
+            except ModelError as error:
+                if config.question:
+                    raise
+                print(f"embatch: {error}", file=sys.stderr)
+                outcome.exit_code = 1
+                continue
+            print(json.dumps(told) if config.json else _text(told), flush=True)
+    return outcome.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
