@@ -52,15 +52,8 @@ class PaddedModules:
             ModelError: Weights are missing, or it is no text encoder.
         """
         import torch
-        from sentence_transformers import SentenceTransformer
 
-        with checked_loading(layout.folder):
-            modules = SentenceTransformer(
-                str(layout.folder),
-                device=device,
-                model_kwargs={"dtype": torch.float32, "use_safetensors": True},
-                local_files_only=True,
-            )
+        modules = load_modules(layout, device)
         first = modules[0]
         if getattr(first, "module_output_name", "token_embeddings") != "token_embeddings":
             raise ModelError(
@@ -116,6 +109,24 @@ class PaddedModules:
         return vectors
 
 
+def load_modules(layout: Layout, device: str = "cpu") -> Any:  # noqa: ANN401
+    """A folder as a SentenceTransformer in float32; the transformer comes first.
+
+    Raises:
+        ModelError: Weights are missing.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    with checked_loading(layout.folder):
+        return SentenceTransformer(
+            str(layout.folder),
+            device=device,
+            model_kwargs={"dtype": torch.float32, "use_safetensors": True},
+            local_files_only=True,
+        )
+
+
 @contextmanager
 def checked_loading(folder: Path) -> Iterator[None]:
     """Refuse weights that transformers would draw at random since the folder lacks them.
@@ -124,7 +135,6 @@ def checked_loading(folder: Path) -> Iterator[None]:
     passes no such request on, so it is added to each call here; its own log is kept off.
     """
     from transformers import PreTrainedModel
-    from transformers.utils import logging
 
     original = PreTrainedModel.__dict__["from_pretrained"]
     missing: set[str] = set()
@@ -134,23 +144,34 @@ def checked_loading(folder: Path) -> Iterator[None]:
         missing.update(map(str, report["missing_keys"]))
         return model
 
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     PreTrainedModel.from_pretrained = classmethod(from_pretrained)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        yield
+        with quiet_transformers():
+            yield
     finally:
         PreTrainedModel.from_pretrained = original
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
     lacking = sorted(key for key in missing if not HARMLESS.search(key))
     if lacking:
         raise ModelError(
             f"{folder} lacks weights of the model ({', '.join(lacking[:3])}, …), which would be"
             " random. Download the model again."
         )
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Neither warnings nor progress bars of transformers."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _prompt_tokens(tokenizer: Any, prompt: str) -> int:  # noqa: ANN401

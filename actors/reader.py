@@ -8,10 +8,12 @@ windows that overlap.
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from actors.engine import ModelError
+from actors.modules import checked_loading
 from actors.weights import find_on_hub, is_hub_name
 
 WINDOW_TOKENS, OVERLAP_TOKENS = 384, 128  # as BERT reads SQuAD
@@ -66,9 +68,10 @@ class SpanReader:
                 " expected one that ends in ForQuestionAnswering."
             )
         try:
-            network = transformers.AutoModelForQuestionAnswering.from_pretrained(
-                folder, use_safetensors=True
-            )
+            with checked_loading(Path(folder)):
+                network = transformers.AutoModelForQuestionAnswering.from_pretrained(
+                    folder, use_safetensors=True
+                )
         except OSError as error:
             raise ModelError(f"Reader {model} has no weights as safetensors: {error}") from error
         self._network = network.to(device).eval()

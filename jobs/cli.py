@@ -14,6 +14,7 @@ COMMANDS = {
     "report": "write one page to look at a table: map, neighbours, search, figures",
     "evaluate": "measure how good a table's vectors are",
     "zero-shot": "classify images or texts with words, without training",
+    "finetune": "train an encoder on labels, so that its vectors tell them apart",
     "inspect": "look into a model: tokens, and a word in two contexts, layer by layer",
     "words": "the words of word2vec, GloVe or fastText as a table, and questions about words",
     "models": "list the models that are known by name",

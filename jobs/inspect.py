@@ -19,7 +19,7 @@ import tyro
 
 from actors.checkpoints import Model, resolve
 from actors.engine import Engine, ModelError
-from actors.layout import read_layout
+from actors.layout import Layout, read_layout
 from jobs.options import Flag, run_command
 
 MOST_WORDS = 20
@@ -82,7 +82,7 @@ class WordInside:
     Attributes:
         word: as it is compared, in lower case.
         tokens: that it is made of, in each text.
-        cosine: of the word's two vectors, each the mean of its tokens'.
+        cosine: of the word's two vectors, each the mean of its tokens' where it first stands.
         equal_share: share of the two vectors' values that are equal within the tolerance.
     """
 
@@ -125,7 +125,7 @@ def run(config: InspectConfig) -> InspectSummary:
             f"{model.name} is no plain transformer of texts, which inspect looks into."
         )
     texts = [text for text in (config.one, config.other) if text]
-    inside = _Inside(model, str(layout.modules[0][1]))
+    inside = _Inside(model, layout)
     seen = [inside.read(text) for text in texts]
     encoded = Engine(model.load()).encode(texts)
     if encoded.errors:
@@ -176,16 +176,15 @@ class _Seen:
 class _Inside:
     """A transformer that tells what each layer gives."""
 
-    def __init__(self, model: Model, folder: str) -> None:
-        import transformers
+    def __init__(self, model: Model, layout: Layout) -> None:
+        from actors.modules import load_modules
 
-        self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        modules = load_modules(layout)
+        self._tokenizer, self._network = modules.tokenizer, modules[0].model.eval()
         if not self._tokenizer.is_fast:
             raise ModelError(
                 f"{model.name} has no fast tokenizer, which tells where a token stands."
             )
-        network = transformers.AutoModel.from_pretrained(folder, use_safetensors=True)
-        self._network = network.float().eval()
         self._prompt, self._max_tokens = model.prompt, model.max_tokens
 
     def read(self, text: str) -> _Seen:

@@ -3,7 +3,7 @@
 import base64
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -121,6 +121,28 @@ def draw_map(points: np.ndarray, labels: Sequence[str | None], path: str, title:
         scale = max(1.0, (20 / size) ** 0.5)
         figure.legend(loc="outside right upper", markerscale=scale, fontsize="small")
     axes.set(title=title, xticks=[], yticks=[])
+    figure.savefig(path, dpi=150)
+
+
+def draw_learning(epochs: Sequence[Mapping[str, float]], path: str) -> None:
+    """Draw loss and figures by epoch.
+
+    Args:
+        epochs: `epoch`, `train_loss` where it is known, `loss`, `accuracy` and `f1` of each.
+        path: The file; its ending says of which kind.
+
+    Raises:
+        StoreError: matplotlib is not installed.
+    """
+    figure = _figure_class()(figsize=(9, 3.5), layout="constrained")
+    panels = figure.subplots(1, 2)
+    shown = (("train_loss", "loss"), ("accuracy", "f1"))
+    for axes, names, title in zip(panels, shown, ("loss", "on texts held back"), strict=True):
+        for name in names:
+            points = [(epoch["epoch"], epoch[name]) for epoch in epochs if name in epoch]
+            axes.plot(*zip(*points, strict=True), marker="o", label=name.replace("_", " "))
+        axes.set(title=title, xlabel="epoch", xticks=[epoch["epoch"] for epoch in epochs])
+        axes.legend()
     figure.savefig(path, dpi=150)
 
 

@@ -19,11 +19,11 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 import tyro
-from sklearn.model_selection import train_test_split
 
 from actors.hardware import cores
 from actors.words import WORD
 from jobs.corpus import CorpusOptions
+from jobs.labelled import labelled
 from jobs.options import run_command
 from jobs.progress import Progress
 from sources.rows import SourceError
@@ -168,35 +168,24 @@ def _by_label(config: TrainConfig) -> tuple[Any, dict[str, Any]]:
     """An embedding layer under a logistic output, trained until validation gets no better."""
     from gensim.models import KeyedVectors
 
-    examples = [one for one in config.examples() if one.label is not None]
-    texts = [words_of(one.text) for one in examples]
+    data = labelled(config.examples(), config.label_column)
+    texts = [words_of(text) for text in data.texts]
     counts = Counter(word for words in texts for word in words)
     vocabulary = [word for word, n in counts.most_common() if n >= config.min_count]
-    names, labels = np.unique([str(one.label) for one in examples], return_inverse=True)
-    if len(names) < 2:
-        raise SourceError(
-            f"{config.label_column!r} has {len(names)} values ({', '.join(names)}), expected two or more."
-        )
-    if np.bincount(labels).min() < 2:
-        rare = names[np.bincount(labels).argmin()]
-        raise SourceError(f"Label {rare!r} has one text, expected two or more of each label.")
     if not vocabulary:
         raise SourceError(
             f"No word of {config.source} stands there {config.min_count} times. Lower --min-count."
         )
     index = {word: row for row, word in enumerate(vocabulary)}
     rows = [torch.tensor([index[word] for word in words if word in index]) for words in texts]
-    share = max(VALIDATION_SHARE, len(names) / len(texts))
-    train, held = train_test_split(
-        np.arange(len(texts)), test_size=share, random_state=config.seed, stratify=labels
-    )
+    train, held = data.split(VALIDATION_SHARE, config.seed)
     torch.manual_seed(config.seed)
-    network = _MeanOfWords(len(vocabulary), config.dim, len(names))
-    told = _fit(network, rows, torch.from_numpy(labels), train, held, config)
+    network = _MeanOfWords(len(vocabulary), config.dim, len(data.names))
+    told = _fit(network, rows, torch.from_numpy(data.labels), train, held, config)
     vectors = KeyedVectors(config.dim)
     vectors.add_vectors(vocabulary, network.bag.weight.detach().numpy())
     vectors.save_word2vec_format(config.out, binary=True)
-    return vectors, {"texts": len(texts), "labels": names.tolist(), **told}
+    return vectors, {"texts": len(texts), "labels": data.names, **told}
 
 
 def _fit(

@@ -181,15 +181,13 @@ def token_vocabulary(model: Model) -> Vocabulary:
         ModelError: the model has no such matrix.
     """
     from actors.layout import read_layout
+    from actors.modules import load_modules
 
     if model.spec.family != "transformer":
         raise ModelError(f"{model.name} is no transformer: it has no input embeddings.")
-    import transformers
-
-    folder = str(read_layout(model.folder).modules[0][1])
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    network = transformers.AutoModel.from_pretrained(folder, use_safetensors=True)
-    matrix = network.get_input_embeddings().weight.detach().float().numpy()
+    modules = load_modules(read_layout(model.folder))
+    tokenizer = modules.tokenizer
+    matrix = modules[0].model.get_input_embeddings().weight.detach().numpy()
     names = tokenizer.convert_ids_to_tokens(list(range(min(len(matrix), len(tokenizer)))))
     words: list[str | None] = [name or f"<row {row}>" for row, name in enumerate(names)]
     words += [f"<row {row}>" for row in range(len(words), len(matrix))]

@@ -1,0 +1,306 @@
+"""Fine-tune an encoder on labels, so that its vectors tell them apart.
+
+    embatch finetune tables/articles --model all-MiniLM-L6-v2 --label-column topic --out models/topics
+    embatch finetune news.csv --model bert-base-german-cased --label-column kind --positive Web --out models/web
+    embatch embed news.csv tables/after --model models/topics
+
+A fifth of the texts, chosen by --seed and with the same share of each label, is held back and judged
+after each epoch; the best epoch is kept, and the end comes early where nothing gets better. Beside it
+stands what a logistic regression makes of the vectors before. The folder is a model for `embed`, with
+learning.png and finetune.json in it. Run the same command after a kill: it goes on from the last epoch.
+"""
+
+import json
+import math
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, f1_score, silhouette_score
+
+from actors.checkpoints import Model, resolve
+from actors.engine import Engine, ModelError
+from actors.layout import read_layout
+from actors.nearest import nearest
+from jobs.cluster import cluster
+from jobs.corpus import CorpusOptions
+from jobs.fitting import Fit, fit, fit_on_cluster
+from jobs.labelled import Labelled, labelled
+from jobs.metrics import vote
+from jobs.options import Flag, run_command
+from jobs.pictures import draw_learning
+
+HELD_SHARE = 0.2
+COVERED_SHARE = 0.95  # of the texts, that must fit into the length that is chosen
+K = 10
+Number = Annotated[int, tyro.conf.arg(metavar="N", help_behavior_hint="")]
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(CorpusOptions):
+    """Which texts and labels, which model, and where the new one goes.
+
+    Attributes:
+        model: the encoder to begin with: a name that `embatch models` lists, a folder, or a hub name
+        out: folder of the new model
+        positive: learn this label against all others
+        epochs: passes over the texts, at most
+        batch_rows: texts a step
+        learning_rate: the highest; it rises for a tenth of the steps and falls to zero
+        patience: epochs without progress after which it ends
+        class_weights: rare labels count as much as frequent ones
+        max_tokens: cut texts to so many tokens (default: what holds 95 of 100 texts whole)
+        seed: of the split, the new layer and the order
+        address: Ray cluster to train on (default: RAY_ADDRESS, else this process)
+        workers: on a cluster, how many train together
+    """
+
+    model: Annotated[str, tyro.conf.arg(metavar="MODEL")] = ""
+    out: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = ""
+    positive: Annotated[str, tyro.conf.arg(metavar="LABEL", help_behavior_hint="")] = ""
+    epochs: int = 4
+    batch_rows: int = 16
+    learning_rate: float = 5e-5
+    patience: int = 2
+    class_weights: Flag = False
+    max_tokens: Number = 0
+    seed: int = 0
+    address: Annotated[str, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")] = ""
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("model", "out", "label_column"):
+            if not getattr(self, name):
+                raise ValueError(f"--{name.replace('_', '-')} is missing.")
+        for name in ("epochs", "batch_rows", "patience", "workers"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} is {getattr(self, name)}, expected 1 or more."
+                )
+        if not 0 < self.learning_rate < 1:
+            raise ValueError(f"--learning-rate is {self.learning_rate}, expected one such as 5e-5.")
+
+
+@dataclass(frozen=True)
+class FinetuneSummary:
+    """What was learnt; figures are of the texts held back.
+
+    Attributes:
+        n, n_held: texts trained with, and held back; `n_without_label` took no part.
+        max_tokens: that texts are cut at; `lengths` says how many texts have up to how many tokens.
+        truncated_share: of the texts, those that are longer.
+        epochs: figures after each.
+        best_epoch: whose weights were kept: the one with the best macro F1.
+        accuracy, f1: of that epoch.
+        probe_accuracy, probe_f1: of a logistic regression on the vectors of the model before.
+        before, after: how well vectors alone tell the labels: share of rows whose ten nearest rows
+            vote for their label, and silhouette (Rousseeuw 1987) by cosine.
+    """
+
+    model: str
+    out: str
+    labels: dict[str, int]
+    n: int
+    n_held: int
+    n_without_label: int
+    max_tokens: int
+    lengths: dict[int, int]
+    truncated_share: float
+    epochs: list[dict[str, float]]
+    best_epoch: int
+    accuracy: float
+    f1: float
+    probe_accuracy: float
+    probe_f1: float
+    before: dict[str, float]
+    after: dict[str, float]
+
+
+def run(config: FinetuneConfig) -> FinetuneSummary:
+    """Train, save, compare.
+
+    Raises:
+        SourceError: there is no such source or column, or too few texts of a label.
+        ModelError: the model cannot be had or trained, or OUT holds something else.
+    """
+    model = resolve(config.model)
+    if model.spec.family != "transformer" or read_layout(model.folder).is_clip:
+        raise ModelError(f"{model.name} cannot be fine-tuned; expected a transformer of texts.")
+    out = Path(config.out)
+    if out.exists() and not (out / "finetune.json").is_file() and any(out.iterdir()):
+        raise ModelError(
+            f"{out} is not empty and no model of finetune. Give a new folder as --out."
+        )
+    data = labelled(config.examples(), config.label_column, config.positive)
+    train, held = data.split(HELD_SHARE, config.seed)
+    engine = Engine(model.load())
+    lengths = _lengths(engine, data.texts)
+    max_tokens = config.max_tokens or chosen_length(lengths, model.max_tokens)
+    _tell(config, lengths, max_tokens)
+    before = _vectors(model, data, max_tokens)
+    probe = LogisticRegression(max_iter=1000, C=10).fit(before[train], data.labels[train])
+    guessed = probe.predict(before[held])
+    job = _job(config, model, data, train, held, max_tokens)
+    history = _trained(config, job)
+    best = max(history, key=lambda epoch: epoch["f1"])
+    after = _vectors(resolve(str(out)), data, max_tokens)
+    truth = data.labels[held]
+    summary = FinetuneSummary(
+        model=model.name,
+        out=config.out,
+        labels=data.counts,
+        n=len(train),
+        n_held=len(held),
+        n_without_label=data.n_without_label,
+        max_tokens=max_tokens,
+        lengths=histogram(lengths),
+        truncated_share=round(float((lengths > max_tokens).mean()), 4),
+        epochs=history,
+        best_epoch=int(best["epoch"]),
+        accuracy=best["accuracy"],
+        f1=best["f1"],
+        probe_accuracy=round(float(accuracy_score(truth, guessed)), 6),
+        probe_f1=round(float(f1_score(truth, guessed, average="macro")), 6),
+        before=separation(before[held], truth),
+        after=separation(after[held], truth),
+    )
+    shutil.rmtree(job.work)
+    draw_learning(history, str(out / "learning.png"))
+    (out / "finetune.json").write_text(
+        json.dumps(asdict(summary), ensure_ascii=False), encoding="utf-8"
+    )
+    return summary
+
+
+def _lengths(engine: Engine, texts: Sequence[str]) -> np.ndarray:
+    """Tokens of each text, not cut."""
+    spans = engine.encoder.spans  # type: ignore[attr-defined]
+    return np.array([len(spans(text)) + 2 for text in texts])
+
+
+def chosen_length(lengths: np.ndarray, bound: int) -> int:
+    """Tokens that hold 95 of 100 texts whole, a multiple of 8, at most the model's bound.
+
+    For lengths [10, 20, 30] and a bound of 512: 32.
+    """
+    covered = float(np.quantile(lengths, COVERED_SHARE))
+    return int(min(8 * math.ceil(covered / 8), bound))
+
+
+def histogram(lengths: np.ndarray) -> dict[int, int]:
+    """How many texts have at most so many tokens, by powers of two: {16: 1, 32: 2} for [10, 20, 30]."""
+    ends = 2 ** np.ceil(np.log2(np.maximum(lengths, 2))).astype(int)
+    return {int(end): int((ends == end).sum()) for end in np.unique(ends)}
+
+
+def separation(vectors: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """How well vectors (n, dim) lie apart by labels (n,): k-NN accuracy, and silhouette by cosine."""
+    found = nearest(vectors, min(K, len(vectors) - 1))
+    told = {"knn_accuracy": accuracy_score(labels, vote(labels, found.indices))}
+    if 1 < len(np.unique(labels)) < len(labels):
+        told["silhouette"] = silhouette_score(vectors, labels, metric="cosine")
+    return {name: round(float(value), 6) for name, value in told.items()}
+
+
+def _vectors(model: Model, data: Labelled, max_tokens: int) -> np.ndarray:
+    """(n, dim) float32 of all texts, cut as they are in training."""
+    cut = resolve(model.folder, max_tokens=max_tokens)
+    encoded = Engine(cut.load()).encode(data.texts)
+    if encoded.errors:
+        raise ModelError(f"A text cannot be embedded: {next(iter(encoded.errors.values()))}")
+    return encoded.vectors
+
+
+def _job(
+    config: FinetuneConfig,
+    model: Model,
+    data: Labelled,
+    train: np.ndarray,
+    held: np.ndarray,
+    max_tokens: int,
+) -> Fit:
+    counts = np.bincount(data.labels[train], minlength=len(data.names))
+    weights = len(train) / (len(counts) * counts) if config.class_weights else np.zeros(0)
+    return Fit(
+        folder=model.folder,
+        work=f"{Path(config.out).absolute()}.training",
+        out=str(Path(config.out).absolute()),
+        texts=[data.texts[row] for row in train],
+        labels=data.labels[train].tolist(),
+        held_texts=[data.texts[row] for row in held],
+        held_labels=data.labels[held].tolist(),
+        names=data.names,
+        class_weights=weights.tolist(),
+        max_tokens=max_tokens,
+        epochs=config.epochs,
+        batch_rows=config.batch_rows,
+        learning_rate=config.learning_rate,
+        patience=config.patience,
+        seed=config.seed,
+        quiet=config.json,
+    )
+
+
+def _trained(config: FinetuneConfig, job: Fit) -> list[dict[str, float]]:
+    with cluster(config.address or None, verbose=False) as ray_cluster:
+        if not ray_cluster.is_up():
+            return fit(job)
+        use_gpu = any(node.get("GPU", 0) for node in ray_cluster.nodes())
+        return fit_on_cluster(job, config.workers, use_gpu=use_gpu)
+
+
+def _tell(config: FinetuneConfig, lengths: np.ndarray, max_tokens: int) -> None:
+    """Say how long texts are before the long work begins."""
+    if config.json:
+        return
+    counts = histogram(lengths)
+    most = max(counts.values())
+    print(f"Texts are cut at {max_tokens} tokens; so long they are:", file=sys.stderr)
+    for end, n in counts.items():
+        print(f"  to {end:>6,}  {n:>9,}  {'#' * round(40 * n / most)}", file=sys.stderr)
+
+
+def _text(config: FinetuneConfig, summary: FinetuneSummary) -> str:
+    lines = [
+        f"{summary.n:>12,}  texts to learn from, {summary.n_held:,} held back,"
+        f" {len(summary.labels)} labels",
+        f"{summary.truncated_share:>12.1%}  are longer than {summary.max_tokens} tokens",
+    ]
+    if summary.n_without_label:
+        lines.append(f"{summary.n_without_label:>12,}  had no label or no text")
+    lines += ["", "   epoch   train loss     loss   accuracy       F1   precision   recall"]
+    for epoch in summary.epochs:
+        mark = "*" if epoch["epoch"] == summary.best_epoch else " "
+        lines.append(
+            f"{mark}{int(epoch['epoch']):>7} {epoch.get('train_loss', math.nan):>12.4f}"
+            f" {epoch['loss']:>8.4f} {epoch['accuracy']:>10.1%} {epoch['f1']:>8.4f}"
+            f" {epoch['precision']:>11.4f} {epoch['recall']:>8.4f}"
+        )
+    lines += [
+        "* kept",
+        "",
+        f"{summary.accuracy:>12.1%}  accuracy, macro F1 {summary.f1:.4f}",
+        f"{summary.probe_accuracy:>12.1%}  accuracy of a logistic regression on the vectors before,"
+        f" macro F1 {summary.probe_f1:.4f}",
+    ]
+    for name, told in (("before", summary.before), ("after", summary.after)):
+        silhouette = told.get("silhouette")
+        apart = "" if silhouette is None else f", silhouette {silhouette:.3f}"
+        lines.append(f"{told['knn_accuracy']:>12.1%}  of neighbours' votes are right {name}{apart}")
+    lines.append(f"\n`embatch embed SOURCE TABLE --model {config.out}` embeds with it.")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return run_command(FinetuneConfig, "finetune", __doc__, arguments, run, _text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
