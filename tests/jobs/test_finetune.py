@@ -1,0 +1,167 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from actors.checkpoints import resolve
+from actors.engine import Engine, ModelError
+from jobs.cli import main
+from jobs.finetune import FinetuneConfig, chosen_length, histogram, run, separation
+from sources.rows import SourceError
+from tests.tables import rows_of
+from tests.tiny_bert import tiny_bert
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
+    pytest.mark.filterwarnings("ignore:.*use_reentrant.*"),
+    pytest.mark.usefixtures("few_rows_here"),
+]
+FILLERS = "the a of and in on with for to from about over".split()
+KINDS = {"sport": "goal match team player".split(), "money": "bank share market price".split()}
+
+
+def corpus(folder, n=120, name="news.csv", kinds=KINDS):
+    chance = np.random.default_rng(3)
+    rows = []
+    for number in range(n):
+        label = list(kinds)[number % len(kinds)]
+        words = [*chance.choice(FILLERS, 4), *chance.choice(kinds[label], 3)]
+        rows.append({"text": " ".join(chance.permutation(words)), "kind": label})
+    with (folder / name).open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["text", "kind"])
+        writer.writeheader()
+        writer.writerows(rows)
+    return str(folder / name)
+
+
+@pytest.fixture
+def model(tmp_path):
+    return tiny_bert(tmp_path / "bert", [*FILLERS, *(w for words in KINDS.values() for w in words)])
+
+
+def asked(source, model, out, **options):
+    options = {"learning_rate": 3e-3, "text_column": "text"} | options
+    return FinetuneConfig(source, model=model, label_column="kind", out=str(out), **options)
+
+
+def test_vectors_tell_labels_afterwards_and_the_folder_is_a_model(tmp_path, model, capsys):
+    source = corpus(tmp_path)
+    summary = run(asked(source, model, tmp_path / "out", epochs=8, patience=8))
+    assert (summary.n, summary.n_held) == (96, 24)
+    assert summary.labels == {"money": 60, "sport": 60}
+    assert summary.accuracy > 0.9
+    assert summary.after["knn_accuracy"] > 0.8 > summary.before["knn_accuracy"]
+    assert summary.after["silhouette"] > summary.before["silhouette"] + 0.2
+    assert summary.epochs[summary.best_epoch - 1]["f1"] == max(e["f1"] for e in summary.epochs)
+    assert "Texts are cut at 16 tokens" in capsys.readouterr().err
+    assert (tmp_path / "out" / "learning.png").stat().st_size > 1000
+    held = json.loads((tmp_path / "out" / "finetune.json").read_text())
+    assert held["accuracy"] == summary.accuracy
+    assert not (tmp_path / "out.training").exists()
+    layer = load_file(tmp_path / "out" / "classifier.safetensors")
+    assert layer["weight"].shape == (2, 32)
+    before, after = resolve(model), resolve(str(tmp_path / "out"))
+    assert after.space != before.space
+    assert main(["embed", source, str(tmp_path / "t"), "--model", str(tmp_path / "out")]) == 0
+    texts = ["the goal of a match", "a share on the market"]
+    vectors = Engine(after.load()).encode(texts).vectors
+    assert vectors[0] @ vectors[1] < 0.5
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_to_the_same_result(tmp_path, model):
+    source = corpus(tmp_path)
+    options = ["--text-column", "text", "--label-column", "kind", "--learning-rate", "1e-3"]
+    options += ["--epochs", "12", "--patience", "12", "--model", model]
+
+    def start(out):
+        command = [sys.executable, "-m", "jobs.finetune", source, *options, "--out", str(out)]
+        return subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+    whole = start(tmp_path / "whole")
+    assert whole.wait() == 0
+    killed = start(tmp_path / "killed")
+    work = tmp_path / "killed.training"
+    while killed.poll() is None and not list(work.glob("checkpoint-*/trainer_state.json")):
+        time.sleep(0.01)
+    os.kill(killed.pid, signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    assert list(work.glob("checkpoint-*"))
+    assert not (tmp_path / "killed").exists()
+    assert start(tmp_path / "killed").wait() == 0
+    told = [
+        json.loads(Path(tmp_path, name, "finetune.json").read_text())
+        for name in ("whole", "killed")
+    ]
+    assert told[0]["epochs"] == told[1]["epochs"]
+    assert len(told[0]["epochs"]) == 12
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed")]
+    for name, values in weights[0].items():
+        np.testing.assert_allclose(weights[1][name], values, atol=1e-6)
+
+
+def test_one_label_against_the_rest_and_rare_labels_weighed(tmp_path, model):
+    kinds = KINDS | {"money2": ["price"], "money3": ["bank"]}
+    source = corpus(tmp_path, 80, kinds=kinds)
+    summary = run(
+        asked(source, model, tmp_path / "out", positive="sport", class_weights=True, epochs=1)
+    )
+    assert summary.labels == {"not sport": 60, "sport": 20}
+    assert summary.n_held == 16
+
+
+def test_a_table_is_a_source_too(tmp_path, model):
+    source, table = corpus(tmp_path, 40), str(tmp_path / "t")
+    assert main(["embed", source, table, "--model", model]) == 0
+    summary = run(asked(table, model, tmp_path / "out", epochs=1))
+    assert summary.n + summary.n_held == len(rows_of(table))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.usefixtures("through_ray")
+def test_workers_of_ray_train_together(tmp_path, model):
+    summary = run(asked(corpus(tmp_path), model, tmp_path / "out", epochs=6, workers=2))
+    assert summary.accuracy > 0.8
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_lengths_and_separation_by_hand():
+    assert chosen_length(np.array([10, 20, 30]), 512) == 32
+    assert chosen_length(np.array([1000]), 512) == 512
+    assert histogram(np.array([10, 20, 30])) == {16: 1, 32: 2}
+    told = separation(
+        np.array([[1, 0], [1, 0], [0, 1], [0, 1]], np.float32), np.array([0, 0, 1, 1])
+    )
+    assert told["silhouette"] == 1.0
+
+
+def test_mistakes_are_told(tmp_path, model):
+    source = corpus(tmp_path, 20)
+    with pytest.raises(ValueError, match="--out is missing"):
+        FinetuneConfig(source, model=model, label_column="kind")
+    with pytest.raises(ValueError, match="--epochs is 0"):
+        asked(source, model, tmp_path / "out", epochs=0)
+    one = corpus(tmp_path, 8, "one.csv", {"sport": KINDS["sport"]})
+    with pytest.raises(SourceError, match="'kind' has 1 values"):
+        run(asked(one, model, tmp_path / "out"))
+    with pytest.raises(SourceError, match="No text has the label 'x'. There are: money, sport"):
+        run(asked(source, model, tmp_path / "out", positive="x"))
+    with Path(source).open("a") as file:
+        file.write("the goal,rare\r\n")
+    with pytest.raises(SourceError, match=r"1 labels of 'kind' have one text \(rare\)"):
+        run(asked(source, model, tmp_path / "out"))
+    with pytest.raises(ModelError, match="cannot be fine-tuned"):
+        run(asked(source, "use-multilingual-v3", tmp_path / "out"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(ModelError, match="is not empty and no model of finetune"):
+        run(asked(source, model, tmp_path / "mine"))
