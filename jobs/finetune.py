@@ -22,23 +22,21 @@ from typing import Annotated
 import numpy as np
 import tyro
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, f1_score, silhouette_score
+from sklearn.metrics import accuracy_score, f1_score
 
 from actors.checkpoints import Model, resolve
 from actors.engine import Engine, ModelError
 from actors.layout import read_layout
-from actors.nearest import nearest
 from jobs.cluster import cluster
 from jobs.corpus import CorpusOptions
 from jobs.fitting import Fit, fit, fit_on_cluster
 from jobs.labelled import Labelled, labelled
-from jobs.metrics import vote
+from jobs.metrics import separation
 from jobs.options import Flag, run_command
 from jobs.pictures import draw_learning
 
 HELD_SHARE = 0.2
 COVERED_SHARE = 0.95  # of the texts, that must fit into the length that is chosen
-K = 10
 Number = Annotated[int, tyro.conf.arg(metavar="N", help_behavior_hint="")]
 
 
@@ -197,15 +195,6 @@ def histogram(lengths: np.ndarray) -> dict[int, int]:
     """How many texts have at most so many tokens, by powers of two: {16: 1, 32: 2} for [10, 20, 30]."""
     ends = 2 ** np.ceil(np.log2(np.maximum(lengths, 2))).astype(int)
     return {int(end): int((ends == end).sum()) for end in np.unique(ends)}
-
-
-def separation(vectors: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """How well vectors (n, dim) lie apart by labels (n,): k-NN accuracy, and silhouette by cosine."""
-    found = nearest(vectors, min(K, len(vectors) - 1))
-    told = {"knn_accuracy": accuracy_score(labels, vote(labels, found.indices))}
-    if 1 < len(np.unique(labels)) < len(labels):
-        told["silhouette"] = silhouette_score(vectors, labels, metric="cosine")
-    return {name: round(float(value), 6) for name, value in told.items()}
 
 
 def _vectors(model: Model, data: Labelled, max_tokens: int) -> np.ndarray:

@@ -6,8 +6,12 @@ Ranks come from exact neighbours. A query's documents that nobody judged count a
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from sklearn.metrics import accuracy_score, silhouette_score
+
+from actors.nearest import nearest
 
 CUTS = (1, 3, 5, 10, 100)
+VOTES = 10
 
 
 def retrieval_measures(gains: np.ndarray, judged: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
@@ -83,3 +87,22 @@ def relevances(
         gains[row, : len(documents)] = [max(0.0, known.get(name, 0.0)) for name in documents]
     judged = [np.array([value for value in qrels[query].values() if value > 0]) for query in ids]
     return gains, judged
+
+
+def separation(vectors: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """How well vectors lie apart by labels.
+
+    Args:
+        vectors: (n, dim) float32, unit rows; two or more.
+        labels: (n,) of any type.
+
+    Returns:
+        `knn_accuracy`: share of rows whose ten nearest rows vote for their label; `silhouette` by cosine
+        (Rousseeuw 1987), left out where there is one label or each row has its own.
+    """
+    numbers = np.unique(labels, return_inverse=True)[1]
+    found = nearest(vectors, min(VOTES, len(vectors) - 1))
+    told = {"knn_accuracy": accuracy_score(numbers, vote(numbers, found.indices))}
+    if 1 < len(np.unique(labels)) < len(labels):
+        told["silhouette"] = silhouette_score(vectors, labels, metric="cosine")
+    return {name: round(float(value), 6) for name, value in told.items()}

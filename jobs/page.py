@@ -12,13 +12,14 @@ from sklearn.metrics import accuracy_score, confusion_matrix
 
 from jobs.derived import note_of
 from jobs.maps import along, fit_axes
+from jobs.metrics import separation
 from jobs.pictures import thumbnail
-from jobs.vectors import Vectors, in_order, labels_of
+from jobs.vectors import Vectors, in_order, labels_of, read_vectors
 from schemas.embeddings import Fingerprint
 from schemas.failures import FailureLog
 from schemas.neighbours import neighbours_of
 from schemas.projections import points_of
-from schemas.store import Table
+from schemas.store import StoreError, Table
 
 SHOWN_CHARACTERS = 100
 MOST_THUMBNAILS = 5000
@@ -38,12 +39,18 @@ def points(plan: Table | None, rows: Vectors) -> tuple[dict[str, Any], str]:
     else:
         held = plan.read()
         at = pc.index_in(rows.ids, value_set=held["id"].combine_chunks())
-        points = np.full((len(rows.ids), 2), np.nan, np.float32)
+        mapped = points_of(held)
+        points = np.full((len(rows.ids), mapped.shape[1]), np.nan, np.float32)
         there = at.is_valid().to_numpy(zero_copy_only=False)
-        points[there] = points_of(held)[at.drop_null().to_numpy(), :2]
+        points[there] = mapped[at.drop_null().to_numpy()]
         how = f"mapped by {note_of(plan)['method']}"
-    x, y = ([None if np.isnan(v) else round(float(v), 4) for v in axis] for axis in points.T)
-    return {"x": x, "y": y}, how
+    return _axes(points), how
+
+
+def _axes(points: np.ndarray) -> dict[str, list[float | None]]:
+    """Lists of x, y and perhaps z; None where a row has no point."""
+    columns = [[None if np.isnan(v) else round(float(v), 4) for v in axis] for axis in points.T]
+    return dict(zip("xyz", columns, strict=False))
 
 
 def details(table: Table, ids: pa.Array, label_column: str, folder: str) -> dict[str, Any]:
@@ -78,10 +85,8 @@ def _thumbnail(image: Mapping[str, Any], folder: str) -> str | None:
 def crosses(plan: Table) -> dict[str, Any]:
     """Rows of another table on this map."""
     rows = plan.read()
-    points = points_of(rows)[:, :2].round(4).tolist()
-    x, y = zip(*points, strict=True) if points else ((), ())
     name = os.path.basename(note_of(plan)["table"])
-    return {"name": name, "id": rows["id"].to_pylist(), "x": x, "y": y}
+    return {"name": name, "id": rows["id"].to_pylist(), **_axes(points_of(rows))}
 
 
 def neighbours(table: Table | None, ids: pa.Array) -> dict[str, Any] | None:
@@ -97,6 +102,39 @@ def neighbours(table: Table | None, ids: pa.Array) -> dict[str, Any] | None:
         "index": [line[there].tolist() for line, _, there in pairs],
         "similarity": [values[there].tolist() for _, values, there in pairs],
     }
+
+
+def before(
+    past: Table | None, rows: Vectors, table: Table, label_column: str
+) -> dict[str, Any] | None:
+    """The same rows by another model, on its own two principal components, and how labels lie apart.
+
+    Raises:
+        StoreError: fewer than three of the rows are in both tables.
+    """
+    if past is None:
+        return None
+    fingerprint = Fingerprint.of(past.schema)
+    assert fingerprint is not None  # whoever opened it checked
+    other = read_vectors(past, fingerprint.dim)
+    at = pc.index_in(rows.ids, value_set=other.ids)
+    shared = np.flatnonzero(at.is_valid().to_numpy(zero_copy_only=False))
+    if len(shared) < 3:
+        raise StoreError(
+            f"{past.uri} and {table.uri} share {len(shared)} ids, expected three or more."
+        )
+    theirs = other.vectors[at.drop_null().to_numpy()]
+    points = np.full((len(rows.ids), 2), np.nan, np.float32)
+    points[shared] = along(fit_axes(theirs, 2), theirs)
+    labels = np.array(labels_of(table, label_column, rows.ids).to_pylist(), object)[shared]
+    known = np.array([label is not None for label in labels], bool)
+    told = []
+    if known.sum() > 1:
+        told = [
+            (fingerprint.model, separation(theirs[known], labels[known].astype(str))),
+            ("now", separation(rows.vectors[shared][known], labels[known].astype(str))),
+        ]
+    return {"model": fingerprint.model, "separation": told, **_axes(points)}
 
 
 def confusion(table: Table | None) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ import tyro
 from jobs import page
 from jobs.derived import note_of
 from jobs.options import Flag, run_command, storage_options, table_uri
-from jobs.vectors import read_vectors
+from jobs.vectors import open_vectors, read_vectors
 from schemas.embeddings import Fingerprint
 from schemas.neighbours import NEIGHBOURS
 from schemas.predictions import PREDICTIONS
@@ -40,6 +40,7 @@ class ReportConfig:
         tables: table of vectors, and what was made of it
         out: the page
         label_column: colours the map (default: label, where there is one)
+        before: table of the same rows by the model before it was fine-tuned, to compare with
         images: folder that was embedded, for small pictures (a table made with --keep-images has them)
         storage_option: KEY=VALUE for the object store, once for each
         json: print one line of JSON, the last on stdout
@@ -48,6 +49,7 @@ class ReportConfig:
     tables: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TABLE ...")]
     out: Annotated[str, tyro.conf.arg(metavar="FILE.html")] = "report.html"
     label_column: Annotated[str, tyro.conf.arg(metavar="COLUMN", help_behavior_hint="")] = ""
+    before: Annotated[str, tyro.conf.arg(metavar="TABLE", help_behavior_hint="")] = ""
     images: Annotated[str, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = ""
     storage_option: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     json: Flag = False
@@ -112,6 +114,7 @@ def run(config: ReportConfig) -> ReportSummary:
         "points": points | page.details(table, rows.ids, config.label_column, config.images),
         "crosses": [page.crosses(one) for one in given.crosses],
         "neighbours": page.neighbours(given.neighbours, rows.ids),
+        "before": page.before(_before(config), rows, table, config.label_column),
         "confusion": page.confusion(given.predictions),
         "lengths": page.lengths(table),
         "failures": page.failures(table),
@@ -127,6 +130,12 @@ def run(config: ReportConfig) -> ReportSummary:
     written = re.sub("@(DATA|PLOTLY)@", lambda match: parts[match[1]], template)
     Path(config.out).write_text(written, encoding="utf-8")
     return ReportSummary(config.out, len(rows.ids), os.path.getsize(config.out))
+
+
+def _before(config: ReportConfig) -> Table | None:
+    if not config.before:
+        return None
+    return open_vectors(config.before, storage_options(config.storage_option))[0]
 
 
 def _recognised(config: ReportConfig) -> _Given:

@@ -14,7 +14,8 @@ from safetensors.numpy import load_file
 from actors.checkpoints import resolve
 from actors.engine import Engine, ModelError
 from jobs.cli import main
-from jobs.finetune import FinetuneConfig, chosen_length, histogram, run, separation
+from jobs.finetune import FinetuneConfig, chosen_length, histogram, run
+from jobs.metrics import separation
 from sources.rows import SourceError
 from tests.tables import rows_of
 from tests.tiny_bert import tiny_bert

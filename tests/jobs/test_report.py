@@ -105,6 +105,9 @@ def test_mistakes_are_told(tables, tmp_path):
     ):
         with pytest.raises(StoreError, match=message):
             run(ReportConfig(named, out=str(tmp_path / "r.html")))
+    other = made.fill(tmp_path, "other", [{"key": "x", "text": "x"}, {"key": "y", "text": "y"}])
+    with pytest.raises(StoreError, match="share 0 ids, expected three or more"):
+        run(ReportConfig((table,), out=str(tmp_path / "r.html"), before=other))
     with pytest.raises(StoreError, match="no column 'kind'"):
         run(ReportConfig((table,), out=str(tmp_path / "r.html"), label_column="kind"))
     assert not (tmp_path / "r.html").exists()
@@ -169,6 +172,28 @@ def test_the_page_in_a_browser(browser, tables, tmp_path):
     assert "1 rows hold these words" in page.inner_text("#chosen")
     assert page.locator("#found li").all_inner_texts() == ["text 17"]
     assert "text is empty" in page.inner_text("#more")
+    assert said == []
+
+
+def test_a_map_of_three_dimensions_beside_what_was_before(browser, tmp_path):
+    table, space = fill(tmp_path, 60), str(tmp_path / "space")
+    past = made.fill(
+        tmp_path, "past", [{"key": f"k{i:05}", "text": f"text {i}"} for i in range(40)]
+    )
+    assert main(["project", table, space, "--method", "pca", "--dim", "3"]) == 0
+    run(ReportConfig((table, space), before=past, out=str(tmp_path / "r.html")))
+    data = held(tmp_path / "r.html")[1]
+    assert len(data["points"]["z"]) == 59
+    assert sum(x is not None for x in data["before"]["x"]) == 39  # one text was empty
+    assert {"knn_accuracy", "silhouette"} == set(data["before"]["separation"][0][1])
+    page, said = open_page(browser, tmp_path / "r.html")
+    kinds = page.evaluate("document.getElementById('map').data.map(trace => trace.type)")
+    assert set(kinds) == {"scatter3d"}
+    page.fill("#search", "text 17")
+    assert page.locator("#found li").all_inner_texts() == ["text 17"]
+    page.click("#found li")
+    assert "text 17" in page.inner_text(".chosen")
+    assert "How far labels lie apart" in page.inner_text("#more")
     assert said == []
 
 
