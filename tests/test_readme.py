@@ -15,6 +15,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHELL = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 IMAGES = next(block for block in SHELL if "zero-shot" in block)
 ASK = next(block for block in SHELL if "embatch search" in block)
+WORDS = next(block for block in SHELL if "embatch words" in block)
 SUBMIT = next(block for block in SHELL if "ray job submit" in block)
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 # `ray stop` ends every Ray that it sees, and Ray's ports are fixed: a namespace confines both.
@@ -51,6 +52,10 @@ def folder(tmp_path):
     papers = [{"id": i, "title": "A title", "abstract": f"{t} {t}"} for i, t in enumerate(NEWS)]
     text = "".join(json.dumps(paper) + "\n" for paper in papers)
     (tmp_path / "papers.jsonl").write_text(text, encoding="utf-8")
+    reviews = [
+        f"good food and kind people {i},5\nbad food and long waiting {i},1\n" for i in range(10)
+    ]
+    (tmp_path / "reviews.csv").write_text("".join(["text,stars\n", *reviews]), encoding="utf-8")
     return tmp_path
 
 
@@ -91,6 +96,11 @@ def test_commands_for_a_folder_of_ones_own_run_as_written(folder):
     assert "1.0000  overlap@2" in third
     assert (folder / "map.png").is_file()
     assert "report.html: 3 rows" in third
+    fourth = shell(WORDS, folder)
+    assert "33  words of 100 dimensions" in fourth
+    assert "16  texts to learn from, 4 held back, 2 labels" in fourth
+    assert "cosine of the two texts" in fourth
+    assert "Parliament has passed the budget" in fourth
     assert "3 3" in shell(
         f"python -c '{PYTHON[0]}\nprint(len(frame), dataset.count_rows())'", folder
     )
