@@ -21,7 +21,7 @@ from actors.models import MODELS, ModelSpec
 from actors.pixels import Preprocess, read_preprocess
 from actors.templates import templates_of
 from actors.vocabulary import ENDINGS as VOCABULARY_ENDINGS
-from actors.vocabulary import is_vocabulary, words_spec
+from actors.vocabulary import files_of, is_vocabulary, words_spec
 from actors.weights import (
     find_on_hub,
     hash_file,
@@ -33,6 +33,7 @@ from actors.weights import (
     read_scalar,
     tensor_parts,
 )
+from actors.words import read_weights
 
 PREPROCESSING_VERSION = 1  # raised when the same row would come out as other tokens or pixels
 
@@ -203,9 +204,11 @@ def resolve(
             raise ModelError(f"{error}{_suggestion(model)}") from error
         spec = _spec(model, folder, weights=model)
     elif model.startswith((".", "/", "~")):
+        is_file = os.path.isfile(path)
         raise ModelError(
-            f"Model {model} does not exist on this machine. Expected a folder, or a file of word"
-            f" vectors that ends in {', '.join(VOCABULARY_ENDINGS)}."
+            f"Model {model} {'is a file' if is_file else 'does not exist on this machine'}. Expected a"
+            f" folder, or a file of word vectors that ends in {', '.join(VOCABULARY_ENDINGS)}"
+            f"{' (rename it).' if is_file else '.'}"
         )
     else:
         raise ModelError(
@@ -267,7 +270,9 @@ def _words(path: str, modality: str, word_weights: str, others: list[Any]) -> Mo
     if any(others):
         raise ModelError("A file of word vectors takes no prompt, no --max-tokens and no --labels.")
     spec = words_spec(path)
-    space = hash_file(path)
+    space = hash_parts([[hash_file(name) for name in files_of(path)]])
+    if word_weights:
+        read_weights(word_weights)  # it is better told now
     weights = hash_file(word_weights) if word_weights else ""
     recipe = hash_parts([[space, weights, PREPROCESSING_VERSION]])
     found = Model(spec, path, "", spec.max_tokens, space, recipe)

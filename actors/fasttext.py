@@ -1,14 +1,18 @@
 """Facebook's fastText .bin: words, and parts of words that make vectors for words it never met."""
 
+import contextlib
 import functools
+import mmap
+import shutil
 import struct
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from actors.engine import ModelError
-from actors.vocabulary import BLOCK_WORDS, MOST_DIMENSIONS, Block, Vocabulary
+from actors.vocabulary import BLOCK_WORDS, MOST_DIMENSIONS, Block, Vocabulary, opened
 
 MAGIC = struct.pack("<i", 793_712_314)  # the first bytes of its files since version 11
 TRAININGS = {1: "cbow", 2: "skip-gram", 3: "supervised"}  # fastText's numbers
@@ -50,7 +54,9 @@ def read_fasttext(path: str, encoding: str, head: bytes) -> Vocabulary:
         except ImportError as error:
             raise ModelError("fastText's .bin is read by gensim: pip install gensim") from error
         try:
-            return load_facebook_vectors(path, encoding=encoding)
+            with _unpacked(path) as plain:
+                _check_words(plain, start)
+                return load_facebook_vectors(plain, encoding=encoding)
         except (
             Exception
         ) as error:  # gensim's, struct's, zlib's: a file that is cut or something else
@@ -69,8 +75,37 @@ def read_fasttext(path: str, encoding: str, head: bytes) -> Vocabulary:
     def subwords(word: str) -> np.ndarray | None:
         try:
             vector: np.ndarray = loaded().get_vector(word)
-        except KeyError:  # shorter than any part
+        except KeyError:
             return None
-        return vector
+        return vector if vector.any() else None  # zeros where no part is as short as the word
 
     return Vocabulary(n_words, dim, blocks, about, subwords if buckets and max_n else None)
+
+
+@contextlib.contextmanager
+def _unpacked(path: str) -> Iterator[str]:
+    """The path of a file that is not packed: gensim takes the bytes of a .gz for numbers."""
+    if not path.lower().endswith(".gz"):
+        yield path
+        return
+    with tempfile.NamedTemporaryFile(suffix=".bin") as plain, opened(path) as packed:
+        shutil.copyfileobj(packed, plain)
+        plain.flush()
+        yield plain.name
+
+
+def _check_words(path: str, start: int) -> None:
+    """Walk through the list of words, since gensim waits for ever for the end of one that is cut.
+
+    Raises:
+        EOFError: The file ends among them.
+    """
+    is_new = start > 0
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        (n_entries,) = struct.unpack_from("<i", data, start + 56)
+        at = start + 56 + 20 + (8 if is_new else 0)
+        for entry in range(n_entries):
+            end = data.find(b"\0", at)
+            at = end + 10  # behind the word: its count and its kind
+            if end < 0 or at > len(data):
+                raise EOFError(f"it ends after {entry:,} of {n_entries:,} words")

@@ -4,32 +4,35 @@ They are pickles. Only lists, numbers and arrays are read of them, and nothing t
 but NumPy's makers of arrays.
 """
 
+import collections
 import pickle
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy._core.numeric import _frombuffer  # type: ignore[attr-defined]
 
 from actors.engine import ModelError
-from actors.vocabulary import BLOCK_WORDS, Block, Vocabulary, opened
+from actors.vocabulary import BESIDE, BLOCK_WORDS, Block, Vocabulary, opened
 
-# What a .kv file may name besides its own class: what arrays and dictionaries are made of.
-PLAIN = {
-    ("collections", "OrderedDict"),
-    ("collections", "defaultdict"),
-    ("builtins", "int"),
-    *(
-        (module, name)
-        for package in ("numpy.core", "numpy._core")
-        for module, name in (
-            (f"{package}.multiarray", "_reconstruct"),
-            (f"{package}.multiarray", "scalar"),
-            (f"{package}.numeric", "_frombuffer"),
-        )
-    ),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
+
+def _empty_array(*_: object) -> np.ndarray:
+    """What NumPy begins with when it makes an array of a pickle, whatever the file asks for."""
+    return np.ndarray((0,), "b")
+
+
+# What a .kv file may name besides its own class: what arrays and dictionaries are made of. Not
+# `ndarray` nor `scalar`, which would take any bytes for pointers to objects.
+PLAIN: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): dict,
+    ("collections", "defaultdict"): collections.defaultdict,
+    ("builtins", "int"): int,
+    ("numpy", "ndarray"): object,  # an argument of what is not called
+    ("numpy", "dtype"): np.dtype,
 }
+for package in ("numpy.core", "numpy._core"):
+    PLAIN[f"{package}.multiarray", "_reconstruct"] = _empty_array
+    PLAIN[f"{package}.numeric", "_frombuffer"] = _frombuffer
 
 
 class _Plain:
@@ -47,7 +50,7 @@ class _PlainUnpickler(pickle.Unpickler):
         if (module, name) == ("gensim.models.keyedvectors", "KeyedVectors"):
             return _Plain
         if (module, name) in PLAIN:
-            return super().find_class(module, name)
+            return PLAIN[module, name]
         raise pickle.UnpicklingError(f"it names {module}.{name}")
 
 
@@ -58,7 +61,7 @@ def read_keyed_vectors(path: str) -> Vocabulary:
             held = _PlainUnpickler(file).load()
         vectors = held.__dict__.get("vectors")
         if vectors is None:  # large arrays lie beside the pickle
-            vectors = np.load(f"{path}.vectors.npy", mmap_mode="r", allow_pickle=False)
+            vectors = np.load(path + BESIDE, mmap_mode="r", allow_pickle=False)
         words, counts = held.index_to_key, held.expandos.get("count")
         if vectors.ndim != 2 or len(vectors) != len(words):
             raise ValueError(f"{len(words)} words and vectors of shape {vectors.shape}")

@@ -12,6 +12,7 @@ import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +24,13 @@ from actors.engine import ModelError
 from actors.models import ModelSpec
 
 ENDINGS = (".bin", ".vec", ".txt", ".kv", ".w2v")
+BESIDE = ".vectors.npy"  # where gensim saves large arrays of a .kv
 BLOCK_WORDS = 16_384
 MOST_DIMENSIONS = 65_536
 MOST_TOKENS = 2**20  # of a text; nothing grows with it but the list of its words
+LONGEST_LINE = 1 << 20
 LONGEST_WORD = 10_000  # bytes; more is no file of words
+DAMAGE = (OSError, EOFError, zlib.error)
 HEADER = re.compile(rb"\s*(\d+)\s+(\d+)\s*\n")
 
 
@@ -73,8 +77,12 @@ class Vocabulary:
 
 def is_vocabulary(path: str) -> bool:
     """Whether a file's name is that of word vectors."""
-    name = path.lower().removesuffix(".gz")
-    return name.endswith(ENDINGS)
+    return path.lower().endswith((*ENDINGS, ".gz"))
+
+
+def files_of(path: str) -> list[str]:
+    """The files that decide what the vectors are."""
+    return [path, *(beside for beside in [path + BESIDE] if Path(beside).is_file())]
 
 
 def open_vocabulary(path: str, *, encoding: str = "utf-8") -> Vocabulary:
@@ -91,7 +99,8 @@ def open_vocabulary(path: str, *, encoding: str = "utf-8") -> Vocabulary:
     try:
         with opened(path) as file:
             head = file.read(4096)
-    except (OSError, EOFError) as error:
+            head += file.readline(LONGEST_LINE) if b"\n" not in head else b""
+    except DAMAGE as error:
         raise ModelError(f"Cannot read {path}: {error}") from error
     if path.lower().removesuffix(".gz").endswith(".kv"):
         from actors.keyed_vectors import read_keyed_vectors
@@ -103,17 +112,22 @@ def open_vocabulary(path: str, *, encoding: str = "utf-8") -> Vocabulary:
             raise ModelError(
                 f"{path}: its first line says {dim} dimensions, expected 1 to {MOST_DIMENSIONS:,}."
             )
-        is_text = _is_text(head[match.end() :], dim)
+        is_text = _is_text(head[match.end() :])
         read = _text_blocks if is_text else _binary_blocks
-        found = Vocabulary(n, dim, lambda: read(path, n, dim, encoding), {"kind": "word2vec"})
+        found = Vocabulary(
+            n, dim, lambda: _whole(path, read(path, n, dim, encoding)), {"kind": "word2vec"}
+        )
     elif path.lower().removesuffix(".gz").endswith(".bin"):
         from actors.fasttext import read_fasttext
 
         found = read_fasttext(path, encoding, head)
-    elif (first := head.split(b"\n", 1)[0].split()) and _is_text(head, len(first) - 1):
-        dim = len(first) - 1
+    elif _is_text(head):
+        dim = len(head.split(b"\n", 1)[0].split()) - 1
         found = Vocabulary(
-            None, dim, lambda: _text_blocks(path, None, dim, encoding), {"kind": "GloVe"}
+            None,
+            dim,
+            lambda: _whole(path, _text_blocks(path, None, dim, encoding)),
+            {"kind": "GloVe"},
         )
     else:
         raise ModelError(
@@ -122,7 +136,12 @@ def open_vocabulary(path: str, *, encoding: str = "utf-8") -> Vocabulary:
         )
     told = Path(f"{path}.json")
     if told.is_file():
-        found.about.update(json.loads(told.read_text(encoding="utf-8")))
+        try:
+            found.about.update(dict(json.loads(told.read_text(encoding="utf-8"))))
+        except (OSError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"{told} should say how {path} was trained, as JSON, and does not: {error}. Move it away."
+            ) from error
     return found
 
 
@@ -147,11 +166,21 @@ def words_spec(path: str) -> ModelSpec:
 
 def opened(path: str) -> IO[bytes]:
     """A file's bytes, those of a .gz unpacked."""
-    return gzip.open(path) if path.endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
+    return gzip.open(path) if path.lower().endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
 
 
-def _is_text(head: bytes, dim: int) -> bool:
-    """Whether the first line behind a header is a word and `dim` numbers."""
+def _whole(path: str, blocks: Iterator[Block]) -> Iterator[Block]:
+    """The blocks; damage to a packed file is told as all other."""
+    try:
+        yield from blocks
+    except DAMAGE as error:
+        raise ModelError(
+            f"{path} is damaged or cut off ({type(error).__name__}: {error}). Copy or download it again."
+        ) from error
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether what follows a header begins with a word and numbers."""
     line, end, _ = head.partition(b"\n")
     numbers = line.rstrip().split(b" ")[1:]
     if not end:  # a line longer than what was read: its last number may be cut
@@ -161,7 +190,7 @@ def _is_text(head: bytes, dim: int) -> bool:
             float(number)
     except ValueError:
         return False
-    return len(numbers) == dim if end else 0 < len(numbers) < dim
+    return len(numbers) > 0
 
 
 def _decoded(word: bytes, encoding: str) -> str | None:
@@ -184,7 +213,7 @@ def _binary_blocks(path: str, n: int, dim: int, encoding: str) -> Iterator[Block
             for row in range(wanted):
                 word, values = _word(file), b""
                 if word is not None:
-                    values = _read(file, size)
+                    values = file.read(size)
                 if word is None or len(values) < size:
                     raise ModelError(
                         f"{path} ends after {done + row:,} of the {n:,} words that its first line"
@@ -199,7 +228,7 @@ def _binary_blocks(path: str, n: int, dim: int, encoding: str) -> Iterator[Block
                 vectors[row] = np.frombuffer(values, "<f4")
             yield Block(words, vectors.astype(np.float32, copy=False))
             done += wanted
-        if _read(file, 64).strip():
+        if file.read(64).strip():
             raise ModelError(
                 f"{path} goes on after the {n:,} words that its first line names. Mend that line, or"
                 " get the file again."
@@ -219,14 +248,6 @@ def _word(file: IO[bytes]) -> bytes | None:
     return bytes(letters).lstrip(b"\n")
 
 
-def _read(file: IO[bytes], size: int) -> bytes:
-    """So many bytes, fewer only where the file, or what gzip says of it, ends."""
-    try:
-        return file.read(size)
-    except EOFError:  # a .gz cut off
-        return b""
-
-
 def _text_blocks(path: str, n: int | None, dim: int, encoding: str) -> Iterator[Block]:
     words: list[str | None] = []
     rows: list[np.ndarray] = []
@@ -234,14 +255,15 @@ def _text_blocks(path: str, n: int | None, dim: int, encoding: str) -> Iterator[
     with opened(path) as file:
         if n is not None:
             file.readline()
-        for line in _lines(file):
-            word, _, numbers = line.rstrip().partition(b" ")
-            values = np.array(numbers.split(b" "))
+        for line in filter(bytes.strip, file):
+            # Of GloVe's words some hold blanks; word2vec's do not.
+            word, *fields = line.rstrip().rsplit(b" ", dim if n is None else -1)
             try:
-                row = values.astype(np.float32)
+                row = np.array(fields).astype(np.float32)
             except ValueError:
                 row = np.zeros(0, np.float32)
             if len(row) != dim:
+                numbers = b" ".join(fields)
                 raise ModelError(
                     f"{path}, word {done + len(rows) + 1:,}: expected {dim} numbers, got"
                     f" {numbers[:40]!r}{' …' if len(numbers) > 40 else ''}. The file is damaged or cut off."
@@ -260,10 +282,3 @@ def _text_blocks(path: str, n: int | None, dim: int, encoding: str) -> Iterator[
             f"{path} holds {done:,} words, and its first line names {n:,}. Mend that line, or get the"
             " file again."
         )
-
-
-def _lines(file: IO[bytes]) -> Iterator[bytes]:
-    try:
-        yield from (line for line in file if line.strip())
-    except EOFError:
-        return  # the count tells that words are missing

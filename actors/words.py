@@ -67,9 +67,9 @@ class WordEncoder:
             if not known:
                 raise ValueError("no word of the text is in the vocabulary")
             n_unknown += len(words) - len(known)
-            ids.append(known[: self.max_tokens])
+            ids.append(known)
         truncated = np.array([len(words) > self.max_tokens for words in ids], bool)
-        return Tokens(ids, truncated, n_unknown)
+        return Tokens([words[: self.max_tokens] for words in ids], truncated, n_unknown)
 
     def _known(self, word: str) -> str | None:
         """The form of a word that has a vector."""
@@ -124,7 +124,7 @@ def read_weights(path: str) -> tuple[dict[str, float], float]:
         held = json.loads(Path(path).read_text(encoding="utf-8"))
         n, counts = int(held["documents"]), dict(held["words"])
         weights = {word: math.log((1 + n) / (1 + count)) + 1 for word, count in counts.items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
         raise ModelError(
             f"{path} holds no weights of words ({type(error).__name__}: {error})."
             " `embatch words weights SOURCE FILE.json` writes them."

@@ -64,7 +64,14 @@ class CorpusOptions:
                         f"{self.source} has no column {self.label_column!r}. It has:"
                         f" {', '.join(rows.column_names)}."
                     )
-                labels = rows[self.label_column].cast(pa.string()).to_pylist()
+                try:
+                    labels = rows[self.label_column].cast(pa.string()).to_pylist()
+                except pa.ArrowNotImplementedError as error:
+                    kind = rows[self.label_column].type
+                    raise SourceError(
+                        f"Column {self.label_column!r} of {self.source} holds {kind}, which is no label."
+                        " Expected text or numbers."
+                    ) from error
             for text, label in zip(rows["text"].to_pylist(), labels, strict=True):
                 found = True
                 yield Example(text, label)

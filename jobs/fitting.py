@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 from actors.classifier import TextClassifier
+from actors.hardware import cores
 from actors.layout import read_layout
 from actors.weights import hash_parts
 
@@ -69,6 +70,8 @@ def fit(job: Fit) -> list[dict[str, float]]:
     import transformers
 
     _tidy(job)
+    if not _in_ray_worker():
+        torch.set_num_threads(cores())  # encoders that embed leave torch one thread a lane
     transformers.set_seed(job.seed)
     transformers.utils.logging.set_verbosity_error()
     weights = np.array(job.class_weights, np.float32) if job.class_weights else None
@@ -153,11 +156,16 @@ def _rank() -> int:
 
 def _under_ray(trainer: Any) -> Any:  # noqa: ANN401
     """The trainer as Ray Train wants it, inside a worker of Ray Train."""
-    if "RANK" not in os.environ or "ray" not in sys.modules:
+    if not _in_ray_worker():
         return trainer
     from ray.train.huggingface.transformers import prepare_trainer
 
     return prepare_trainer(trainer)
+
+
+def _in_ray_worker() -> bool:
+    """Whether Ray Train has started this process."""
+    return "RANK" in os.environ and "ray" in sys.modules
 
 
 def _tidy(job: Fit) -> None:

@@ -70,8 +70,8 @@ def labelled(examples: Iterable[Example], column: str, positive: str = "") -> La
     rare = sorted(label for label, n in counts.items() if n < 2)
     if rare:
         raise SourceError(
-            f"{len(rare)} labels of {column!r} have one text ({', '.join(rare[:5])}), expected two or"
-            " more: one to learn from, one to judge by. Leave them out or name them otherwise."
+            f"Of {len(counts)} labels of {column!r} {len(rare)} have one text ({', '.join(rare[:5])}),"
+            " expected two or more: one to learn from, one to judge by. Leave them out or rename them."
         )
     names = sorted(counts)
     number = {name: at for at, name in enumerate(names)}

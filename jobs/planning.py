@@ -15,7 +15,7 @@ from jobs.progress import Progress
 from jobs.scan import SourceScan, TableScan, gather, scan_piece, scan_table
 from jobs.stop import StopSignal
 from schemas.columns import fitted
-from schemas.embeddings import Fingerprint
+from schemas.embeddings import Fingerprint, is_of_words
 from schemas.failures import FailureLog
 from schemas.keys import KEYS
 from schemas.plan import Plan, make_plan
@@ -58,6 +58,7 @@ class SyncOptions:
     table: str
     source_name: str
     given_model: str
+    word_weights: str
     storage_options: Mapping[str, str] = field(default_factory=dict)
     prune: bool = False
     force_prune: bool = False
@@ -115,6 +116,10 @@ class Planner:
         """
         table = Table.open(self.options.table, self.options.storage_options)
         if table is not None:
+            if is_of_words(table.schema):
+                raise SyncError(
+                    f"Table {table.uri} holds the words of a model. Give another TABLE for rows of texts."
+                )
             _refuse_other_space(table, self.fingerprint, replace=self.options.replace)
             holds_images = "image" in table.schema.names
             if holds_images != (self.source.options.modality == "image"):

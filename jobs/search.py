@@ -100,7 +100,9 @@ class Search:
         fingerprint = Fingerprint.of(table.schema)
         assert fingerprint is not None  # open() checked
         self._fingerprint = fingerprint
-        self._name = config.model or _made_by(table) or fingerprint.model
+        made_by = {} if config.model else _made_by(table)
+        self._name = config.model or made_by.get("given_model", fingerprint.model)
+        self._word_weights = made_by.get("word_weights", "")
         self._engines: dict[str, tuple[Model, Engine]] = {}
         self._rows = read_vectors(table, fingerprint.dim)
         if not len(self._rows.ids):
@@ -143,7 +145,7 @@ class Search:
         ]
 
     def _model(self, modality: str) -> Model:
-        model = resolve(self._name, modality=modality)
+        model = resolve(self._name, modality=modality, word_weights=self._word_weights)
         if modality == "text" and model.spec.questions and model.space == self._fingerprint.space:
             return resolve(model.spec.questions)
         if modality == "text" and "query" in model.spec.prompts:
@@ -156,11 +158,10 @@ class Search:
         return model
 
 
-def _made_by(table: Table) -> str | None:
-    """What was given as --model when rows were last embedded."""
+def _made_by(table: Table) -> dict[str, Any]:
+    """The note of the run that last embedded rows, which says with what; empty where none is known."""
     notes = (commit.get("note", {}) for commit in table.history())
-    given: Iterator[str] = (note["given_model"] for note in notes if "given_model" in note)
-    return next(given, None)
+    return next((note for note in notes if "given_model" in note), {})
 
 
 def _details(table: Table, ids: pa.Array, shown_characters: int | None) -> pa.Table:

@@ -52,6 +52,7 @@ class Sync:
         identity = claim.identity(run)
         self.note = {**identity, "command": "embed", "model": model.name}
         self.note |= {"given_model": options.given_model, "source": options.source_name}
+        self.note |= {"word_weights": options.word_weights} if options.word_weights else {}
         self.stop = stop
         self.planner = Planner(source, model, options, self.note, cluster, self.stop)
         self.tally = Tally()

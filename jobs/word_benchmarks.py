@@ -58,11 +58,13 @@ def analogies(table: WordTable, path: str, *, quiet: bool) -> dict[str, Any]:
     Case does not matter. Questions with a word that is not in the table are left out and counted.
     """
     questions, n_invalid = read_analogies(path)
-    n_words = min(len(table.words), MOST_WORDS)
-    index: dict[str, int] = {}
-    for row in range(n_words - 1, -1, -1):  # of words that differ in case, the most frequent
-        index[table.words[row].upper()] = row
+    index = _in_capitals(table)
+    among = table.by_rank[:MOST_WORDS] if len(table.words) > MOST_WORDS else None
     known = [one for one in questions if all(word in index for word in one[1:])]
+    if not known:
+        raise SourceError(
+            f"{path}: none of its {len(questions):,} questions has all its words in {table.place}."
+        )
     right: dict[str, list[bool]] = {}
     rows = np.array([[index[word] for word in one[1:4]] for one in known], np.int64).reshape(-1, 3)
     with Progress("analogies", len(known), "questions", quiet=quiet) as progress:
@@ -72,7 +74,7 @@ def analogies(table: WordTable, path: str, *, quiet: bool) -> dict[str, Any]:
             queries = b + c - a
             queries /= np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-12)
             asked = [[table.words[row] for row in line] for line in some]
-            answers = table.similar_to_each(queries, asked, N_ANSWERS, n_words)
+            answers = table.similar_to_each(queries, asked, N_ANSWERS, among)
             for question, found in zip(known[start : start + BATCH], answers, strict=True):
                 said = [one.word.upper() for one in found]
                 first = next((word for word in said if word not in question[1:4]), None)
@@ -84,8 +86,7 @@ def analogies(table: WordTable, path: str, *, quiet: bool) -> dict[str, Any]:
         "lines_that_are_no_analogy": n_invalid,
     }
     everything = [one for answers_of in right.values() for one in answers_of]
-    if everything:
-        told["analogy_accuracy"] = float(np.mean(everything))
+    told["analogy_accuracy"] = float(np.mean(everything))
     return told | {f"analogy_accuracy:{name}": float(np.mean(one)) for name, one in right.items()}
 
 
@@ -95,9 +96,7 @@ def word_pairs(table: WordTable, path: str) -> dict[str, Any]:
     Raises:
         SourceError: fewer than two of its pairs are in the table.
     """
-    index: dict[str, int] = {}
-    for row in range(min(len(table.words), MOST_WORDS) - 1, -1, -1):
-        index[table.words[row].upper()] = row
+    index = _in_capitals(table)
     scores, cosines, n_unknown = [], [], 0
     for line in _lines(path):
         parts = line.rstrip("\n").upper().split("\t")
@@ -123,6 +122,12 @@ def word_pairs(table: WordTable, path: str) -> dict[str, Any]:
         "word_pairs_spearman": float(spearmanr(scores, cosines).statistic),
         "word_pairs_pearson": float(pearsonr(scores, cosines).statistic),
     }
+
+
+def _in_capitals(table: WordTable) -> dict[str, int]:
+    """Rows of the most frequent words; of words that differ in case alone, the most frequent."""
+    rows = table.by_rank[:MOST_WORDS][::-1].tolist()
+    return {table.words[row].upper(): row for row in rows}
 
 
 def _lines(path: str) -> Iterator[str]:

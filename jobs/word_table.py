@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
+from actors.checkpoints import resolve
 from actors.nearest import nearest
 from actors.words import WordEncoder
 from jobs.derived import note_of
-from jobs.vectors import in_order, open_vectors, read_vectors
-from schemas.store import StoreError
+from jobs.options import table_uri
+from jobs.vectors import in_order, read_vectors
+from schemas.embeddings import Fingerprint, is_of_words
+from schemas.store import StoreError, Table
 
 
 class Found(NamedTuple):
@@ -24,10 +26,11 @@ class Found(NamedTuple):
 
 
 class WordTable:
-    """Words by rank.
+    """Words and their vectors.
 
     Attributes:
-        words: n of them, the most frequent first.
+        words: n of them, sorted.
+        by_rank: (n,) int64, rows of `words`, as the model's file had them: the most frequent first.
         unit: (n, dim) float32, unit rows.
         norms: (n,) float32, length of each vector as trained.
     """
@@ -39,19 +42,21 @@ class WordTable:
             StoreError: there is none, it is empty or a table of something else.
         """
         self.place = place
-        self.table, held = open_vectors(place, options)
-        if not {"rank", "norm"} <= set(self.table.schema.names):
+        table = Table.open(table_uri(place), options)
+        held = None if table is None else Fingerprint.of(table.schema)
+        if table is None or held is None or not is_of_words(table.schema):
             raise StoreError(
                 f"{place} is no table of words. `embatch words MODEL {place}` makes one."
             )
+        self.table, self._space = table, held.space
         vectors = read_vectors(self.table, held.dim)
         if not len(vectors.ids):
             raise StoreError(f"{place} holds no words.")
         columns = in_order(self.table.read(["id", "rank", "norm"]), vectors.ids)
-        order = np.argsort(columns["rank"].to_numpy(), kind="stable")
-        self.words: list[str] = vectors.ids.take(pa.array(order)).to_pylist()
-        self.unit: np.ndarray = vectors.vectors[order]
-        self.norms: np.ndarray = columns["norm"].to_numpy()[order]
+        self.by_rank = np.argsort(columns["rank"].to_numpy(), kind="stable")
+        self.words: list[str] = vectors.ids.to_pylist()
+        self.unit = vectors.vectors
+        self.norms: np.ndarray = columns["norm"].to_numpy()
         self.index = {word: row for row, word in enumerate(self.words)}
 
     def raw(self, word: str) -> np.ndarray:
@@ -68,8 +73,12 @@ class WordTable:
         of_parts = None if encoder is None else encoder.vector(word)
         if of_parts is None:
             like = [other for other in self.words if other.lower() == word.lower()]
-            like += difflib.get_close_matches(word, self.words[:100_000], n=3)
-            hint = f" Like it: {', '.join(map(repr, like[:3]))}." if like else ""
+            like += difflib.get_close_matches(
+                word, [self.words[row] for row in self.by_rank[:100_000]], n=3
+            )
+            hint = (
+                f" Like it: {', '.join(map(repr, list(dict.fromkeys(like))[:3]))}." if like else ""
+            )
             raise StoreError(f"{self.place} has no word {word!r}.{hint}")
         return of_parts
 
@@ -79,6 +88,12 @@ class WordTable:
         note = note_of(self.table)
         if not note.get("about", {}).get("max_n") or not os.path.exists(note["given_model"]):
             return None
+        if resolve(note["given_model"]).space != self._space:
+            raise StoreError(
+                f"{note['given_model']} is another file than {self.place} was made of, so that it makes"
+                f" no vectors of parts of words for it. `embatch words {note['given_model']}"
+                f" {self.place}` brings the table up to date."
+            )
         return WordEncoder(note["given_model"])
 
     def direction(self, word: str) -> np.ndarray:
@@ -95,7 +110,7 @@ class WordTable:
         queries: np.ndarray,
         asked: Sequence[Sequence[str]],
         k: int,
-        n_words: int | None = None,
+        among: np.ndarray | None = None,
     ) -> list[list[Found]]:
         """The k words nearest to each query, best first, without those it was made of.
 
@@ -103,18 +118,17 @@ class WordTable:
             queries: (m, dim) float32, unit rows.
             asked: of each, the words that are left out.
             k: 1 or more.
-            n_words: look only among the first.
+            among: rows of `words` to look among; None: all.
         """
-        base = self.unit[:n_words]
+        base = self.unit if among is None else self.unit[among]
         most = min(len(base), k + max(map(len, asked)))
         found = nearest(base, most, queries)
         answers = []
         for left_out, indices, values in zip(
             asked, found.indices, found.similarities.tolist(), strict=True
         ):
-            pairs = [
-                Found(self.words[row], value) for row, value in zip(indices, values, strict=True)
-            ]
+            rows = indices if among is None else among[indices]
+            pairs = [Found(self.words[row], value) for row, value in zip(rows, values, strict=True)]
             answers.append([one for one in pairs if one.word not in left_out][:k])
         return answers
 

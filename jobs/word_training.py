@@ -14,6 +14,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -45,6 +46,7 @@ class TrainConfig(CorpusOptions):
         window: words to each side that count as nearby
         skip_gram: predict the neighbours from a word, not the word from its neighbours
         min_count: leave out rarer words
+        buckets: of --kind fasttext, vectors that parts of words share; fewer make a smaller file
         epochs: passes over the texts; of --kind label, at most
         patience: of --kind label: passes without progress after which it ends
         seed: of all that is left to chance; the same vectors come only with --threads 1
@@ -57,6 +59,7 @@ class TrainConfig(CorpusOptions):
     window: int = 5
     skip_gram: bool = False
     min_count: int = 5
+    buckets: int = 2_000_000
     epochs: int = 5
     patience: int = 3
     seed: int = 0
@@ -65,7 +68,7 @@ class TrainConfig(CorpusOptions):
     def __post_init__(self) -> None:
         if not self.out.endswith(".bin"):
             raise ValueError(f"OUT is {self.out or 'missing'}, expected a file that ends in .bin.")
-        for name in ("dim", "window", "min_count", "epochs", "patience"):
+        for name in ("dim", "window", "min_count", "buckets", "epochs", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(
                     f"--{name.replace('_', '-')} is {getattr(self, name)}, expected 1 or more."
@@ -96,6 +99,7 @@ def run(config: TrainConfig) -> dict[str, Any]:
     Raises:
         SourceError: there is no such source or column, or too little in it.
     """
+    Path(config.out).parent.mkdir(parents=True, exist_ok=True)
     about: dict[str, Any] = {"kind": config.kind, "epochs": config.epochs, "seed": config.seed}
     about["min_count"] = config.min_count
     if config.kind == "label":
@@ -114,8 +118,9 @@ def _by_neighbours(config: TrainConfig) -> tuple[Any, dict[str, Any]]:
     from gensim.models.fasttext import save_facebook_model
 
     sentences = _Sentences(config)
-    kind = FastText if config.kind == "fasttext" else Word2Vec
-    model = kind(
+    options = {"bucket": config.buckets} if config.kind == "fasttext" else {}
+    model = (FastText if config.kind == "fasttext" else Word2Vec)(
+        **options,
         vector_size=config.dim,
         window=config.window,
         min_count=config.min_count,
@@ -156,6 +161,7 @@ class _MeanOfWords(torch.nn.Module):
     def __init__(self, n_words: int, dim: int, n_labels: int) -> None:
         super().__init__()
         self.bag = torch.nn.EmbeddingBag(n_words, dim, mode="mean")
+        torch.nn.init.normal_(self.bag.weight, std=0.01)  # so that what is learnt outweighs it
         self.output = torch.nn.Linear(dim, n_labels)
 
     def forward(self, words: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ vector as trained) and `embedding` (of length 1). `neighbours`, `project`, `sear
 as they take any table of vectors; `embed --model FILE` embeds texts as the mean of their words.
 """
 
+import codecs
 import importlib
 import sys
 import uuid
@@ -74,7 +75,7 @@ class WordsConfig:
     def __post_init__(self) -> None:
         storage_options(self.storage_option)
         try:
-            b"".decode(self.encoding)
+            codecs.lookup(self.encoding)
         except LookupError as error:
             raise ValueError(
                 f"--encoding {self.encoding} is unknown to Python, expected one such as cp852."
@@ -120,6 +121,10 @@ def run(config: WordsConfig) -> WordsSummary:
     schema = word_schema(print_of)
     out = open_derived(uri, schema, options)
     walk = _Walk(vocabulary)
+    if not walk.n:
+        raise ModelError(
+            f"{config.model} has no word with a vector: {walk.reasons or 'it is empty'}."
+        )
     told = {"command": "words", "recipe": hash_parts([[space, config.encoding]])}
     unchanged = out is not None and note_of(out).get("recipe") == told["recipe"]
     if out is None or not unchanged:

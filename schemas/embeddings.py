@@ -103,6 +103,11 @@ def table_schema(
     )
 
 
+def is_of_words(schema: pa.Schema) -> bool:
+    """Whether a table holds the words of a model, which no source keeps up to date."""
+    return {"rank", "norm", "embedding"} <= set(schema.names) and "content_hash" not in schema.names
+
+
 def vector_column(vectors: np.ndarray, *, half: bool = False) -> pa.FixedSizeListArray:
     """Vectors as the column `embedding`.
 

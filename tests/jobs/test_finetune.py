@@ -158,7 +158,7 @@ def test_mistakes_are_told(tmp_path, model):
         run(asked(source, model, tmp_path / "out", positive="x"))
     with Path(source).open("a") as file:
         file.write("the goal,rare\r\n")
-    with pytest.raises(SourceError, match=r"1 labels of 'kind' have one text \(rare\)"):
+    with pytest.raises(SourceError, match=r"Of 3 labels of 'kind' 1 have one text \(rare\)"):
         run(asked(source, model, tmp_path / "out"))
     with pytest.raises(ModelError, match="cannot be fine-tuned"):
         run(asked(source, "use-multilingual-v3", tmp_path / "out"))
