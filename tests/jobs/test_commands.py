@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import typing
 
 import datasets
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tyro
 from deltalake import DeltaTable
 from hash_model import HashModel, vector_of
 
@@ -104,9 +106,6 @@ def bytes_in(folder, text):
 # -- the command line ---------------------------------------------------------------------------
 
 
-POSITIONAL = ("source", "table", "file", "prompts", "out", "base", "query")
-
-
 def test_help_lists_every_command_and_every_command_explains_its_options(embatch):
     code, out, _ = embatch("--help")
     assert code == 0
@@ -122,12 +121,13 @@ def test_help_lists_every_command_and_every_command_explains_its_options(embatch
         )
         assert code == 0
         assert f"embatch {name}" in text
+        hints = typing.get_type_hints(config, include_extras=True)
         for field in dataclasses.fields(config):
-            if field.name in POSITIONAL or (name, field.name) == ("report", "tables"):
+            if tyro.conf.Positional in getattr(hints[field.name], "__metadata__", ()):
                 continue
             option = field.name.rstrip("_").replace("_", "-")
             assert f"--{option}" in text, (name, field.name)
-        assert ("TABLE" in text) == (name != "models")
+        assert ("TABLE" in text) == (name not in ("models", "inspect", "finetune"))
 
 
 def test_no_command_and_an_unknown_one_are_wrong_usage(embatch):
