@@ -124,6 +124,34 @@ def draw_map(points: np.ndarray, labels: Sequence[str | None], path: str, title:
     figure.savefig(path, dpi=150)
 
 
+def draw_words(points: np.ndarray, words: Sequence[str], groups: Sequence[str], path: str) -> None:
+    """Draw words where they lie on a map; the word that a group is named after stands out.
+
+    Args:
+        points: (n, 2) float32.
+        words: n names.
+        groups: n words, that each is near to.
+        path: The file; its ending says of which kind.
+
+    Raises:
+        StoreError: matplotlib is not installed.
+    """
+    figure = _figure_class()(figsize=(10, 8), layout="constrained")
+    from matplotlib import colormaps
+
+    axes = figure.subplots()
+    names = sorted(set(groups))
+    palette = colormaps["tab10" if len(names) <= 10 else "tab20"]
+    for point, word, group in zip(points, words, groups, strict=True):
+        color = palette(names.index(group) % palette.N)
+        axes.scatter(point[0], point[1], s=40 if word == group else 10, color=color)
+        weight = "bold" if word == group else "normal"
+        shown = word.replace("$", r"\$")  # else matplotlib takes it for a formula
+        axes.annotate(shown, point, (3, 2), textcoords="offset points", size=8, weight=weight)
+    axes.set(xticks=[], yticks=[])
+    figure.savefig(path, dpi=150)
+
+
 def draw_learning(epochs: Sequence[Mapping[str, float]], path: str) -> None:
     """Draw loss and figures by epoch.
 

@@ -6,6 +6,7 @@
     embatch words similarity tables/words king,queen man,woman
     embatch words analogy tables/words "Paris is to France as Berlin is to ?"
     embatch words odd-one-out tables/words breakfast lunch dinner cereal
+    embatch words map tables/words king Paris chemistry --picture words.png
 
 A word that a fastText model does not hold is made of its parts, while the model's file is there.
 """
@@ -13,9 +14,12 @@ A word that a fastText model does not hold is made of its parts, while the model
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
 
+from jobs.maps import fit_tsne
 from jobs.options import TableOptions, run_command, storage_options
+from jobs.pictures import check_picture, draw_words
 from jobs.word_table import WordTable
 
 Words = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="WORD ...")]
@@ -102,6 +106,30 @@ class OddOneOutConfig(TableOptions):
             raise ValueError("Name three words or more.")
 
 
+@dataclass(frozen=True)
+class MapConfig(TableOptions):
+    """Words, and where they are drawn among their neighbours.
+
+    Attributes:
+        words: those in the middle of each group
+        k: neighbours of each
+        picture: a .png, .svg or .pdf file
+        seed: the same one gives the same map
+    """
+
+    words: Words = ()
+    k: int = 10
+    picture: Annotated[str, tyro.conf.arg(metavar="FILE")] = "words.png"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.words:
+            raise ValueError("Name a word, or several.")
+        if self.k < 2:
+            raise ValueError(f"--k is {self.k}, expected 2 or more.")
+        check_picture(self.picture)
+
+
 def similar(config: SimilarConfig) -> Answer:
     """Words like those asked for, unlike those of `without`."""
     table = WordTable(config.table, storage_options(config.storage_option))
@@ -132,11 +160,32 @@ def odd_one_out(config: OddOneOutConfig) -> Answer:
     return {"odd": found[-1].word} | _listed(found)
 
 
+def draw_neighbours(config: MapConfig) -> Answer:
+    """A t-SNE of words and their neighbours, drawn with their names."""
+    table = WordTable(config.table, storage_options(config.storage_option))
+    targets = list(dict.fromkeys(config.words))
+    directions = np.stack([table.direction(word) for word in targets])
+    found = table.similar_to_each(directions, [[word] for word in targets], config.k)
+    group = {one.word: word for word, near in zip(targets, found, strict=True) for one in near}
+    group |= {word: word for word in targets}
+    words = list(group)
+    points = fit_tsne(np.stack([table.direction(word) for word in words]), 2, config.seed)
+    draw_words(points, words, [group[word] for word in words], config.picture)
+    near = {word: _listed(some)["words"] for word, some in zip(targets, found, strict=True)}
+    return {"picture": config.picture, "neighbours": near}
+
+
 def _listed(found: list[Any]) -> Answer:
     return {"words": [{"word": one.word, "similarity": round(one.similarity, 6)} for one in found]}
 
 
 def _text(_: object, answer: Answer) -> str:
+    if "picture" in answer:
+        lines = [
+            f"{word}: {', '.join(one['word'] for one in near)}"
+            for word, near in answer["neighbours"].items()
+        ]
+        return "\n".join([*lines, "", f"{answer['picture']} shows them."])
     if "similarity" in answer:
         return f"{answer['similarity']:.4f}"
     lines = [f"{one['similarity']:7.3f}  {one['word']}" for one in answer["words"]]
@@ -154,4 +203,6 @@ def command(arguments: list[str]) -> int:
         return run_command(SimilarityConfig, name, __doc__, rest, similarity, _text)
     if arguments[0] == "analogy":
         return run_command(AnalogyConfig, name, __doc__, rest, analogy, _text)
+    if arguments[0] == "map":
+        return run_command(MapConfig, name, __doc__, rest, draw_neighbours, _text)
     return run_command(OddOneOutConfig, name, __doc__, rest, odd_one_out, _text)

@@ -7,6 +7,7 @@
     embatch words similarity tables/words king queen   how near two words, or two lists, are
     embatch words analogy tables/words man king woman  man is to king as woman is to ?
     embatch words odd-one-out tables/words breakfast lunch dinner cereal
+    embatch words map tables/words king Paris --picture words.png   words and their neighbours
     embatch words train SOURCE OUT.bin                 word2vec, fastText or labelled words of a corpus
     embatch words weights SOURCE FILE.json             how rare each word is, for embed --word-weights
 
@@ -43,6 +44,7 @@ QUESTIONS = {
     "similarity": "jobs.word_questions",
     "analogy": "jobs.word_questions",
     "odd-one-out": "jobs.word_questions",
+    "map": "jobs.word_questions",
     "train": "jobs.word_training",
     "weights": "jobs.word_weights",
 }

@@ -378,6 +378,17 @@ def test_an_unknown_word_is_answered_with_others_like_it(lee, embatch):
     assert "no word 'nope'" in embatch("words", "odd-one-out", lee, "the", "is", "nope")[1]
 
 
+def test_words_and_their_neighbours_on_a_map(lee, lee_kv, tmp_path, embatch):
+    picture = tmp_path / "words.png"
+    told = embatch("words", "map", lee, "police", "bush", "--k", "5", "--picture", picture)
+    for word, near in told["neighbours"].items():
+        expected = lee_kv.most_similar(word, topn=5)
+        assert_ranked(near, expected, lee_kv, lee_kv.get_vector(word, norm=True), [word])
+    assert picture.stat().st_size > 5000
+    says(embatch("words", "map", lee, "police", "--picture", "words.doc"), 2, "expected a .png")
+    says(embatch("words", "map", lee), 2, "Name a word")
+
+
 def test_wrong_questions_are_told(lee, tmp_path, embatch):
     for arguments, words in {
         ("similar", lee): "Name a word",
