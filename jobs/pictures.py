@@ -148,6 +148,7 @@ def draw_words(points: np.ndarray, words: Sequence[str], groups: Sequence[str], 
         weight = "bold" if word == group else "normal"
         shown = word.replace("$", r"\$")  # else matplotlib takes it for a formula
         axes.annotate(shown, point, (3, 2), textcoords="offset points", size=8, weight=weight)
+    axes.margins(0.1)  # for names at the right edge
     axes.set(xticks=[], yticks=[])
     figure.savefig(path, dpi=150)
 

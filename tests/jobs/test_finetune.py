@@ -166,3 +166,29 @@ def test_mistakes_are_told(tmp_path, model):
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(ModelError, match="is not empty and no model of finetune"):
         run(asked(source, model, tmp_path / "mine"))
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("positive", ["", "Web"])
+def test_real_news_are_told_apart_better_than_by_a_probe(tmp_path, data_folder, positive):
+    news = str(data_folder / "10kgnad" / "test.csv")
+    options = {"delimiter": ";", "quote": "'", "no_header": True, "max_tokens": 64}
+    config = FinetuneConfig(
+        news,
+        model="all-MiniLM-L6-v2",
+        text_column="column_2",
+        label_column="column_1",
+        out=str(tmp_path / "out"),
+        positive=positive,
+        epochs=4,
+        learning_rate=1e-4,
+        **options,
+    )
+    summary = run(config)
+    assert summary.n + summary.n_held == 1028
+    assert summary.accuracy > summary.probe_accuracy
+    assert summary.f1 > summary.probe_f1
+    assert summary.after["knn_accuracy"] > summary.before["knn_accuracy"]
+    assert summary.after["silhouette"] > summary.before["silhouette"]
