@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 from actors.classifier import TextClassifier
+from actors.engine import ModelError
 from actors.hardware import cores
 from actors.layout import read_layout
 from actors.weights import hash_parts
@@ -169,13 +170,22 @@ def _in_ray_worker() -> bool:
 
 
 def _tidy(job: Fit) -> None:
-    """Throw away checkpoints of another job."""
+    """Throw away checkpoints of another job.
+
+    Raises:
+        ModelError: Something else lies where checkpoints go.
+    """
     work = Path(job.work)
     state = work / STATE
-    if state.is_file() and state.read_text(encoding="utf-8") == job.identity:
-        return
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    if state.is_file():
+        if state.read_text(encoding="utf-8") == job.identity:
+            return
+        shutil.rmtree(work)
+    elif work.exists() and any(work.iterdir()):
+        raise ModelError(
+            f"{work}, where checkpoints go, holds something else. Move it away, or give another --out."
+        )
+    work.mkdir(parents=True, exist_ok=True)
     state.write_text(job.identity, encoding="utf-8")
 
 

@@ -165,7 +165,13 @@ def test_mistakes_are_told(tmp_path, model):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(ModelError, match="is not empty and no model of finetune"):
-        run(asked(source, model, tmp_path / "mine"))
+        run(asked(corpus(tmp_path, 20), model, tmp_path / "mine"))
+    (tmp_path / "mine").rename(tmp_path / "out.training")
+    with pytest.raises(
+        ModelError, match="out.training, where checkpoints go, holds something else"
+    ):
+        run(asked(corpus(tmp_path, 20), model, tmp_path / "out"))
+    assert (tmp_path / "out.training" / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.slow
