@@ -9,15 +9,19 @@ windows that overlap.
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from actors.engine import ModelError
+from actors.layout import OFFSET_POSITIONS
 from actors.modules import checked_loading
 from actors.weights import find_on_hub, is_hub_name
 
 WINDOW_TOKENS, OVERLAP_TOKENS = 384, 128  # as BERT reads SQuAD
 ANSWER_TOKENS = 30  # no answer is longer
+WINDOWS_AT_ONCE = 16
+TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model")
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,12 @@ class SpanReader:
             if not is_hub_name(model):
                 raise ModelError(f"Reader {model} is neither a folder nor a name on the hub.")
             folder = find_on_hub(model)
-        config = transformers.AutoConfig.from_pretrained(folder)
+        try:
+            config = transformers.AutoConfig.from_pretrained(folder)
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"{model} is no reader: it has no config.json that tells its kind."
+            ) from error
         named = config.architectures or []
         if not any(name.endswith("ForQuestionAnswering") for name in named):
             raise ModelError(
@@ -74,10 +83,16 @@ class SpanReader:
                 )
         except OSError as error:
             raise ModelError(f"Reader {model} has no weights as safetensors: {error}") from error
+        if not any(path for kind in TOKENIZERS for path in Path(folder).glob(kind)):
+            raise ModelError(
+                f"Reader {model} has no tokenizer: expected tokenizer.json or a vocabulary."
+            )
         self._network = network.to(device).eval()
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         self._device = device
         positions = getattr(config, "max_position_embeddings", WINDOW_TOKENS)
+        if config.model_type in OFFSET_POSITIONS:
+            positions -= config.pad_token_id + 1
         self._window = min(WINDOW_TOKENS, positions, self._tokenizer.model_max_length)
 
     def read(self, question: str, passages: list[str]) -> list[Span | None]:
@@ -86,8 +101,6 @@ class SpanReader:
         Raises:
             ModelError: The question leaves no room for a passage.
         """
-        import torch
-
         own = len(self._tokenizer(question)["input_ids"])
         if own > self._window // 2:
             raise ModelError(
@@ -108,11 +121,7 @@ class SpanReader:
                 return_tensors="pt",
             )
             wanted = {name: windows[name].to(self._device) for name in self._inputs(windows)}
-            with torch.inference_mode():
-                told = self._network(**wanted)
-            starts, ends = (
-                logits.float().cpu().numpy() for logits in (told.start_logits, told.end_logits)
-            )
+            starts, ends = self._logits(wanted)
             best: Span | None = None
             none_score = 1.0
             for row in range(len(starts)):
@@ -125,6 +134,19 @@ class SpanReader:
                     best = Span(passage[start:end], start, end, span[2])
             found.append(best if best is not None and best.score > none_score else None)
         return found
+
+    def _logits(self, inputs: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Of the first and the last word, (n_windows, width) each; a few windows at a time."""
+        import torch
+
+        parts = []
+        for start in range(0, len(inputs["input_ids"]), WINDOWS_AT_ONCE):
+            some = {name: each[start : start + WINDOWS_AT_ONCE] for name, each in inputs.items()}
+            with torch.inference_mode():
+                told = self._network(**some)
+            parts.append((told.start_logits.float().cpu(), told.end_logits.float().cpu()))
+        starts, ends = (torch.cat(each).numpy() for each in zip(*parts, strict=True))
+        return starts, ends
 
     def _inputs(self, windows: object) -> list[str]:
         names: list[str] = self._tokenizer.model_input_names

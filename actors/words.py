@@ -10,15 +10,15 @@ With a file of weights (`embatch words weights`) rare words count more than freq
 
 import json
 import math
-import re
 from pathlib import Path
 
 import numpy as np
+import regex
 
 from actors.engine import ModelError, Setup, Tokens
 from actors.vocabulary import MOST_TOKENS, open_vocabulary
 
-WORD = re.compile(r"\w+(?:['’]\w+)*")
+WORD = regex.compile(r"[\w\p{M}]+(?:['’][\w\p{M}]+)*")  # with combining marks
 
 
 class WordEncoder:

@@ -1,5 +1,6 @@
 """Texts and labels as training reads them: from any source of `embatch embed`, or from a table of it."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
@@ -10,7 +11,7 @@ import tyro
 from jobs.options import Flag, storage_options, table_uri
 from schemas.store import StoreError, Table
 from sources import SourceOptions, open_source
-from sources.rows import SourceError
+from sources.rows import PREPARED_FIELDS, SourceError
 
 Column = Annotated[str, tyro.conf.arg(metavar="A,B", help_behavior_hint="")]
 
@@ -48,26 +49,29 @@ class CorpusOptions:
     storage_option: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     json: Flag = False
 
-    def examples(self) -> Iterator[Example]:
+    def examples(self, unread: "Counter[str] | None" = None) -> Iterator[Example]:
         """All texts, in the order of the source; a row that cannot be read is left out.
+
+        Args:
+            unread: grows by the reasons of those that are left out.
 
         Raises:
             SourceError: there is no such source or column.
             StoreError: the table holds no texts.
         """
         found = False
-        for rows in self._tables():
+        for rows, column in self._tables(Counter() if unread is None else unread):
             labels = [None] * len(rows)
             if self.label_column:
-                if self.label_column not in rows.column_names:
+                if column not in rows.column_names:
                     raise SourceError(
                         f"{self.source} has no column {self.label_column!r}. It has:"
                         f" {', '.join(rows.column_names)}."
                     )
                 try:
-                    labels = rows[self.label_column].cast(pa.string()).to_pylist()
+                    labels = rows[column].cast(pa.string()).to_pylist()
                 except pa.ArrowNotImplementedError as error:
-                    kind = rows[self.label_column].type
+                    kind = rows[column].type
                     raise SourceError(
                         f"Column {self.label_column!r} of {self.source} holds {kind}, which is no label."
                         " Expected text or numbers."
@@ -78,16 +82,21 @@ class CorpusOptions:
         if not found:
             raise SourceError(f"{self.source} holds no text.")
 
-    def _tables(self) -> Iterator[pa.Table]:
+    def _tables(self, unread: "Counter[str]") -> Iterator[tuple[pa.Table, str]]:
+        """Rows with a column `text`, and the name of the column of labels among them."""
         options = storage_options(self.storage_option)
         table = _table(self.source, options)
         if table is not None:
+            if self.text_column:
+                raise SourceError(
+                    f"{self.source} is a table, whose texts are its column `text`. Leave out --text-column."
+                )
             if "text" not in table.schema.names:
                 raise StoreError(
                     f"{self.source} holds no texts. Embed it without --no-text, or name the source."
                 )
             for file in table.files():
-                yield table.read_file(file.name).drop_columns("embedding")
+                yield table.read_file(file.name).drop_columns("embedding"), self.label_column
             return
         source = open_source(
             SourceOptions(
@@ -103,9 +112,12 @@ class CorpusOptions:
         )
         if source.options.modality != "text":
             raise SourceError(f"{self.source} holds images, expected texts.")
+        reserved = self.label_column in pa.schema(PREPARED_FIELDS).names
+        column = f"source_{self.label_column}" if reserved else self.label_column
         for piece in source.pieces():
-            for rows, _ in source.read(piece):
-                yield rows
+            for rows, failures in source.read(piece):
+                unread.update(failures["reason"].to_pylist())
+                yield rows, column
 
 
 def _table(place: str, options: dict[str, str]) -> Table | None:

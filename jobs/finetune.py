@@ -14,6 +14,7 @@ import json
 import math
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,14 +30,13 @@ from actors.engine import Engine, ModelError
 from actors.layout import read_layout
 from jobs.cluster import cluster
 from jobs.corpus import CorpusOptions
-from jobs.fitting import Fit, fit, fit_on_cluster
-from jobs.labelled import Labelled, labelled
+from jobs.fitting import STATE, Fit, fit, fit_on_cluster
+from jobs.labelled import Labelled, chosen_length, histogram, labelled
 from jobs.metrics import separation
 from jobs.options import Flag, run_command
 from jobs.pictures import draw_learning
 
 HELD_SHARE = 0.2
-COVERED_SHARE = 0.95  # of the texts, that must fit into the length that is chosen
 Number = Annotated[int, tyro.conf.arg(metavar="N", help_behavior_hint="")]
 
 
@@ -81,6 +81,10 @@ class FinetuneConfig(CorpusOptions):
                 raise ValueError(
                     f"--{name.replace('_', '-')} is {getattr(self, name)}, expected 1 or more."
                 )
+        if "://" in self.out:
+            raise ValueError(f"--out is {self.out}, expected a local folder.")
+        if self.seed < 0:
+            raise ValueError(f"--seed is {self.seed}, expected 0 or more.")
         if not 0 < self.learning_rate < 1:
             raise ValueError(f"--learning-rate is {self.learning_rate}, expected one such as 5e-5.")
 
@@ -90,7 +94,8 @@ class FinetuneSummary:
     """What was learnt; figures are of the texts held back.
 
     Attributes:
-        n, n_held: texts trained with, and held back; `n_without_label` took no part.
+        n, n_held: texts trained with, and held back. `n_without_label` took no part, nor did
+            `n_duplicates`, whose text stands there before, and `unread`, by the reason.
         max_tokens: that texts are cut at; `lengths` says how many texts have up to how many tokens.
         truncated_share: of the texts, those that are longer.
         epochs: figures after each.
@@ -107,6 +112,8 @@ class FinetuneSummary:
     n: int
     n_held: int
     n_without_label: int
+    n_duplicates: int
+    unread: dict[str, int]
     max_tokens: int
     lengths: dict[int, int]
     truncated_share: float
@@ -127,18 +134,13 @@ def run(config: FinetuneConfig) -> FinetuneSummary:
         SourceError: there is no such source or column, or too few texts of a label.
         ModelError: the model cannot be had or trained, or OUT holds something else.
     """
-    model = resolve(config.model)
-    if model.spec.family != "transformer" or read_layout(model.folder).is_clip:
-        raise ModelError(f"{model.name} cannot be fine-tuned; expected a transformer of texts.")
-    out = Path(config.out)
-    if out.exists() and not (out / "finetune.json").is_file() and any(out.iterdir()):
-        raise ModelError(
-            f"{out} is not empty and no model of finetune. Give a new folder as --out."
-        )
-    data = labelled(config.examples(), config.label_column, config.positive)
+    model, out = resolve(config.model, max_tokens=config.max_tokens or None), Path(config.out)
+    _check(config, model)
+    unread: Counter[str] = Counter()
+    data = labelled(config.examples(unread), config.label_column, config.positive)
     train, held = data.split(HELD_SHARE, config.seed)
     engine = Engine(model.load())
-    lengths = _lengths(engine, data.texts)
+    lengths = _lengths(engine, [model.prompt + text for text in data.texts])
     max_tokens = config.max_tokens or chosen_length(lengths, model.max_tokens)
     _tell(config, lengths, max_tokens)
     before = _vectors(model, data, max_tokens)
@@ -156,6 +158,8 @@ def run(config: FinetuneConfig) -> FinetuneSummary:
         n=len(train),
         n_held=len(held),
         n_without_label=data.n_without_label,
+        n_duplicates=data.n_duplicates,
+        unread=dict(unread),
         max_tokens=max_tokens,
         lengths=histogram(lengths),
         truncated_share=round(float((lengths > max_tokens).mean()), 4),
@@ -176,25 +180,34 @@ def run(config: FinetuneConfig) -> FinetuneSummary:
     return summary
 
 
+def _check(config: FinetuneConfig, model: Model) -> None:
+    """Refuse what cannot be trained, before anything is read.
+
+    Raises:
+        ModelError: The model is no transformer of texts, or OUT holds something else.
+    """
+    layout = read_layout(model.folder) if model.spec.family == "transformer" else None
+    if layout is None or layout.is_clip or layout.is_dpr:
+        raise ModelError(f"{model.name} cannot be fine-tuned; expected a transformer of texts.")
+    out, work = Path(config.out), Path(f"{config.out}.training")
+    if out.resolve() == Path(model.folder).resolve():
+        raise ModelError(f"{out} is the model to begin with. Give another folder as --out.")
+    if out.is_file():
+        raise ModelError(f"{out} is a file. Give a folder as --out.")
+    is_ours = (out / "finetune.json").is_file() or (work / STATE).is_file()
+    if out.exists() and not is_ours and any(out.iterdir()):
+        raise ModelError(
+            f"{out} is not empty and no model of finetune. Give a new folder as --out."
+        )
+    with cluster(config.address or None, verbose=False) as ray_cluster:
+        if config.workers > 1 and not ray_cluster.is_up():
+            raise ModelError("--workers is for a cluster: give its --address.")
+
+
 def _lengths(engine: Engine, texts: Sequence[str]) -> np.ndarray:
     """Tokens of each text, not cut."""
     spans = engine.encoder.spans  # type: ignore[attr-defined]
     return np.array([len(spans(text)) + 2 for text in texts])
-
-
-def chosen_length(lengths: np.ndarray, bound: int) -> int:
-    """Tokens that hold 95 of 100 texts whole, a multiple of 8, at most the model's bound.
-
-    For lengths [10, 20, 30] and a bound of 512: 32.
-    """
-    covered = float(np.quantile(lengths, COVERED_SHARE))
-    return int(min(8 * math.ceil(covered / 8), bound))
-
-
-def histogram(lengths: np.ndarray) -> dict[int, int]:
-    """How many texts have at most so many tokens, by powers of two: {16: 1, 32: 2} for [10, 20, 30]."""
-    ends = 2 ** np.ceil(np.log2(np.maximum(lengths, 2))).astype(int)
-    return {int(end): int((ends == end).sum()) for end in np.unique(ends)}
 
 
 def _vectors(model: Model, data: Labelled, max_tokens: int) -> np.ndarray:
@@ -218,6 +231,8 @@ def _job(
     weights = len(train) / (len(counts) * counts) if config.class_weights else np.zeros(0)
     return Fit(
         folder=model.folder,
+        recipe=model.recipe,
+        prompt=model.prompt,
         work=f"{Path(config.out).absolute()}.training",
         out=str(Path(config.out).absolute()),
         texts=[data.texts[row] for row in train],
@@ -262,7 +277,12 @@ def _text(config: FinetuneConfig, summary: FinetuneSummary) -> str:
         f"{summary.truncated_share:>12.1%}  are longer than {summary.max_tokens} tokens",
     ]
     if summary.n_without_label:
-        lines.append(f"{summary.n_without_label:>12,}  had no label or no text")
+        lines.append(f"{summary.n_without_label:>12,}  had no label")
+    if summary.n_duplicates:
+        lines.append(
+            f"{summary.n_duplicates:>12,}  were left out: the same text stands there before"
+        )
+    lines += [f"{n:>12,}  could not be read: {reason}" for reason, n in summary.unread.items()]
     lines += ["", "   epoch   train loss     loss   accuracy       F1   precision   recall"]
     for epoch in summary.epochs:
         mark = "*" if epoch["epoch"] == summary.best_epoch else " "

@@ -27,6 +27,8 @@ class Fit:
 
     Attributes:
         folder: of the model to begin with.
+        recipe: of that model: other weights in the same folder make another job.
+        prompt: that stands before each text.
         work: where checkpoints lie while it runs.
         out: where the best model goes.
         texts, labels: of training.
@@ -36,6 +38,8 @@ class Fit:
     """
 
     folder: str
+    recipe: str
+    prompt: str
     work: str
     out: str
     texts: list[str]
@@ -80,7 +84,7 @@ def fit(job: Fit) -> list[dict[str, float]]:
     tokenizer = network.tokenizer
 
     def collate(rows: list[tuple[str, int]]) -> dict[str, torch.Tensor]:
-        texts = [text for text, _ in rows]
+        texts = [job.prompt + text for text, _ in rows]
         tokens = tokenizer(
             texts, truncation=True, max_length=job.max_tokens, padding=True, return_tensors="pt"
         )
@@ -100,6 +104,7 @@ def fit(job: Fit) -> list[dict[str, float]]:
         logging_strategy="epoch",
         save_total_limit=2,
         load_best_model_at_end=True,
+        restore_callback_states_from_checkpoint=True,  # patience, for one
         metric_for_best_model="f1",
         seed=job.seed,
         report_to=[],
@@ -179,6 +184,9 @@ def _tidy(job: Fit) -> None:
     state = work / STATE
     if state.is_file():
         if state.read_text(encoding="utf-8") == job.identity:
+            for checkpoint in work.glob("checkpoint-*"):  # its state is what is written last
+                if not (checkpoint / "trainer_state.json").is_file():
+                    shutil.rmtree(checkpoint)
             return
         shutil.rmtree(work)
     elif work.exists() and any(work.iterdir()):

@@ -9,12 +9,12 @@ values that are equal within --tolerance: the first layer knows the word, the la
 """
 
 import itertools
-import re
 import sys
 from dataclasses import dataclass, field
 from typing import Annotated
 
 import numpy as np
+import regex
 import tyro
 
 from actors.checkpoints import Model, resolve
@@ -23,7 +23,7 @@ from actors.layout import Layout, read_layout
 from jobs.options import Flag, run_command
 
 MOST_WORDS = 20
-WORD = re.compile(r"\w+")
+WORD = regex.compile(r"[\w\p{M}]+")  # with combining marks
 Place = Annotated[str, tyro.conf.Positional]
 
 
@@ -52,7 +52,9 @@ class InspectConfig:
     def __post_init__(self) -> None:
         if not self.one.strip():
             raise ValueError("TEXT is empty.")
-        if self.tolerance < 0:
+        if self.word and not self.other.strip():
+            raise ValueError("--word is compared in two texts. Add another TEXT.")
+        if not self.tolerance >= 0:
             raise ValueError(f"--tolerance is {self.tolerance}, expected 0 or more.")
 
 
@@ -120,7 +122,7 @@ def run(config: InspectConfig) -> InspectSummary:
     """
     model = resolve(config.model, max_tokens=config.max_tokens or None)
     layout = read_layout(model.folder) if model.spec.family == "transformer" else None
-    if layout is None or layout.is_clip:
+    if layout is None or layout.is_clip or layout.is_dpr:
         raise ModelError(
             f"{model.name} is no plain transformer of texts, which inspect looks into."
         )
@@ -203,7 +205,7 @@ class _Inside:
         with torch.inference_mode():
             states = self._network(**tokens, output_hidden_states=True).hidden_states
         places: dict[str, list[int]] = {}
-        for match in WORD.finditer(prepared):
+        for match in WORD.finditer(prepared, len(self._prompt)):
             inside = [
                 place
                 for place, (start, end) in enumerate(offsets)

@@ -11,6 +11,8 @@ from sklearn.model_selection import train_test_split
 from jobs.corpus import Example
 from sources.rows import SourceError
 
+COVERED_SHARE = 0.95  # of the texts, that must fit into the length that is chosen
+
 
 @dataclass(frozen=True)
 class Labelled:
@@ -20,13 +22,16 @@ class Labelled:
         texts: n of them.
         labels: (n,) int64, numbers of names.
         names: of the labels, sorted.
-        n_without_label: texts that were left out, or labels without a text.
+        n_without_label: rows that were left out for lack of a label, or of a text.
+        n_duplicates: rows that were left out since their text stands there before: it would else be
+            learnt and judged by at once.
     """
 
     texts: list[str]
     labels: np.ndarray
     names: list[str]
     n_without_label: int
+    n_duplicates: int
 
     @property
     def counts(self) -> dict[str, int]:
@@ -39,6 +44,11 @@ class Labelled:
         train, held = train_test_split(
             np.arange(len(self.texts)), test_size=n_held, random_state=seed, stratify=self.labels
         )
+        for label in np.setdiff1d(
+            self.labels, self.labels[held]
+        ):  # so rare that chance left it out
+            moved = train[self.labels[train] == label][:1]
+            held, train = np.append(held, moved), np.setdiff1d(train, moved)
         return train, held
 
 
@@ -54,12 +64,16 @@ def labelled(examples: Iterable[Example], column: str, positive: str = "") -> La
         SourceError: Fewer than two labels, a label with one text, or nobody has the positive one.
     """
     everything = list(examples)
-    kept = [(one.text, one.label) for one in everything if one.label and one.text.strip()]
+    known = [(one.text, one.label) for one in everything if one.label and one.text.strip()]
+    first: dict[str, str] = {}
+    for text, label in known:
+        first.setdefault(text, label)
+    kept = list(first.items())
     counts = Counter(label for _, label in kept)
     if positive:
         if positive not in counts:
-            known = ", ".join(sorted(counts)[:20])
-            raise SourceError(f"No text has the label {positive!r}. There are: {known}.")
+            names = ", ".join(sorted(counts)[:20])
+            raise SourceError(f"No text has the label {positive!r}. There are: {names}.")
         other = f"not {positive}"
         kept = [(text, label if label == positive else other) for text, label in kept]
         counts = Counter(label for _, label in kept)
@@ -73,7 +87,23 @@ def labelled(examples: Iterable[Example], column: str, positive: str = "") -> La
             f"Of {len(counts)} labels of {column!r} {len(rare)} have one text ({', '.join(rare[:5])}),"
             " expected two or more: one to learn from, one to judge by. Leave them out or rename them."
         )
-    names = sorted(counts)
-    number = {name: at for at, name in enumerate(names)}
+    order = sorted(counts)
+    number = {name: at for at, name in enumerate(order)}
     labels = np.array([number[label] for _, label in kept])
-    return Labelled([text for text, _ in kept], labels, names, len(everything) - len(kept))
+    texts = [text for text, _ in kept]
+    return Labelled(texts, labels, order, len(everything) - len(known), len(known) - len(kept))
+
+
+def chosen_length(lengths: np.ndarray, bound: int) -> int:
+    """Tokens that hold 95 of 100 texts whole, a multiple of 8, at most the model's bound.
+
+    For lengths [10, 20, 30] and a bound of 512: 32.
+    """
+    covered = float(np.quantile(lengths, COVERED_SHARE))
+    return int(min(8 * math.ceil(covered / 8), bound))
+
+
+def histogram(lengths: np.ndarray) -> dict[int, int]:
+    """How many texts have at most so many tokens, by powers of two: {16: 1, 32: 2} for [10, 20, 30]."""
+    ends = 2 ** np.ceil(np.log2(np.maximum(lengths, 2))).astype(int)
+    return {int(end): int((ends == end).sum()) for end in np.unique(ends)}

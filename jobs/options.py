@@ -97,6 +97,9 @@ def user_errors() -> Iterator[CommandOutcome]:
     except (SourceError, ModelError, SchemaError, ValueError) as error:
         print(f"embatch: {error}", file=sys.stderr)
         outcome.exit_code = 2 if type(error) is ValueError else 1
+    except KeyboardInterrupt:
+        print("embatch: interrupted.", file=sys.stderr)
+        outcome.exit_code = 130
     except (StoreError, TableBusy, SyncError, WorkerError, OSError) as error:
         print(f"embatch: {error}", file=sys.stderr)
         outcome.exit_code = 1

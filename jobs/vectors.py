@@ -101,7 +101,14 @@ def labels_of(table: Table, asked: str, ids: pa.Array) -> pa.Array:
                 f"{table.uri} has no column {name!r}. It has: {', '.join(table.schema.names)}."
             )
         return pa.nulls(len(ids), pa.string())
-    return in_order(table.read(["id", name]), ids)[name].combine_chunks().cast(pa.string())
+    held = in_order(table.read(list(dict.fromkeys(["id", name]))), ids)[name].combine_chunks()
+    try:
+        return held.cast(pa.string())
+    except pa.ArrowNotImplementedError as error:
+        raise StoreError(
+            f"Column {name!r} of {table.uri} holds {held.type}, which is no label. Expected text or"
+            " numbers."
+        ) from error
 
 
 def changes(table: Table, version: int, dim: int) -> tuple[pa.Array, pa.Array] | None:

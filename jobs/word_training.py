@@ -174,7 +174,8 @@ def _by_label(config: TrainConfig) -> tuple[Any, dict[str, Any]]:
     """An embedding layer under a logistic output, trained until validation gets no better."""
     from gensim.models import KeyedVectors
 
-    data = labelled(config.examples(), config.label_column)
+    unread: Counter[str] = Counter()
+    data = labelled(config.examples(unread), config.label_column)
     texts = [words_of(text) for text in data.texts]
     counts = Counter(word for words in texts for word in words)
     vocabulary = [word for word, n in counts.most_common() if n >= config.min_count]
@@ -191,7 +192,7 @@ def _by_label(config: TrainConfig) -> tuple[Any, dict[str, Any]]:
     vectors = KeyedVectors(config.dim)
     vectors.add_vectors(vocabulary, network.bag.weight.detach().numpy())
     vectors.save_word2vec_format(config.out, binary=True)
-    return vectors, {"texts": len(texts), "labels": data.names, **told}
+    return vectors, {"texts": len(texts), "labels": data.names, "unread": dict(unread), **told}
 
 
 def _fit(
@@ -260,6 +261,7 @@ def _text(config: TrainConfig, told: dict[str, Any]) -> str:
     if "accuracy" in told:
         lines.append(f"{told['accuracy']:>12.1%}  accuracy on texts held back")
         lines.append(f"{told['passes']:>12,}  passes")
+        lines += [f"{n:>12,}  could not be read: {reason}" for reason, n in told["unread"].items()]
     for name in ("most_alike", "least_alike"):
         lines.append(f"\n{name.replace('_', ' ').capitalize()}, of the most frequent:")
         lines += [f"{value:>12.3f}  {a}, {b}" for a, b, value in told.get(name, ())]

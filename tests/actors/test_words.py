@@ -45,7 +45,7 @@ def embedded(encoder, texts):
 
 def weights_of(path, texts):
     """The file that `embatch words weights` writes, by scikit-learn's counts."""
-    counter = CountVectorizer(token_pattern=WORD.pattern, binary=True)
+    counter = CountVectorizer(tokenizer=WORD.findall, token_pattern=None, binary=True)
     counts = np.asarray(counter.fit_transform(texts).sum(axis=0))[0].tolist()
     held = dict(zip(counter.get_feature_names_out().tolist(), counts, strict=True))
     path.write_text(json.dumps({"documents": len(texts), "words": held}))
@@ -148,7 +148,7 @@ def test_spans_are_those_of_all_words(small):
 
 def test_weights_are_those_of_scikit_learn(tmp_path):
     weights, rarest = read_weights(weights_of(tmp_path / "w.json", TEXTS))
-    tfidf = TfidfVectorizer(token_pattern=WORD.pattern, smooth_idf=True).fit(TEXTS)
+    tfidf = TfidfVectorizer(tokenizer=WORD.findall, token_pattern=None, smooth_idf=True).fit(TEXTS)
     expected = dict(zip(tfidf.get_feature_names_out(), tfidf.idf_, strict=True))
     assert weights == pytest.approx(expected)
     assert rarest == pytest.approx(np.log(1 + len(TEXTS)) + 1)
@@ -159,7 +159,9 @@ def test_rare_words_count_more(lee, tmp_path):
     kv = KeyedVectors.load_word2vec_format(lee)
     counted = ["The police said", "the police", "the fire in the south", "of the"]
     found = embedded(WordEncoder(lee, weights=weights_of(tmp_path / "w.json", counted)), TEXTS)
-    tfidf = TfidfVectorizer(token_pattern=WORD.pattern, vocabulary=kv.index_to_key, norm=None)
+    tfidf = TfidfVectorizer(
+        tokenizer=WORD.findall, token_pattern=None, vocabulary=kv.index_to_key, norm=None
+    )
     tfidf = tfidf.fit(counted)
     for text, vector in zip(TEXTS, found, strict=True):
         mean = tfidf.transform([text.lower()]).toarray()[0] @ kv.vectors

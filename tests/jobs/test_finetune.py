@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from sentence_transformers import SentenceTransformer
 
 from actors.checkpoints import resolve
 from actors.engine import Engine, ModelError
 from jobs.cli import main
-from jobs.finetune import FinetuneConfig, chosen_length, histogram, run
+from jobs.corpus import Example
+from jobs.finetune import FinetuneConfig, run
+from jobs.labelled import chosen_length, histogram, labelled
 from jobs.metrics import separation
 from sources.rows import SourceError
 from tests.tables import rows_of
@@ -78,10 +81,11 @@ def test_vectors_tell_labels_afterwards_and_the_folder_is_a_model(tmp_path, mode
 
 
 @pytest.mark.slow
-def test_a_killed_training_goes_on_to_the_same_result(tmp_path, model):
+@pytest.mark.parametrize(("rate", "patience", "n_epochs"), [("1e-3", "12", 12), ("1e-9", "2", 3)])
+def test_a_killed_training_goes_on_to_the_same_result(tmp_path, model, rate, patience, n_epochs):
     source = corpus(tmp_path)
-    options = ["--text-column", "text", "--label-column", "kind", "--learning-rate", "1e-3"]
-    options += ["--epochs", "12", "--patience", "12", "--model", model]
+    options = ["--text-column", "text", "--label-column", "kind", "--learning-rate", rate]
+    options += ["--epochs", "12", "--patience", patience, "--model", model]
 
     def start(out):
         command = [sys.executable, "-m", "jobs.finetune", source, *options, "--out", str(out)]
@@ -103,7 +107,7 @@ def test_a_killed_training_goes_on_to_the_same_result(tmp_path, model):
         for name in ("whole", "killed")
     ]
     assert told[0]["epochs"] == told[1]["epochs"]
-    assert len(told[0]["epochs"]) == 12
+    assert len(told[0]["epochs"]) == n_epochs
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed")]
     for name, values in weights[0].items():
         np.testing.assert_allclose(weights[1][name], values, atol=1e-6)
@@ -122,7 +126,7 @@ def test_one_label_against_the_rest_and_rare_labels_weighed(tmp_path, model):
 def test_a_table_is_a_source_too(tmp_path, model):
     source, table = corpus(tmp_path, 40), str(tmp_path / "t")
     assert main(["embed", source, table, "--model", model]) == 0
-    summary = run(asked(table, model, tmp_path / "out", epochs=1))
+    summary = run(asked(table, model, tmp_path / "out", epochs=1, text_column=""))
     assert summary.n + summary.n_held == len(rows_of(table))
 
 
@@ -133,6 +137,55 @@ def test_workers_of_ray_train_together(tmp_path, model):
     summary = run(asked(corpus(tmp_path), model, tmp_path / "out", epochs=6, workers=2))
     assert summary.accuracy > 0.8
     assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_equal_texts_are_never_learnt_and_judged_by_and_rare_labels_are():
+    pairs = [(f"text {i}", "ab"[i % 2]) for i in range(998)] + [("rare", "c"), ("rarer", "c")]
+    data = labelled(
+        [Example(*pair) for pair in [*pairs, *pairs[:9], ("x", None), (" ", "a")]], "kind"
+    )
+    assert (len(data.texts), data.n_duplicates, data.n_without_label) == (1000, 9, 2)
+    for seed in range(5):
+        train, held = data.split(0.2, seed)
+        assert sorted([*train, *held]) == list(range(1000))
+        assert set(data.labels[train]) == set(data.labels[held]) == {0, 1, 2}
+        assert 200 <= len(held) <= 203
+
+
+def test_a_column_of_labels_may_have_any_name_and_unread_rows_are_told(tmp_path, model):
+    lines = [
+        json.dumps({"text": f"the {'goal' if i % 2 else 'bank'} a {'of ' * i}", "id": i % 2})
+        for i in range(20)
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join([*lines, "no json", '{"text": " ", "id": 1}']))
+    config = FinetuneConfig(
+        str(tmp_path / "a.jsonl"), model=model, label_column="id", out=str(tmp_path / "o"), epochs=1
+    )
+    summary = run(config)
+    assert summary.labels == {"0": 10, "1": 10}
+    assert sum(summary.unread.values()) == 2
+
+
+def test_training_sees_the_prompt_that_embed_puts_before_texts(tmp_path, model):
+    told = {"prompts": {"passage": "about : "}, "default_prompt_name": "passage"}
+    SentenceTransformer(model, device="cpu").save_pretrained(str(tmp_path / "prompted"))
+    settings = tmp_path / "prompted" / "config_sentence_transformers.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | told))
+    config = asked(corpus(tmp_path), str(tmp_path / "prompted"), tmp_path / "out", epochs=8)
+    summary = run(config)
+    layer = load_file(tmp_path / "out" / "classifier.safetensors")
+    data = labelled(config.examples(), "kind")
+    _, held = data.split(0.2, 0)
+    unit = (
+        Engine(resolve(str(tmp_path / "out")).load()).encode([data.texts[i] for i in held]).vectors
+    )
+    raw = SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    vectors = raw.encode([data.texts[i] for i in held], prompt_name="passage")
+    np.testing.assert_allclose(
+        unit, vectors / np.linalg.norm(vectors, axis=1, keepdims=True), atol=1e-5
+    )
+    guessed = (vectors @ layer["weight"].T + layer["bias"]).argmax(axis=1)
+    assert np.mean(guessed == data.labels[held]) == pytest.approx(summary.accuracy, abs=1e-6)
 
 
 def test_lengths_and_separation_by_hand():

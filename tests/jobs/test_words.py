@@ -592,7 +592,7 @@ def test_weights_are_counted_and_used(royal, tmp_path, embatch):
     texts = ["The king, a man", "the King and a queen", "the woman and a man", "The queen"]
     source = jsonl(tmp_path / "corpus.jsonl", [{"text": text} for text in texts])
     told = embatch("words", "weights", source, file)
-    tfidf = TfidfVectorizer(token_pattern=WORD.pattern, norm=None)
+    tfidf = TfidfVectorizer(tokenizer=WORD.findall, token_pattern=None, norm=None)
     weights = tfidf.fit_transform(texts).toarray()
     names = tfidf.get_feature_names_out().tolist()
     assert (told["documents"], told["words"]) == (4, len(names))
@@ -699,7 +699,8 @@ def test_fasttext_of_a_corpus(reviews, tmp_path, embatch):
 def test_words_for_the_same_label_lie_together(reviews, tmp_path, embatch):
     options = ["--kind", "label", "--label-column", "stars", "--epochs", "20"]
     told = train(embatch, reviews, tmp_path / "l.bin", *options)
-    assert (told["accuracy"], told["labels"], told["texts"]) == (1, ["1", "5"], 600)
+    assert (told["accuracy"], told["labels"]) == (1, ["1", "5"])
+    assert told["texts"] == len(set(reviews.read_text().splitlines()))
     first = (tmp_path / "l.bin").read_bytes()
     train(embatch, reviews, tmp_path / "l.bin", *options)
     assert (tmp_path / "l.bin").read_bytes() == first
@@ -725,7 +726,10 @@ def test_a_table_is_a_corpus_too(reviews, royal, tmp_path, embatch):
     embatch("embed", source, tmp_path / "t", "--model", GENSIM / "lee_fasttext_new.bin")
     options = ["--kind", "label", "--label-column", "stars"]
     told = train(embatch, tmp_path / "t", tmp_path / "l.bin", *options)
-    assert (told["texts"], told["labels"]) == (60, ["1", "5"])
+    assert (told["texts"], told["labels"]) == (
+        Table.open(str(tmp_path / "t")).files()[0].n_rows,
+        ["1", "5"],
+    )
     says(
         train(embatch, tmp_path / "t", tmp_path / "l.bin", *options[:-1], "mood"),
         1,
@@ -744,7 +748,10 @@ def test_a_table_is_a_corpus_too(reviews, royal, tmp_path, embatch):
     ],
 )
 def test_labels_that_teach_nothing(labels, words, tmp_path, embatch):
-    source = jsonl(tmp_path / "a.jsonl", [{"text": "one two", "label": one} for one in labels])
+    source = jsonl(
+        tmp_path / "a.jsonl",
+        [{"text": f"one two {i}", "label": one} for i, one in enumerate(labels)],
+    )
     options = ["--kind", "label", "--label-column", "label", "--min-count", "1"]
     says(train(embatch, source, tmp_path / "l.bin", *options), 1, words)
     assert not (tmp_path / "l.bin").exists()
