@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from actors.checkpoints import resolve
 from actors.nearest import nearest
@@ -59,6 +60,13 @@ class WordTable:
         self.norms: np.ndarray = columns["norm"].to_numpy()
         self.index = {word: row for row, word in enumerate(self.words)}
 
+    @functools.cached_property
+    def in_capitals(self) -> np.ndarray:
+        """(n,) int64, equal for words that differ in case alone."""
+        capitals = pa.array([word.upper() for word in self.words])
+        codes: np.ndarray = capitals.dictionary_encode().indices.to_numpy()
+        return codes
+
     def raw(self, word: str) -> np.ndarray:
         """(dim,) float32, as trained; of a word that is not in the table, made of its parts.
 
@@ -110,7 +118,6 @@ class WordTable:
         queries: np.ndarray,
         asked: Sequence[Sequence[str]],
         k: int,
-        among: np.ndarray | None = None,
     ) -> list[list[Found]]:
         """The k words nearest to each query, best first, without those it was made of.
 
@@ -118,17 +125,16 @@ class WordTable:
             queries: (m, dim) float32, unit rows.
             asked: of each, the words that are left out.
             k: 1 or more.
-            among: rows of `words` to look among; None: all.
         """
-        base = self.unit if among is None else self.unit[among]
-        most = min(len(base), k + max(map(len, asked)))
-        found = nearest(base, most, queries)
+        most = min(len(self.words), k + max(map(len, asked)))
+        found = nearest(self.unit, most, queries)
         answers = []
         for left_out, indices, values in zip(
             asked, found.indices, found.similarities.tolist(), strict=True
         ):
-            rows = indices if among is None else among[indices]
-            pairs = [Found(self.words[row], value) for row, value in zip(rows, values, strict=True)]
+            pairs = [
+                Found(self.words[row], value) for row, value in zip(indices, values, strict=True)
+            ]
             answers.append([one for one in pairs if one.word not in left_out][:k])
         return answers
 
