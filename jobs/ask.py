@@ -16,10 +16,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from actors.engine import ModelError
 from actors.reader import Span, SpanReader
 from jobs.options import TableOptions, parse, user_errors
-from jobs.search import UNPRINTABLE, Hit, Search, SearchConfig, typed_lines
+from jobs.search import UNPRINTABLE, Hit, Search, SearchConfig, answer_each
 from schemas.store import StoreError
 
 Name = Annotated[str, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")]
@@ -119,18 +118,14 @@ def _plain(text: str) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     config = parse(AskConfig, "ask", __doc__, arguments)
+
+    def answer(question: str) -> str:
+        told = asker(question)
+        return json.dumps(told) if config.json else _text(told)
+
     with user_errors() as outcome, contextlib.suppress(KeyboardInterrupt):
         asker = Asker(config)
-        for question in [config.question] if config.question else typed_lines("ask> "):
-            try:
-                told = asker(question)
-            except ModelError as error:
-                if config.question:
-                    raise
-                print(f"embatch: {error}", file=sys.stderr)
-                outcome.exit_code = 1
-                continue
-            print(json.dumps(told) if config.json else _text(told), flush=True)
+        answer_each(config.question, "ask> ", outcome, answer)
     return outcome.exit_code
 
 

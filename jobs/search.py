@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -27,7 +27,7 @@ import tyro
 from actors.checkpoints import Model, resolve
 from actors.engine import Engine, Items, ModelError
 from actors.nearest import nearest
-from jobs.options import TableOptions, parse, user_errors
+from jobs.options import CommandOutcome, TableOptions, parse, user_errors
 from jobs.vectors import in_order, read_vectors
 from schemas.embeddings import Fingerprint
 from schemas.store import StoreError, Table
@@ -193,8 +193,31 @@ def _text(hits: Iterable[Hit]) -> str:
     return "\n".join(lines)
 
 
-def typed_lines(prompt: str) -> Iterator[str]:
-    """Queries typed or piped in, without blank ones."""
+def answer_each(
+    given: str, prompt: str, outcome: CommandOutcome, answer: Callable[[str], str]
+) -> None:
+    """Print the answer to what was given, or to each line that is typed or piped in.
+
+    Args:
+        given: on the command line; empty: stdin is read, without its blank lines.
+        prompt: shown before each line on a terminal.
+        outcome: of the command; a line of stdin that cannot be answered makes it 1.
+        answer: what to print.
+
+    Raises:
+        ModelError: what was given cannot be answered.
+    """
+    for line in [given] if given else _lines(prompt):
+        try:
+            print(answer(line), flush=True)
+        except ModelError as error:
+            if given:
+                raise
+            print(f"embatch: {error}", file=sys.stderr)
+            outcome.exit_code = 1
+
+
+def _lines(prompt: str) -> Iterator[str]:
     asks = sys.stdin.isatty()
     while True:
         if asks:
@@ -209,25 +232,16 @@ def typed_lines(prompt: str) -> Iterator[str]:
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     config = parse(SearchConfig, "search", __doc__, arguments)
+
+    def answer(query: str) -> str:
+        hits = search(query)
+        if config.json:
+            return json.dumps({"query": query, "hits": list(map(dataclasses.asdict, hits))})
+        return _text(hits) if config.query else f"{_text(hits)}\n"
+
     with user_errors() as outcome, contextlib.suppress(KeyboardInterrupt):
         search = Search(config)
-        for query in [config.query] if config.query else typed_lines("search> "):
-            try:
-                hits = search(query)
-            except ModelError as error:
-                if config.query:
-                    raise
-                print(f"embatch: {error}", file=sys.stderr)
-                outcome.exit_code = 1
-                continue
-            if config.json:
-                found: dict[str, Any] = {
-                    "query": query,
-                    "hits": list(map(dataclasses.asdict, hits)),
-                }
-                print(json.dumps(found), flush=True)
-            else:
-                print(_text(hits) if config.query else f"{_text(hits)}\n", flush=True)
+        answer_each(config.query, "search> ", outcome, answer)
     return outcome.exit_code
 
 
