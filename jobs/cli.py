@@ -19,6 +19,7 @@ COMMANDS = {
     "words": "the words of word2vec, GloVe or fastText as a table, and questions about words",
     "models": "list the models that are known by name",
     "status": "rows, model, failures, versions and last runs of a table",
+    "runs": "list the runs that brought a table to where it is",
     "failures": "list the rows that have no vector, and why",
     "export": "write one clean Parquet file",
     "delete": "remove rows by id",

@@ -11,22 +11,12 @@ import pyarrow.compute as pc
 
 from jobs.derived import note_of
 from jobs.options import TableOptions, run_command
+from jobs.runs import line_of, runs_of
 from schemas.embeddings import Fingerprint
 from schemas.failures import FailureLog
 
-HISTORY = 1000
 LAST_RUNS = 5
 _UNTOLD = ("run", "state", "axes", "version", "versions", "inputs")
-_DONE = (
-    "rows_read",
-    "unchanged",
-    "embedded",
-    "replaced",
-    "updated",
-    "duplicates",
-    "failed",
-    "deleted",
-)
 
 
 @dataclass(frozen=True)
@@ -67,20 +57,6 @@ def run(config: StatusConfig) -> Status:
     files = table.files()
     failures = FailureLog(table.uri, table.options).rows
     reasons = pc.value_counts(failures["reason"]).to_pylist()
-    runs = []
-    for commit in table.history(HISTORY):
-        note = commit.get("note", {})
-        if note.get("state") in ("done", "stopped", "failed", "deleted", "restored"):
-            counts = {name: note[name] for name in _DONE if name in note}
-            runs.append(
-                {
-                    "version": commit["version"],
-                    "time": note["time"],
-                    "run": note["run"],
-                    "state": note["state"],
-                    **counts,
-                }
-            )
     return Status(
         table=config.table,
         rows=sum(file.n_rows for file in files),
@@ -97,7 +73,7 @@ def run(config: StatusConfig) -> Status:
             entry["values"]: entry["counts"]
             for entry in sorted(reasons, key=lambda e: -e["counts"])
         },
-        runs=runs[:LAST_RUNS],
+        runs=runs_of(table, LAST_RUNS),
     )
 
 
@@ -124,11 +100,7 @@ def _text(_: StatusConfig, status: Status) -> str:
     ]
     lines += [f"          {n:>8,}  {reason}" for reason, n in status.failures.items()]
     lines.append("last runs")
-    for entry in status.runs:
-        counts = ", ".join(f"{name} {entry[name]:,}" for name in _DONE if entry.get(name))
-        lines.append(
-            f"          version {entry['version']:>4}  {entry['time'][:19]}  {entry['state']:<8}  {counts}"
-        )
+    lines += [f"          {line_of(entry)}" for entry in status.runs]
     return "\n".join(lines)
 
 

@@ -19,7 +19,7 @@ from hash_model import HashModel, vector_of
 from jobs import cli
 from jobs.embed import EmbedConfig, run
 
-TABLE_COMMANDS = ("status", "failures", "export", "delete", "restore", "vacuum")
+TABLE_COMMANDS = ("status", "runs", "failures", "export", "delete", "restore", "vacuum")
 
 
 def jsonl(path, rows):
@@ -221,6 +221,17 @@ def test_status_tells_rows_model_failures_and_runs(embatch, answer, articles):
     _, out, _ = embatch("status", articles)
     assert "rows      20\n" in out
     assert "cannot embed 'bad'" in out
+
+
+def test_runs_are_listed_newest_first(embatch, answer, articles, tmp_path):
+    last, first = answer("runs", articles)
+    assert (first["command"], first["embedded"], last["embedded"]) == ("embed", 15, 5)
+    assert last["version"] > first["version"]
+    assert answer("runs", articles, "--limit", "1") == [last]
+    _, out, _ = embatch("runs", articles)
+    assert "rows read 21, unchanged 15, embedded 5, failed 1" in out.splitlines()[0]
+    code, _, err = embatch("runs", articles, "--limit", "0")
+    assert (code, "--limit is 0" in err) == (2, True)
 
 
 def test_failures_names_row_place_and_reason(embatch, answer, articles, passages):
