@@ -81,7 +81,7 @@ def test_a_window_reports_what_it_took(target):
     assert row.pop("size_bytes") > 0
     assert row.pop("seconds") > 0
     assert row == {
-        **{"group": 0, "n_rows": 3, "n_due": 3, "n_tokens": 9, "n_truncated": 0},
+        **{"group": 0, "n_rows": 3, "n_due": 3, "n_tokens": 9, "n_truncated": 0, "n_unknown": 0},
         **{"n_computed": 9, "flops": 9.0, "ceiling": 1e9, "precision": "fp32"},
         **{"token_budget": 4096, "remarks": [], "failures": []},
     }
