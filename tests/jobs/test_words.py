@@ -224,6 +224,7 @@ def test_of_a_damaged_file_nothing_is_written(name, ending, tmp_path, embatch):
     assert (Table.open(table).version, rows_of(table)) == before
 
 
+@pytest.mark.slow
 def test_tokens_of_a_transformer(tmp_path, embatch):
     told = embatch("words", "all-MiniLM-L6-v2", tmp_path / "t", "--token-embeddings")
     folder = resolve("all-MiniLM-L6-v2").folder
