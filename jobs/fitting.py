@@ -69,13 +69,13 @@ def fit(job: Fit) -> list[dict[str, float]]:
     """Train in this process, from the last checkpoint if there is one of the same job.
 
     Returns:
-        Figures of each epoch: `epoch`, `loss`, `train_loss`, `accuracy`, `f1`, `precision`, `recall`.
+        Figures of each epoch: `epoch`, `step` (of all workers together), `loss`, `train_loss`, `accuracy`, `f1`, `precision`, `recall`.
     """
     import torch
     import transformers
 
-    _tidy(job)
     if not _in_ray_worker():
+        _tidy(job)
         torch.set_num_threads(cores())  # encoders that embed leave torch one thread a lane
     transformers.set_seed(job.seed)
     transformers.utils.logging.set_verbosity_error()
@@ -108,6 +108,7 @@ def fit(job: Fit) -> list[dict[str, float]]:
         metric_for_best_model="f1",
         seed=job.seed,
         report_to=[],
+        use_cpu=not torch.cuda.is_available(),  # else workers without GPUs do not find each other
         disable_tqdm=not show,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
@@ -217,6 +218,7 @@ def _history(log: list[Mapping[str, float]]) -> list[dict[str, float]]:
     by_epoch: dict[int, dict[str, float]] = {}
     for entry in log:
         epoch = by_epoch.setdefault(round(entry["epoch"]), {})
+        epoch["step"] = entry["step"]
         if "loss" in entry:
             epoch["train_loss"] = round(entry["loss"], 6)
         for name in ("loss", "accuracy", "precision", "recall", "f1"):

@@ -134,9 +134,12 @@ def test_a_table_is_a_source_too(tmp_path, model):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.usefixtures("through_ray")
 def test_workers_of_ray_train_together(tmp_path, model):
-    summary = run(asked(corpus(tmp_path), model, tmp_path / "out", epochs=6, workers=2))
+    summary = run(
+        asked(corpus(tmp_path), model, tmp_path / "out", epochs=14, patience=14, workers=2)
+    )
     assert summary.accuracy > 0.8
     assert (tmp_path / "out" / "model.safetensors").exists()
+    assert summary.epochs[0]["step"] == 3  # 96 texts, 16 for each of two workers a step
 
 
 def test_equal_texts_are_never_learnt_and_judged_by_and_rare_labels_are():
