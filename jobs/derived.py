@@ -54,9 +54,9 @@ def write_derived(
         options: For the object store.
     """
     run = uuid.uuid4().hex[:12]
+    if out is None:  # a kill before the rows are there must not look like a run that is done
+        out = Table.create(uri, schema, {"run": run, "state": "begun"}, options)
     note = {"run": run, "state": "done", **note}
-    if out is None:
-        out = Table.create(uri, schema, note, options)
     fragment = write_tables(out.filesystem, new_name(run, "0"), schema, rows)
     out.overwrite(note, schema, [fragment] if fragment.n_rows else [])
     return out

@@ -170,6 +170,24 @@ def test_a_second_run_changes_nothing_and_another_file_all(tmp_path, embatch):
     assert vectors_of(rows["embedding"])[2].tolist() == [0, 1, 0]
 
 
+def killed(*_):
+    raise SystemExit(9)
+
+
+def test_a_run_that_ends_before_its_rows_are_there_is_not_taken_for_done(
+    tmp_path, embatch, monkeypatch
+):
+    path = written(tmp_path / "a.txt", {"a": [3, 4], "b": [0, 1]})
+    with monkeypatch.context() as patch:
+        patch.setattr(Table, "overwrite", killed)
+        with pytest.raises(SystemExit):
+            embatch("words", path, tmp_path / "t")
+    assert Table.open(str(tmp_path / "t")).files() == []
+    told = embatch("words", path, tmp_path / "t")
+    assert (told["n"], told["unchanged"]) == (2, False)
+    assert len(Table.open(str(tmp_path / "t")).read()) == 2
+
+
 def test_what_has_no_row_is_told(tmp_path, embatch):
     pairs = [(b"a", [3, 4]), (b"zero", [0, 0]), (b"a", [1, 1]), (b"\xff\xfe", [1, 2])]
     pairs += [(b"far", ["inf", 1]), (b"b", [1, 0]), (b"\xe3", [1, 2]), (b"none", ["nan", 1])]
