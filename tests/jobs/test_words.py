@@ -170,8 +170,12 @@ def test_a_second_run_changes_nothing_and_another_file_all(tmp_path, embatch):
     assert vectors_of(rows["embedding"])[2].tolist() == [0, 1, 0]
 
 
+class Killed(BaseException):
+    pass
+
+
 def killed(*_):
-    raise SystemExit(9)
+    raise Killed
 
 
 def test_a_run_that_ends_before_its_rows_are_there_is_not_taken_for_done(
@@ -180,7 +184,7 @@ def test_a_run_that_ends_before_its_rows_are_there_is_not_taken_for_done(
     path = written(tmp_path / "a.txt", {"a": [3, 4], "b": [0, 1]})
     with monkeypatch.context() as patch:
         patch.setattr(Table, "overwrite", killed)
-        with pytest.raises(SystemExit):
+        with pytest.raises(Killed):
             embatch("words", path, tmp_path / "t")
     assert Table.open(str(tmp_path / "t")).files() == []
     told = embatch("words", path, tmp_path / "t")
