@@ -7,6 +7,7 @@ The claim spares two runs from doing the same work; what keeps the table true is
 import contextlib
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
@@ -112,3 +113,24 @@ def held(table: Table, note: Mapping[str, Any], *, wait: bool) -> Iterator[Table
         yield table
     finally:
         release(table.uri, table.options, note, "released")
+
+
+@contextlib.contextmanager
+def renewed(uri: str, options: Mapping[str, str], note: Mapping[str, Any]) -> Iterator[None]:
+    """Renew a claim from a thread, while its holder does other things than write to the table."""
+    over = threading.Event()
+
+    def renew() -> None:
+        while not over.wait(RENEW_SECONDS):
+            with contextlib.suppress(StoreError):  # the next time, then
+                table = Table.open(uri, options)
+                if table is not None:
+                    table.commit({**note, "state": "claim"})
+
+    thread = threading.Thread(target=renew, daemon=True, name="claim")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -7,6 +7,9 @@ import sys
 COMMANDS = {
     "demo": "embed news texts and images of digits, and look at what came out",
     "embed": "bring a table of vectors in line with a source",
+    "refresh": "bring all tables and follow-ups that one file declares up to date",
+    "init": "write a file for refresh to begin with",
+    "doctor": "check what a refresh needs, before it runs",
     "neighbours": "find the rows most like each row, of the same table or of another",
     "search": "find the rows most like a text or a picture",
     "ask": "find passages that answer a question, and the words that do",

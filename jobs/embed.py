@@ -17,7 +17,7 @@ import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -29,6 +29,9 @@ from jobs.planning import SyncError, SyncModel, SyncOptions
 from jobs.preview import dry_run
 from jobs.stop import Stopped, StopSignal
 from jobs.sync import Sync, too_many_failures
+
+if TYPE_CHECKING:
+    from sources.rows import Source
 
 DRY_RUN_ROWS = 64
 Names = Annotated[str, tyro.conf.arg(metavar="A,B", help_behavior_hint="")]
@@ -169,43 +172,14 @@ def run(
         SourceError, ModelError, StoreError, TableBusy, SyncError: messages for the user.
         Stopped: SIGINT or SIGTERM.
     """
-    from sources import open_source
-    from sources.rows import SourceOptions
-
     started = time.monotonic()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     table = table_uri(config.table)
     _refuse_nesting(config.source, table)
     credentials = storage_options(config.storage_option)
-    source = open_source(
-        SourceOptions(
-            path=config.source,
-            text_column=_names(config.text_column),
-            image_column=config.image_column or None,
-            label_from_folder=config.label_from_folder,
-            id_column=config.id_column or None,
-            columns=_names(config.columns) or None,
-            max_chars=config.max_chars or None,
-            delimiter=config.delimiter,
-            quote=config.quote,
-            no_header=config.no_header,
-            lines=config.lines,
-            labels=config.labels,
-            storage_options=credentials,
-        )
-    )
+    source = source_of(config)
     if model is None:
-        from actors.checkpoints import resolve
-
-        model = resolve(
-            config.model,
-            prompt=config.prompt or None,
-            max_tokens=config.max_tokens or None,
-            modality=source.options.modality,
-            labels=config.labels,
-            templates=config.template,
-            word_weights=config.word_weights,
-        )
+        model = model_of(config, source)
     if source.options.modality == "image":
         _refuse_text_options(config)
     options = SyncOptions(
@@ -253,6 +227,53 @@ def run(
         _tell(summary, config)
         raise SyncError(too_many_failures(outcome.failure_share, config.max_failures, config.table))
     return summary
+
+
+def source_of(config: EmbedConfig) -> "Source":
+    """What SOURCE is.
+
+    Raises:
+        SourceError: it does not exist, or lacks what was asked for.
+    """
+    from sources import open_source
+    from sources.rows import SourceOptions
+
+    return open_source(
+        SourceOptions(
+            path=config.source,
+            text_column=_names(config.text_column),
+            image_column=config.image_column or None,
+            label_from_folder=config.label_from_folder,
+            id_column=config.id_column or None,
+            columns=_names(config.columns) or None,
+            max_chars=config.max_chars or None,
+            delimiter=config.delimiter,
+            quote=config.quote,
+            no_header=config.no_header,
+            lines=config.lines,
+            labels=config.labels,
+            storage_options=storage_options(config.storage_option),
+        )
+    )
+
+
+def model_of(config: EmbedConfig, source: "Source") -> SyncModel:
+    """The model that was asked for, found but not loaded.
+
+    Raises:
+        ModelError: it is unknown, or does not embed what the source holds.
+    """
+    from actors.checkpoints import resolve
+
+    return resolve(
+        config.model,
+        prompt=config.prompt or None,
+        max_tokens=config.max_tokens or None,
+        modality=source.options.modality,
+        labels=config.labels,
+        templates=config.template,
+        word_weights=config.word_weights,
+    )
 
 
 def _refuse_text_options(config: EmbedConfig) -> None:

@@ -81,9 +81,8 @@ def parse(
         raise SystemExit(2) from error
 
 
-@contextlib.contextmanager
-def user_errors() -> Iterator[CommandOutcome]:
-    """Turn the errors that a user can cause into one message on stderr and an exit code."""
+def user_error_types() -> tuple[type[Exception], ...]:
+    """The errors that a user can cause, which are one message without a traceback."""
     from actors.engine import ModelError
     from jobs.claim import TableBusy
     from jobs.pipeline import WorkerError
@@ -91,18 +90,22 @@ def user_errors() -> Iterator[CommandOutcome]:
     from schemas.columns import SchemaError
     from sources.rows import SourceError
 
+    ours = (SourceError, ModelError, SchemaError, StoreError, TableBusy, SyncError, WorkerError)
+    return (*ours, ValueError, OSError)
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[CommandOutcome]:
+    """Turn the errors that a user can cause into one message on stderr and an exit code."""
     outcome = CommandOutcome()
     try:
         yield outcome
-    except (SourceError, ModelError, SchemaError, ValueError) as error:
+    except user_error_types() as error:
         print(f"embatch: {error}", file=sys.stderr)
         outcome.exit_code = 2 if type(error) is ValueError else 1
     except KeyboardInterrupt:
         print("embatch: interrupted.", file=sys.stderr)
         outcome.exit_code = 130
-    except (StoreError, TableBusy, SyncError, WorkerError, OSError) as error:
-        print(f"embatch: {error}", file=sys.stderr)
-        outcome.exit_code = 1
 
 
 def run_command(

@@ -31,6 +31,10 @@ class SyncError(RuntimeError):
     """A run that ends without having done its work; the message says why and what to do."""
 
 
+class OtherSpace(SyncError):
+    """The table holds vectors of another model, or cut otherwise; the message says which."""
+
+
 class SyncModel(HostedModel, Protocol):
     """What a sync needs to know of a model; `actors.checkpoints.Model` is one."""
 
@@ -243,13 +247,13 @@ def _refuse_other_space(table: Table, mine: Fingerprint, *, replace: bool) -> No
         return
     rescue = "give another TABLE, or --replace to embed all its rows anew."
     if (held.space, held.dim) != (mine.space, mine.dim):
-        raise SyncError(
+        raise OtherSpace(
             f"Table {table.uri} holds vectors of {held.model} ({held.dim}), not {mine.model} "
             f"({mine.dim}). {rescue[0].upper()}{rescue[1:]}"
         )
     if bool(held.chunking) != bool(mine.chunking):
         what, way = ("passages", "with") if held.chunking else ("whole documents", "without")
-        raise SyncError(f"Table {table.uri} holds {what}. Run {way} --chunk-tokens, {rescue}")
+        raise OtherSpace(f"Table {table.uri} holds {what}. Run {way} --chunk-tokens, {rescue}")
 
 
 def fingerprint_of(model: SyncModel, options: SyncOptions) -> Fingerprint:

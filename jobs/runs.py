@@ -23,7 +23,7 @@ COUNTS = (
     "failed",
     "deleted",
 )
-ENDS = ("done", "stopped", "failed", "deleted", "restored")
+ENDS = ("done", "stopped", "failed", "deleted", "restored", "switched")
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from schemas.fragments import Fragment
 
 LOG_RETENTION = "interval 3650 days"  # the history is the list of runs
 _APPLICATION = "embatch"
+_COMMITS = 16  # read at first when somebody asks for the history
 _FEATURES_READ = {"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"}
 
 
@@ -231,14 +232,21 @@ class Table:
                 "embedding", dict(metadata), commit_properties=properties
             )
 
-    def history(self, limit: int | None = None) -> list[dict[str, Any]]:
-        """The commits, newest first: `version`, `timestamp` (ms) and, where ours, `note`."""
-        commits = []
-        for commit in self.handle.history(limit):
-            with contextlib.suppress(KeyError, TypeError, ValueError):
-                commit["note"] = json.loads(commit[_APPLICATION])
-            commits.append(commit)
-        return commits
+    def history(self, limit: int | None = None) -> Iterator[dict[str, Any]]:
+        """The commits, newest first: `version`, `timestamp` (ms) and, where ours, `note`.
+
+        They are read as they are asked for: a table of years has thousands.
+        """
+        n_told, n_wanted = 0, min(_COMMITS, limit or _COMMITS)
+        while True:
+            commits = self.handle.history(n_wanted)
+            for commit in commits[n_told:]:
+                with contextlib.suppress(KeyError, TypeError, ValueError):
+                    commit["note"] = json.loads(commit[_APPLICATION])
+                yield commit
+            if len(commits) < n_wanted or n_wanted == limit:
+                return
+            n_told, n_wanted = n_wanted, min(4 * n_wanted, limit or 4 * n_wanted)
 
     def checkpoint(self) -> None:
         """Write the log's state to one file, so that the table opens quickly."""
@@ -276,7 +284,7 @@ class Table:
                 raise StoreError(f"Cannot write to {self.uri}: {short(error)}") from error
             past = Table.open(self.uri, self.options, next_version)
             if (
-                past is None or past.history(1)[0].get(_APPLICATION) != mine
+                past is None or next(past.history(1)).get(_APPLICATION) != mine
             ):  # else our own answer got lost
                 raise Refused(
                     f"Somebody else wrote version {next_version} of {self.uri}."

@@ -1,13 +1,20 @@
 """Older versions of a table: brought back, or given up for the disk space that they hold."""
 
+import contextlib
 import math
+import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import pyarrow.fs as pafs
 
-from schemas.store import StoreError, Table
+from schemas.embeddings import Fingerprint
+from schemas.failures import FAILURES
+from schemas.store import StoreError, Table, filesystem
 
+LOG = "_delta_log"
+OURS = re.compile(r"[^/]+-[0-9a-f]{32}\.parquet")
 ORPHAN_HOURS = 24  # a file that was never committed may belong to a run that is at work
 
 
@@ -61,3 +68,26 @@ def vacuum(table: Table, hours: float, *, dry_run: bool) -> list[str]:
         )
     # deltalake names files by path or by URI, and also those that went long ago
     return sorted(name for name in there if any(path.endswith(name) for path in gone))
+
+
+def drop(uri: str, options: Mapping[str, str]) -> None:
+    """Delete a table of embatch: its log, newest first, then its files.
+
+    So that at each moment it is a whole table, or none. What others put there stays.
+
+    Raises:
+        StoreError: it is a table of something else.
+    """
+    table = Table.open(uri, options)
+    if table is not None and Fingerprint.of(table.schema) is None and table.schema != FAILURES:
+        raise StoreError(f"{uri} is a table, but not one of embatch. Move it out of the way.")
+    fs = filesystem(uri, options)
+    everything = fs.get_file_info(pafs.FileSelector("", recursive=True, allow_not_found=True))
+    files = [found.path for found in everything if found.type == pafs.FileType.File]
+    log = sorted(path for path in files if path.startswith(f"{LOG}/"))
+    for path in [*reversed(log), *filter(OURS.fullmatch, files)]:
+        fs.delete_file(path)
+    if os.path.isdir(uri):
+        for folder in (os.path.join(uri, LOG), uri):
+            with contextlib.suppress(OSError):  # not empty
+                os.rmdir(folder)

@@ -128,7 +128,7 @@ def test_take_writes_a_claim_one_version_on(table, uri):
     mine = a_run("me")
     taken = claim.take(table, mine, wait=False)
     assert (taken, taken.version) == (table, 3)
-    last = Table.open(uri).history(1)[0]["note"]
+    last = next(Table.open(uri).history(1))["note"]
     assert {k: v for k, v in last.items() if k != "time"} == {**mine, "state": "claim"}
 
 
@@ -183,7 +183,7 @@ def test_release_gives_up_one_s_own_claim(table, uri):
     mine = a_run("me")
     claim.take(table, mine, wait=False)
     claim.release(uri, {}, mine, "failed")
-    assert Table.open(uri).history(1)[0]["note"]["state"] == "failed"
+    assert next(Table.open(uri).history(1))["note"]["state"] == "failed"
     claim.release(uri, {}, mine, "failed")  # once
     assert Table.open(uri).version == 4
 
@@ -217,4 +217,4 @@ def test_a_held_table_is_free_again_also_after_an_error(table, uri):
     with pytest.raises(StoreError, match="mine"), failing():
         pass
     assert held_by(uri, run="you") is None
-    assert Table.open(uri).history(1)[0]["note"]["state"] == "released"
+    assert next(Table.open(uri).history(1))["note"]["state"] == "released"

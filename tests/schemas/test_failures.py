@@ -50,7 +50,7 @@ def test_what_is_added_is_committed_at_once_and_seen_by_another_log(log, uri):
         assert told(seen_by) == added
         assert seen_by.rows.schema == FAILURES
     assert (log.seen.tolist(), FailureLog(uri).seen.tolist()) == ([True, True], [False, False])
-    assert Table.open(f"{uri}.failures").history(1)[0]["note"]["run"] == "run-1"
+    assert next(Table.open(f"{uri}.failures").history(1))["note"]["run"] == "run-1"
 
 
 def test_the_same_failure_twice_is_one_row(log, uri):

@@ -1,0 +1,206 @@
+"""Check what a refresh needs before it runs: file, sources, models, tables, disk, devices, Ray.
+
+    embatch doctor corpus.toml
+
+Nothing is embedded and nothing is left behind. Exit code 1 where a refresh would fail.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from jobs.cluster import cluster
+from jobs.declared import Corpus, Step, read_corpus
+from jobs.embed import EmbedConfig, model_of, source_of
+from jobs.options import Flag, parse, storage_options, table_uri, user_error_types, user_errors
+from schemas.embeddings import Fingerprint
+from schemas.store import Table, filesystem
+
+FILES = ("qrels", "scores", "analogies", "word_pairs", "images", "word_weights")
+DRAWN = {"picture": "matplotlib", "history": "plotly", "report": "plotly"}
+FREE_SHARE = 2.0  # a rewrite of all tables needs room for both versions
+OK, WARNING, WRONG = "ok", "warning", "WRONG"
+
+
+@dataclass(frozen=True)
+class DoctorConfig:
+    """What to check.
+
+    Attributes:
+        corpus: the file that declares it
+        json: print what was found as one line of JSON, the last on stdout
+    """
+
+    corpus: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CORPUS.toml")]
+    json: Flag = False
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: `state` is ok, warning or WRONG."""
+
+    state: str
+    what: str
+    told: str
+
+
+def run(config: DoctorConfig) -> list[Finding]:
+    """Look at everything, also after something is wrong.
+
+    Raises:
+        ValueError: the file is no corpus.toml; the message names the section.
+        OSError: the file cannot be read.
+    """
+    corpus = read_corpus(Path(config.corpus).absolute())
+    with contextlib.chdir(corpus.path.parent):
+        found = [Finding(OK, str(config.corpus), f"{len(corpus.steps)} steps")]
+        for step in corpus.steps:
+            found += _looked_at(
+                str(step), _embed(step) if step.command == "embed" else _follow(corpus, step)
+            )
+        found += _looked_at(corpus.tables, _place(corpus))
+        found += _looked_at("machine", _machine(corpus))
+        found += _looked_at("drawing", _drawing(corpus))
+    return found
+
+
+Looks = Iterator[tuple[str, str]]
+
+
+def _looked_at(what: str, looks: Looks) -> list[Finding]:
+    """Findings, the last being the error that ended the look, if one did."""
+    found = []
+    try:
+        for state, told in looks:
+            found.append(Finding(state, what, told))
+    except user_error_types() as error:
+        found.append(Finding(WRONG, what, str(error)))
+    return found
+
+
+def _embed(step: Step) -> Looks:
+    config: EmbedConfig = step.config
+    source = source_of(config)
+    pieces = source.pieces()
+    n_bytes = sum(piece.size_bytes for piece in pieces)
+    yield (
+        OK,
+        f"{config.source}: {len(pieces):,} pieces, {n_bytes / 1e6:,.1f} MB of {source.options.modality}s",
+    )
+    for path, reason in source.unlisted():
+        yield WARNING, f"{path} cannot be listed: {reason}"
+    model = model_of(config, source)
+    yield OK, f"{model.name}: {model.dim} dimensions, {model.size_bytes / 1e6:,.0f} MB of weights"
+    table = Table.open(table_uri(step.output), storage_options(config.storage_option))
+    if table is None:
+        yield OK, "a new table"
+        return
+    held = Fingerprint.of(table.schema)
+    n_rows = sum(file.n_rows for file in table.files())
+    if held is None:
+        yield (
+            WRONG,
+            f"{table.uri} is a table, but not one of embeddings. Give the section another name.",
+        )
+    elif held.comparable != (model.space, model.dim, bool(config.chunk_tokens)):
+        yield WARNING, f"{n_rows:,} rows of {held.model} will be embedded anew beside the table"
+    else:
+        yield OK, f"a table of {n_rows:,} rows, version {table.version}"
+
+
+def _follow(corpus: Corpus, step: Step) -> Looks:
+    made = {one.output for one in corpus.steps}
+    options = storage_options(corpus.storage_option)
+    for place in step.inputs:
+        if place not in made and Table.open(table_uri(place), options) is None:
+            yield WRONG, f"there is no table at {place}, and no section makes it"
+    for name in FILES:
+        file = getattr(step.config, name, "")
+        if file and not os.path.exists(file):
+            yield WRONG, f"{name}: there is no file {file}"
+    yield OK, f"reads {', '.join(step.inputs)}"
+
+
+def _place(corpus: Corpus) -> Looks:
+    """Whether tables can be written, and whether there is room."""
+    uri = table_uri(corpus.tables)
+    if "://" not in uri:
+        there = next(one for one in [Path(uri), *Path(uri).parents] if one.exists())
+        if not os.access(there, os.W_OK) or not there.is_dir():
+            yield WRONG, f"nobody may write in {there}"
+            return
+        free, held = shutil.disk_usage(there).free, _size(Path(uri))
+        state = OK if free > FREE_SHARE * held else WARNING
+        yield state, f"{free / 1e9:,.1f} GB are free, tables have {held / 1e9:,.1f} GB"
+        return
+    fs, name = filesystem(uri, storage_options(corpus.storage_option)), f"doctor-{uuid.uuid4().hex}"
+    with fs.open_output_stream(name) as sink:
+        sink.write(b"written to see whether that is allowed")
+    fs.delete_file(name)
+    yield OK, "files can be written and deleted"
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _machine(corpus: Corpus) -> Looks:
+    import torch
+
+    wanted = {getattr(step.config, "device", "auto") for step in corpus.steps}
+    addresses = {getattr(step.config, "address", "") for step in corpus.steps}
+    addresses.add(os.environ.get("RAY_ADDRESS", ""))
+    n_gpus: Any = torch.cuda.device_count()
+    yield OK, f"{os.cpu_count()} cores and {n_gpus} GPUs here"
+    for address in sorted(filter(None, addresses)):
+        try:
+            with cluster(address, verbose=False) as ray:
+                nodes = ray.nodes()
+        except (ConnectionError, RuntimeError) as error:
+            yield WRONG, f"no Ray cluster answers at {address}: {error}"
+            continue
+        n_gpus += sum(node.get("GPU", 0) for node in nodes)
+        yield OK, f"Ray at {address}: {len(nodes)} nodes"
+    if "cuda" in wanted and not n_gpus:
+        yield WRONG, 'device = "cuda", and there is no GPU'
+
+
+def _drawing(corpus: Corpus) -> Looks:
+    """Whether what pages and pictures need is installed."""
+    steps = corpus.steps
+    wanted = {
+        "picture": any(getattr(step.config, "picture", "") for step in steps),
+        "history": bool(corpus.history),
+        "report": any(step.command == "report" for step in steps),
+    }
+    for name, package in DRAWN.items():
+        if wanted[name] and importlib.util.find_spec(package) is None:
+            yield WRONG, f"{name} needs {package}: pip install -e '.[plot]'"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    config = parse(DoctorConfig, "doctor", __doc__, arguments)
+    with user_errors() as outcome:
+        found = run(config)
+        if config.json:
+            print(json.dumps([vars(one) for one in found]), flush=True)
+        else:
+            for one in found:
+                print(f"{one.state:<8} {one.what}: {one.told}")
+        outcome.exit_code = int(any(one.state == WRONG for one in found))
+    return outcome.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""Bring everything that one file declares up to date: tables, neighbours, maps, figures, pages.
+
+    embatch init
+    embatch refresh corpus.toml --dry-run
+    embatch refresh corpus.toml
+
+Each table is synced with its source, and a follow-up is made anew only as far as the tables that it
+reads have changed. Where the file names another model, the new vectors are made beside the table and
+take its place in one commit. A step that fails holds up those that need it, and no other. What each
+step did is written into the table `refreshes`, next to the others.
+"""
+
+import contextlib
+import sys
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import pyarrow as pa
+import tyro
+
+from jobs import claim, vacuum
+from jobs.cluster import native_noise_in_a_file
+from jobs.declared import REFRESHES, Corpus, read_corpus
+from jobs.history import RefreshSummary, write_page
+from jobs.options import Flag, parse, storage_options, table_uri, user_errors
+from jobs.steps import Steps
+from jobs.stop import Stopped
+from jobs.waves import compact
+from schemas.fragments import new_name, write_rows
+from schemas.refreshes import SCHEMA, StepRow
+from schemas.store import Refused, StoreError, Table, now
+from schemas.versions import vacuum as vacuum_files
+
+COMMIT_TRIES = 10
+
+
+@dataclass(frozen=True)
+class RefreshConfig:
+    """What to refresh.
+
+    Attributes:
+        corpus: file that declares it; `embatch init` writes one to begin with
+        dry_run: say what would be done; write nothing
+        wait: wait while another refresh, or a run on one of the tables, is at work, instead of leaving
+        json: print the summary as one line of JSON, the last on stdout
+        verbose: show what Ray says
+    """
+
+    corpus: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CORPUS.toml")]
+    dry_run: Flag = False
+    wait: Flag = False
+    json: Flag = False
+    verbose: Flag = False
+
+
+def run(config: RefreshConfig) -> RefreshSummary:
+    """Do each step that is due, and write down what came of it.
+
+    Raises:
+        ValueError: the file is wrong; the message names the section.
+        OSError: the file cannot be read.
+        StoreError: the table of refreshes cannot be read or written.
+        TableBusy: another refresh of this corpus is at work.
+        Stopped: SIGINT or SIGTERM; what was done is written down.
+    """
+    corpus = read_corpus(Path(config.corpus).absolute())
+    with contextlib.chdir(corpus.path.parent):  # what the file's paths are seen from
+        return _refresh(corpus, config)
+
+
+def _refresh(corpus: Corpus, config: RefreshConfig) -> RefreshSummary:
+    began, started = time.monotonic(), now()
+    name = f"{started:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+    options = storage_options(corpus.storage_option)
+    uri = table_uri(corpus.place(REFRESHES))
+    flags = {"json": config.json, "wait": config.wait, "verbose": config.verbose}
+    table = Table.open(uri, options)
+    note = {**claim.identity(name), "command": "refresh"}
+    if config.dry_run:
+        past = _rows(table)
+        steps = Steps(name, started, corpus.steps, past, options, **flags)
+        for step in corpus.steps:
+            steps.foresee(step)
+        return RefreshSummary(name, time.monotonic() - began, steps.rows, None)
+    table = table or _create(uri, options, note)
+    with claim.held(table, note, wait=config.wait) as table:
+        past = _rows(table)
+        steps = Steps(name, started, corpus.steps, past, options, **flags)
+        try:
+            with claim.renewed(uri, options, note):
+                for step in corpus.steps:
+                    steps.do(step)
+                _vacuum(corpus, options)
+        except (Stopped, KeyboardInterrupt):
+            _record(uri, options, {**note, "state": "stopped"}, steps.rows)
+            raise
+        _record(uri, options, {**note, "state": "done"}, steps.rows)
+    if corpus.history:
+        write_page([*past, *steps.rows], corpus.history, corpus.path.name)
+    return RefreshSummary(name, time.monotonic() - began, steps.rows, corpus.history or None)
+
+
+def _create(uri: str, options: dict[str, str], note: dict[str, object]) -> Table:
+    try:
+        return Table.create(uri, SCHEMA, {**note, "state": "begun"}, options)
+    except Refused:
+        table = Table.open(uri, options)
+        assert table is not None  # somebody made it just now
+        return table
+
+
+def _rows(table: Table | None) -> list[StepRow]:
+    """What the table of refreshes holds, oldest first."""
+    if table is None:
+        return []
+    rows = [StepRow.of(row) for row in table.read().to_pylist()]
+    return sorted(rows, key=lambda row: row.started)
+
+
+def _record(
+    uri: str, options: dict[str, str], note: dict[str, object], steps: list[StepRow]
+) -> None:
+    """Write the steps down, whatever others have done to the table meanwhile."""
+    for _ in range(COMMIT_TRIES):
+        table = Table.open(uri, options)
+        assert table is not None  # we hold it
+        rows = pa.Table.from_pylist([step.row() for step in steps], SCHEMA)
+        name = new_name(str(note["run"]), "steps")
+        try:
+            table.commit(note, add=[write_rows(table.filesystem, name, rows)])
+        except Refused:
+            continue
+        with contextlib.suppress(Refused):  # the next refresh will do it
+            compact(table, note)
+        return
+    raise StoreError(f"{uri} is written to by others all the time; this refresh is not in it.")
+
+
+def _vacuum(corpus: Corpus, options: dict[str, str]) -> None:
+    """Give back the disk that versions older than keep_days hold."""
+    if corpus.keep_days is None:
+        return
+    hours = 24.0 * corpus.keep_days
+    for step in corpus.steps:
+        if not step.kind.makes_table or Table.open(table_uri(step.output), options) is None:
+            continue
+        asked = vacuum.VacuumConfig(step.output, corpus.storage_option, hours=hours, dry_run=True)
+        if vacuum.run(asked).files:  # else each night would leave commits that say nothing
+            with contextlib.suppress(claim.TableBusy):  # the next refresh will do it
+                vacuum.run(vacuum.VacuumConfig(step.output, corpus.storage_option, hours=hours))
+    mine = Table.open(table_uri(corpus.place(REFRESHES)), options)
+    if mine is not None and vacuum_files(mine, hours, dry_run=True):
+        vacuum_files(mine, hours, dry_run=False)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    config = parse(RefreshConfig, "refresh", __doc__, arguments)
+    quiet = contextlib.nullcontext() if config.verbose else native_noise_in_a_file()
+    with quiet, user_errors() as outcome:
+        try:
+            summary = run(config)
+        except Stopped as stopped:
+            print(f"embatch: {stopped}; run again to go on.", file=sys.stderr)
+            return 128 + stopped.signum
+        print(summary.as_json() if config.json else summary.text(), flush=True)
+        outcome.exit_code = int(summary.failed)
+    return outcome.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

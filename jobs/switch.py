@@ -1,0 +1,111 @@
+"""A table whose model changed: the new vectors are made beside it, and take its place in one commit.
+
+TABLE.next is synced like any table, so that a crash costs a wave, while readers go on with the old
+vectors. When it is complete its files are copied into TABLE and one commit puts them in the place of
+the old ones; `restore` goes back until `vacuum` has run.
+"""
+
+import dataclasses
+import uuid
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs import claim
+from jobs.embed import EmbedConfig, run
+from jobs.options import storage_options, table_uri
+from jobs.outcome import EmbedSummary
+from jobs.planning import PRUNE_SHARE, OtherSpace, SyncError
+from schemas.failures import FailureLog
+from schemas.fragments import Fragment, new_name
+from schemas.store import Table
+from schemas.versions import drop
+
+NEXT = ".next"
+_COPY_BYTES = 8 << 20
+
+
+def embed_anew(config: EmbedConfig) -> EmbedSummary:
+    """Bring a table into the space of another model.
+
+    Args:
+        config: what `embatch embed` refuses, since the table holds other vectors.
+
+    Raises:
+        SyncError: the new vectors are of much fewer rows; else as `jobs.embed.run`.
+    """
+    beside = dataclasses.replace(config, table=config.table + NEXT)
+    try:
+        summary = run(beside)
+    except OtherSpace:  # of a model that was given up before it was complete
+        summary = run(dataclasses.replace(beside, replace=True))
+    assert isinstance(summary, EmbedSummary)  # no dry run comes here
+    uri, options = table_uri(config.table), storage_options(config.storage_option)
+    n_gone, version = _switch(uri, options, force=config.force_prune, wait=config.wait)
+    clear(config.table, options)
+    return dataclasses.replace(
+        summary, table=config.table, table_version=version, deleted=summary.deleted + n_gone
+    )
+
+
+def clear(place: str, options: Mapping[str, str]) -> None:
+    """Delete what a switch has left beside a table."""
+    for companion in (f"{NEXT}.failures", NEXT):
+        drop(table_uri(place) + companion, options)
+
+
+def _switch(uri: str, options: Mapping[str, str], *, force: bool, wait: bool) -> tuple[int, int]:
+    """Put the rows of TABLE.next in the place of TABLE's.
+
+    Returns:
+        How many ids went without a trace, and the version.
+    """
+    following = Table.open(uri + NEXT, options)
+    table = Table.open(uri, options)
+    assert table is not None  # the caller read it
+    assert following is not None  # the caller made it
+    theirs = FailureLog(following.uri, options).rows
+    n_gone = _n_gone(table, following, theirs)
+    n_held = pc.count_distinct(_ids(table)).as_py()
+    if n_gone > PRUNE_SHARE * n_held and not force:
+        raise SyncError(
+            f"{following.uri} lacks {n_gone:,} of the {n_held:,} ids of {uri}, more than"
+            f" {PRUNE_SHARE:.0%}, and does not take its place. If that is meant, add --prune"
+            " --force-prune (prune and force_prune in a corpus.toml); else look at the source."
+        )
+    made = next(c["note"] for c in following.history() if c.get("note", {}).get("state") == "done")
+    identity = claim.identity(f"switch-{uuid.uuid4().hex[:6]}")
+    with claim.held(table, {**made, **identity}, wait=wait) as table:
+        note = {**made, **identity, "state": "switched"}
+        log = FailureLog(uri, options)
+        told = theirs.drop_columns(["failed_at"]).to_pylist()
+        log.add(told, note)  # first: a row is never in neither table
+        table.overwrite(note, following.schema, _copied(following, table, note["run"]))
+        log.keep(log.seen, note)
+        return n_gone, table.version
+
+
+def _ids(table: Table) -> pa.ChunkedArray:
+    """Ids of rows, or of the documents that passages are of."""
+    return table.read(["parent_id" if "parent_id" in table.schema.names else "id"])[0]
+
+
+def _n_gone(table: Table, following: Table, failures: pa.Table) -> int:
+    known = pa.chunked_array([*_ids(following).chunks, *failures["id"].chunks], pa.string())
+    held = pc.unique(_ids(table))
+    return int(pc.sum(pc.invert(pc.is_in(held, value_set=known))).as_py() or 0)
+
+
+def _copied(source: Table, target: Table, run: str) -> list[Fragment]:
+    copied = []
+    for file in source.files():
+        name = new_name(run, "switch")
+        with (
+            source.filesystem.open_input_stream(file.name) as read,
+            target.filesystem.open_output_stream(name) as write,
+        ):
+            while block := read.read(_COPY_BYTES):
+                write.write(block)
+        copied.append(dataclasses.replace(file, name=name))
+    return copied

@@ -1,0 +1,101 @@
+"""The table of refreshes: what each refresh of a corpus did, one row a step.
+
+A step's last row also says what it was made of, so that the next refresh knows whether it is due.
+"""
+
+from dataclasses import dataclass, fields
+from datetime import datetime
+
+import pyarrow as pa
+
+SCHEMA = pa.schema(
+    [
+        pa.field("refresh", pa.string()),
+        pa.field("started", pa.timestamp("us", tz="UTC")),
+        pa.field("command", pa.string()),
+        pa.field("name", pa.string()),
+        pa.field("state", pa.string()),
+        pa.field("seconds", pa.float64()),
+        pa.field("rows", pa.int64()),
+        pa.field("new", pa.int64()),
+        pa.field("changed", pa.int64()),
+        pa.field("vanished", pa.int64()),
+        pa.field("failed", pa.int64()),
+        pa.field("new_failures", pa.int64()),
+        pa.field("rows_per_second", pa.float64()),
+        pa.field("centroid_shift", pa.float64()),
+        pa.field("neighbours_changed", pa.float64()),
+        pa.field("figures", pa.map_(pa.string(), pa.float64())),
+        pa.field("message", pa.string()),
+        pa.field("options", pa.string()),
+        pa.field("inputs", pa.map_(pa.string(), pa.int64())),
+        pa.field("version", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """What became of one step of a refresh.
+
+    Attributes:
+        refresh: its name, which begins with the time.
+        started: of the refresh.
+        command: of embatch.
+        name: of what the step makes.
+        state: `done`, `current` (nothing to do), `failed`, `skipped` (an input failed), `stopped`.
+        seconds: it took.
+        rows: in the source, or of the result.
+        new: rows that the table did not have.
+        changed: rows with a new vector or other columns.
+        vanished: rows that were removed.
+        failed: rows of the source without a vector.
+        new_failures: of these, since the refresh before.
+        rows_per_second: while embedding.
+        centroid_shift: distance that the mean vector moved; 0 to 2 where rows are unit vectors.
+        neighbours_changed: share of the rows, of those there before and after, with other neighbours.
+        figures: measures by name.
+        message: why it failed, or what else there is to say.
+        options: a hash of all that decides what is made of the inputs.
+        inputs: versions of the tables read, by URI.
+        version: of the table made.
+    """
+
+    refresh: str
+    started: datetime
+    command: str
+    name: str
+    state: str
+    seconds: float = 0.0
+    rows: int | None = None
+    new: int | None = None
+    changed: int | None = None
+    vanished: int | None = None
+    failed: int | None = None
+    new_failures: int | None = None
+    rows_per_second: float | None = None
+    centroid_shift: float | None = None
+    neighbours_changed: float | None = None
+    figures: dict[str, float] | None = None
+    message: str | None = None
+    options: str | None = None
+    inputs: dict[str, int] | None = None
+    version: int | None = None
+
+    @property
+    def title(self) -> str:
+        """Command and name."""
+        return f"{self.command} {self.name}"
+
+    def row(self) -> dict[str, object]:
+        """As a row of the table."""
+        row = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name in ("figures", "inputs"):
+            row[name] = None if row[name] is None else list(row[name].items())
+        return row
+
+    @classmethod
+    def of(cls, row: dict[str, object]) -> "StepRow":
+        """From a row of the table."""
+        maps = {n: None if row[n] is None else dict(row[n]) for n in ("figures", "inputs")}  # type: ignore[call-overload]
+        return cls(**{**row, **maps})  # type: ignore[arg-type]
