@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ REPLICA_CPUS = 4  # for each of them
 WINDOW_ROWS = 4096
 WINDOWS_PER_ACTOR = 8  # so that progress shows and actors end together on small runs
 SMALLEST_WINDOW = 128  # rows
+KNOCK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,8 @@ class Cluster:
 
         if ray.is_initialized():  # a test's or a notebook's
             return
+        if self.address is not None:
+            _knock(self.address)
         settings: dict[str, Any] = {"log_to_driver": self.verbose}
         if not self.verbose:
             settings["logging_level"] = logging.ERROR
@@ -153,6 +157,20 @@ class Cluster:
             for name in ("ray", "ray.data"):  # what ends a run is told once, by us
                 logging.getLogger(name).setLevel(logging.CRITICAL)
             ray.data.DataContext.get_current().enable_progress_bars = False
+
+
+def _knock(address: str) -> None:
+    """Raise a ConnectionError where nobody listens: Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not (host and port.isdigit()):
+        return  # "auto" is a place that Ray knows
+    try:
+        socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
+    except OSError as error:
+        raise ConnectionError(
+            f"No Ray cluster answers at {address} ({error}). Give the address that `ray start --head`"
+            " printed, or none to work on this machine."
+        ) from error
 
 
 @contextlib.contextmanager

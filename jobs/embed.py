@@ -17,21 +17,19 @@ import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from actors.templates import templates_of
 from jobs.cluster import cluster, native_noise_in_a_file
 from jobs.options import Flag, parse, storage_options, table_uri, user_errors
-from jobs.outcome import DryRunSummary, EmbedSummary
-from jobs.planning import SyncError, SyncModel, SyncOptions
+from jobs.outcome import DryRunSummary, EmbedSummary, TooManyFailures
+from jobs.planning import SyncModel, SyncOptions
 from jobs.preview import dry_run
 from jobs.stop import Stopped, StopSignal
 from jobs.sync import Sync, too_many_failures
-
-if TYPE_CHECKING:
-    from sources.rows import Source
+from sources.rows import Source, SourceOptions
 
 DRY_RUN_ROWS = 64
 Names = Annotated[str, tyro.conf.arg(metavar="A,B", help_behavior_hint="")]
@@ -159,6 +157,7 @@ def run(
     *,
     wave_seconds: float = 30.0,
     claims: bool = True,
+    stop: StopSignal | None = None,
 ) -> EmbedSummary | DryRunSummary:
     """Sync a table with a source.
 
@@ -167,6 +166,7 @@ def run(
         model: hosts another model than `config.model` names.
         wave_seconds: time between two commits.
         claims: claim the table; without, the store's fence alone keeps it true.
+        stop: of what this run is a part of.
 
     Raises:
         SourceError, ModelError, StoreError, TableBusy, SyncError: messages for the user.
@@ -176,15 +176,13 @@ def run(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     table = table_uri(config.table)
     _refuse_nesting(config.source, table)
-    credentials = storage_options(config.storage_option)
     source = source_of(config)
-    if model is None:
-        model = model_of(config, source)
+    model = model or model_of(config, source)
     if source.options.modality == "image":
         _refuse_text_options(config)
     options = SyncOptions(
         table=table,
-        storage_options=credentials,
+        storage_options=storage_options(config.storage_option),
         source_name=config.source,
         given_model=os.path.abspath(config.model) if os.path.exists(config.model) else config.model,
         word_weights=os.path.abspath(config.word_weights) if config.word_weights else "",
@@ -209,7 +207,7 @@ def run(
         shared_filesystem=config.shared_filesystem,
     )
     run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
-    stop = StopSignal()
+    stop = stop or StopSignal()
     with stop.watched(), cluster(config.address or None, verbose=config.verbose) as ray_cluster:
         sync = Sync(source, model, options, run_id, ray_cluster, stop)
         if config.dry_run:
@@ -224,19 +222,18 @@ def run(
         seconds=time.monotonic() - started,
     )
     if outcome.failure_share > config.max_failures:
-        _tell(summary, config)
-        raise SyncError(too_many_failures(outcome.failure_share, config.max_failures, config.table))
+        message = too_many_failures(outcome.failure_share, config.max_failures, config.table)
+        raise TooManyFailures(message, summary)
     return summary
 
 
-def source_of(config: EmbedConfig) -> "Source":
+def source_of(config: EmbedConfig) -> Source:
     """What SOURCE is.
 
     Raises:
         SourceError: it does not exist, or lacks what was asked for.
     """
     from sources import open_source
-    from sources.rows import SourceOptions
 
     return open_source(
         SourceOptions(
@@ -257,7 +254,7 @@ def source_of(config: EmbedConfig) -> "Source":
     )
 
 
-def model_of(config: EmbedConfig, source: "Source") -> SyncModel:
+def model_of(config: EmbedConfig, source: Source) -> SyncModel:
     """The model that was asked for, found but not loaded.
 
     Raises:
@@ -310,6 +307,9 @@ def main(arguments: list[str] | None = None) -> int:
     with quiet, user_errors() as outcome:
         try:
             _tell(run(config), config)
+        except TooManyFailures as failed:
+            _tell(failed.summary, config)
+            raise
         except Stopped as stopped:
             print(
                 f"embatch: {stopped}; what was complete is committed, run again to go on.",

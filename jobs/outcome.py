@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from jobs.planning import SyncError
 from jobs.waves import Tally
 
 _MEANINGS = {
@@ -205,6 +206,14 @@ class EmbedSummary(Counts):
     def json(self) -> str:
         """For a machine."""
         return json.dumps(asdict(self))
+
+
+class TooManyFailures(SyncError):
+    """More rows failed than may; `summary` is of the run, which committed the others."""
+
+    def __init__(self, message: str, summary: EmbedSummary) -> None:
+        super().__init__(message)
+        self.summary = summary
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from jobs.declared import REFRESHES, Corpus, read_corpus
 from jobs.history import RefreshSummary, write_page
 from jobs.options import Flag, parse, storage_options, table_uri, user_errors
 from jobs.steps import Steps
-from jobs.stop import Stopped
+from jobs.stop import Stopped, StopSignal
 from jobs.waves import compact
 from schemas.fragments import new_name, write_rows
 from schemas.refreshes import SCHEMA, StepRow
@@ -79,22 +79,22 @@ def _refresh(corpus: Corpus, config: RefreshConfig) -> RefreshSummary:
     flags = {"json": config.json, "wait": config.wait, "verbose": config.verbose}
     table = Table.open(uri, options)
     note = {**claim.identity(name), "command": "refresh"}
+    stop = StopSignal()
     if config.dry_run:
-        past = _rows(table)
-        steps = Steps(name, started, corpus.steps, past, options, **flags)
+        steps = Steps(name, started, corpus.steps, _rows(table), options, stop, **flags)
         for step in corpus.steps:
             steps.foresee(step)
         return RefreshSummary(name, time.monotonic() - began, steps.rows, None)
     table = table or _create(uri, options, note)
-    with claim.held(table, note, wait=config.wait) as table:
+    with claim.held(table, note, wait=config.wait) as table, stop.watched():
         past = _rows(table)
-        steps = Steps(name, started, corpus.steps, past, options, **flags)
+        steps = Steps(name, started, corpus.steps, past, options, stop, **flags)
         try:
             with claim.renewed(uri, options, note):
                 for step in corpus.steps:
                     steps.do(step)
                 _vacuum(corpus, options)
-        except (Stopped, KeyboardInterrupt):
+        except Stopped:
             _record(uri, options, {**note, "state": "stopped"}, steps.rows)
             raise
         _record(uri, options, {**note, "state": "done"}, steps.rows)

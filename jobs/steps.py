@@ -13,14 +13,12 @@ from jobs import embed, switch
 from jobs.declared import Step
 from jobs.drift import centroid_shift, neighbours_changed, same_rows
 from jobs.options import table_uri, user_error_types
-from jobs.outcome import DryRunSummary
+from jobs.outcome import DryRunSummary, TooManyFailures
 from jobs.planning import OtherSpace
-from jobs.stop import Stopped
+from jobs.stop import Stopped, StopSignal
 from schemas.failures import FailureLog
 from schemas.refreshes import StepRow
 from schemas.store import Table
-
-HELD_UP = ("failed", "skipped", "stopped")
 
 
 class Steps:
@@ -37,6 +35,7 @@ class Steps:
         steps: Sequence[Step],
         past: Sequence[StepRow],
         options: Mapping[str, str],
+        stop: StopSignal,
         **flags: bool,
     ) -> None:
         """Prepare; nothing is done yet.
@@ -47,9 +46,11 @@ class Steps:
             steps: all of them, in order.
             past: what became of steps in earlier refreshes, oldest first.
             options: for the object store.
+            stop: a signal ends a follow-up at once, and an embedding with its wave.
             flags: options that each command takes from the refresh, where it knows them.
         """
         self.refresh, self.started, self.options, self.flags = refresh, started, options, flags
+        self.stop = stop
         self.makers = {step.output: step for step in steps if step.output}
         done = (row for row in past if row.options is not None)
         self.last = {(row.command, row.name): row for row in done}  # the last success of each
@@ -61,6 +62,7 @@ class Steps:
         Raises:
             Stopped: SIGINT or SIGTERM; its row is there.
         """
+        self.stop.check()
         began = time.monotonic()
         told: dict[str, Any] = {}
         try:
@@ -73,8 +75,8 @@ class Steps:
                 told = self._embed(step) if step.command == "embed" else self._follow(step)
         except user_error_types() as error:
             told = {"state": "failed", "message": str(error)}
-        except (Stopped, KeyboardInterrupt) as stopped:
-            told = {"state": "stopped", "message": str(stopped) or "interrupted"}
+        except Stopped as stopped:
+            told = {"state": "stopped", "message": f"{stopped}."}
             raise
         except Exception as error:  # our own mistake in one step must not cost the night
             traceback.print_exc()
@@ -118,14 +120,16 @@ class Steps:
 
     def _embed(self, step: Step) -> dict[str, Any]:
         asked = self._asked(step)
-        before = self._version_before(step)
+        before, state = self._version_before(step), "done"
         try:
-            summary = embed.run(asked)
+            summary = embed.run(asked, stop=self.stop)
             switch.clear(step.output, self.options)
             remark = []
         except OtherSpace:
-            summary, before = switch.embed_anew(asked), None
+            summary, before = switch.embed_anew(asked, self.stop), None
             remark = [f"All vectors are new, of {summary.model}."]
+        except TooManyFailures as failed:
+            summary, remark, state = failed.summary, [str(failed)], "failed"
         assert not isinstance(summary, DryRunSummary)  # the file cannot ask for one
         table = self._made(step)
         assert table is not None  # it was just written
@@ -134,7 +138,7 @@ class Steps:
         is_busy = summary.embedded + n_changed + summary.deleted + n_failures > 0
         shift = centroid_shift(table, before) if is_busy and before is not None else None
         return {
-            "state": "done" if is_busy else "current",
+            "state": state if is_busy else "current",
             "rows": summary.rows_read,
             "new": summary.embedded,
             "changed": n_changed,
@@ -149,7 +153,8 @@ class Steps:
 
     def _follow(self, step: Step) -> dict[str, Any]:
         before, made_of = self._version_before(step), self._made_of(step)  # of before, to be safe
-        result = step.kind.run(self._asked(step))
+        with self.stop.at_once():
+            result = step.kind.run(self._asked(step))
         found = result if isinstance(result, dict) else dataclasses.asdict(result)
         table = self._made(step)
         changed = None
@@ -169,7 +174,7 @@ class Steps:
 
     def _blocked(self, step: Step) -> Step | None:
         """A step that should have made what this one reads, and did not."""
-        bad = {(row.command, row.name) for row in self.rows if row.state in HELD_UP}
+        bad = {(row.command, row.name) for row in self.rows if row.options is None}
         makers = (self.makers[uri] for uri in step.inputs if uri in self.makers)
         return next((one for one in makers if (one.command, one.name) in bad), None)
 

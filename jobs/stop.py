@@ -20,6 +20,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self._is_watched = self._at_once = False
 
     def check(self) -> None:
         """Raise Stopped if one has."""
@@ -28,13 +29,17 @@ class StopSignal:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Note signals instead of dying of them; a no-op outside the main thread."""
-        if threading.current_thread() is not threading.main_thread():
+        """Note signals instead of dying of them; a no-op in itself and outside the main thread."""
+        if self._is_watched or threading.current_thread() is not threading.main_thread():
             yield
             return
 
         def note(signum: int, _: object) -> None:
             self.signum = signum
+            if self._at_once:
+                self.check()
+
+        self._is_watched = True
 
         before: dict[int, Any] = {
             signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)
@@ -42,5 +47,16 @@ class StopSignal:
         try:
             yield
         finally:
+            self._is_watched = False
             for signum, handler in before.items():
                 signal.signal(signum, handler)
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Raise Stopped as soon as a signal comes: for what may break off anywhere."""
+        self._at_once = True
+        try:
+            self.check()
+            yield
+        finally:
+            self._at_once = False

@@ -17,6 +17,7 @@ from jobs.embed import EmbedConfig, run
 from jobs.options import storage_options, table_uri
 from jobs.outcome import EmbedSummary
 from jobs.planning import PRUNE_SHARE, OtherSpace, SyncError
+from jobs.stop import StopSignal
 from schemas.failures import FailureLog
 from schemas.fragments import Fragment, new_name
 from schemas.store import Table
@@ -26,26 +27,39 @@ NEXT = ".next"
 _COPY_BYTES = 8 << 20
 
 
-def embed_anew(config: EmbedConfig) -> EmbedSummary:
+def embed_anew(config: EmbedConfig, stop: StopSignal | None = None) -> EmbedSummary:
     """Bring a table into the space of another model.
 
     Args:
         config: what `embatch embed` refuses, since the table holds other vectors.
+        stop: as for `jobs.embed.run`.
+
+    Returns:
+        What became of the table's rows, those among them that an earlier try had embedded included.
 
     Raises:
         SyncError: the new vectors are of much fewer rows; else as `jobs.embed.run`.
     """
+    uri, options = table_uri(config.table), storage_options(config.storage_option)
     beside = dataclasses.replace(config, table=config.table + NEXT)
     try:
-        summary = run(beside)
+        summary = run(beside, stop=stop)
     except OtherSpace:  # of a model that was given up before it was complete
-        summary = run(dataclasses.replace(beside, replace=True))
+        clear(config.table, options)
+        summary = run(beside, stop=stop)
     assert isinstance(summary, EmbedSummary)  # no dry run comes here
-    uri, options = table_uri(config.table), storage_options(config.storage_option)
-    n_gone, version = _switch(uri, options, force=config.force_prune, wait=config.wait)
+    n_new, n_gone, version = _switch(uri, options, force=config.force_prune, wait=config.wait)
     clear(config.table, options)
+    n_held = summary.unchanged + summary.embedded + summary.replaced + summary.updated
     return dataclasses.replace(
-        summary, table=config.table, table_version=version, deleted=summary.deleted + n_gone
+        summary,
+        table=config.table,
+        table_version=version,
+        embedded=n_new,
+        replaced=n_held - n_new,
+        unchanged=0,
+        updated=0,
+        deleted=n_gone,
     )
 
 
@@ -55,19 +69,22 @@ def clear(place: str, options: Mapping[str, str]) -> None:
         drop(table_uri(place) + companion, options)
 
 
-def _switch(uri: str, options: Mapping[str, str], *, force: bool, wait: bool) -> tuple[int, int]:
+def _switch(
+    uri: str, options: Mapping[str, str], *, force: bool, wait: bool
+) -> tuple[int, int, int]:
     """Put the rows of TABLE.next in the place of TABLE's.
 
     Returns:
-        How many ids went without a trace, and the version.
+        How many ids came, how many went without a trace, and the version.
     """
     following = Table.open(uri + NEXT, options)
     table = Table.open(uri, options)
     assert table is not None  # the caller read it
     assert following is not None  # the caller made it
     theirs = FailureLog(following.uri, options).rows
-    n_gone = _n_gone(table, following, theirs)
-    n_held = pc.count_distinct(_ids(table)).as_py()
+    held, coming = pc.unique(_ids(table)), pc.unique(_ids(following))
+    n_held, n_new = len(held), _n_lacking(coming, held)
+    n_gone = _n_lacking(held, pa.concat_arrays([coming, *theirs["id"].chunks]))
     if n_gone > PRUNE_SHARE * n_held and not force:
         raise SyncError(
             f"{following.uri} lacks {n_gone:,} of the {n_held:,} ids of {uri}, more than"
@@ -83,7 +100,7 @@ def _switch(uri: str, options: Mapping[str, str], *, force: bool, wait: bool) ->
         log.add(told, note)  # first: a row is never in neither table
         table.overwrite(note, following.schema, _copied(following, table, note["run"]))
         log.keep(log.seen, note)
-        return n_gone, table.version
+        return n_new, n_gone, table.version
 
 
 def _ids(table: Table) -> pa.ChunkedArray:
@@ -91,10 +108,9 @@ def _ids(table: Table) -> pa.ChunkedArray:
     return table.read(["parent_id" if "parent_id" in table.schema.names else "id"])[0]
 
 
-def _n_gone(table: Table, following: Table, failures: pa.Table) -> int:
-    known = pa.chunked_array([*_ids(following).chunks, *failures["id"].chunks], pa.string())
-    held = pc.unique(_ids(table))
-    return int(pc.sum(pc.invert(pc.is_in(held, value_set=known))).as_py() or 0)
+def _n_lacking(ids: pa.Array, known: pa.Array) -> int:
+    """How many of the ids are not among the known ones."""
+    return len(ids) - int(pc.sum(pc.is_in(ids, value_set=known)).as_py() or 0)
 
 
 def _copied(source: Table, target: Table, run: str) -> list[Fragment]:

@@ -28,7 +28,7 @@ from schemas.fragments import Fragment
 
 LOG_RETENTION = "interval 3650 days"  # the history is the list of runs
 _APPLICATION = "embatch"
-_COMMITS = 16  # read at first when somebody asks for the history
+_COMMITS = 16  # of the history, read at first
 _FEATURES_READ = {"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"}
 
 
@@ -130,19 +130,13 @@ class Table:
     def files(self) -> list[Fragment]:
         """The files of this version, sorted by name."""
         actions = pa.table(self.handle.get_add_actions(flatten=True))
-        rows = zip(
-            actions["path"].to_pylist(),
-            actions["size_bytes"].to_pylist(),
-            actions["num_records"].to_pylist(),
-            strict=True,
+        names = ("path", "size_bytes", "num_records")
+        rows = zip(*(actions[name].to_pylist() for name in names), strict=True)
+        fragments = (
+            Fragment(name := urllib.parse.unquote(path), size, self._count(name, n))
+            for path, size, n in rows
         )
-        return sorted(
-            (
-                Fragment(name := urllib.parse.unquote(path), size, self._count(name, n))
-                for path, size, n in rows
-            ),
-            key=lambda fragment: fragment.name,
-        )
+        return sorted(fragments, key=lambda fragment: fragment.name)
 
     def _count(self, name: str, known: int | None) -> int:
         """Rows of a file; who wrote it may not have told the log."""
@@ -233,20 +227,20 @@ class Table:
             )
 
     def history(self, limit: int | None = None) -> Iterator[dict[str, Any]]:
-        """The commits, newest first: `version`, `timestamp` (ms) and, where ours, `note`.
+        """The commits, newest first, read as they are asked for: a table of years has thousands.
 
-        They are read as they are asked for: a table of years has thousands.
+        `version`, `timestamp` (ms) and, where the commit is ours, `note`.
         """
-        n_told, n_wanted = 0, min(_COMMITS, limit or _COMMITS)
+        n_told, n_wanted = 0, limit or _COMMITS
         while True:
             commits = self.handle.history(n_wanted)
             for commit in commits[n_told:]:
                 with contextlib.suppress(KeyError, TypeError, ValueError):
                     commit["note"] = json.loads(commit[_APPLICATION])
                 yield commit
-            if len(commits) < n_wanted or n_wanted == limit:
+            if limit or len(commits) < n_wanted:
                 return
-            n_told, n_wanted = n_wanted, min(4 * n_wanted, limit or 4 * n_wanted)
+            n_told, n_wanted = n_wanted, 4 * n_wanted
 
     def checkpoint(self) -> None:
         """Write the log's state to one file, so that the table opens quickly."""
