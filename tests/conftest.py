@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -74,3 +75,86 @@ def photos(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(file_of(Image.fromarray(noise(20 + index, 30))))
     return folder
+
+
+@pytest.fixture
+def embatch(capfd):
+    """A command and its JSON; of a command that fails, the code and the message."""
+    from jobs.cli import main
+
+    def call(*arguments):
+        capfd.readouterr()
+        try:
+            code = main([*map(str, arguments), "--json"])
+        except SystemExit as end:
+            code = end.code
+        told = capfd.readouterr()
+        if code == 0:
+            return json.loads(told.out.splitlines()[-1])
+        return code, " ".join(told.err.replace("│", " ").split())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def lee(tmp_path_factory):
+    """A table of word2vec's words, `lee.txt` beside it."""
+    from tests.word_files import copied, table_at
+
+    folder = tmp_path_factory.mktemp("lee")
+    return table_at(folder / "table", copied("word2vec_pre_kv_c", folder / "lee.txt"))
+
+
+@pytest.fixture(scope="session")
+def lee_kv():
+    """The same words, as gensim has them."""
+    from gensim.models import KeyedVectors
+
+    from tests.word_files import GENSIM
+
+    return KeyedVectors.load_word2vec_format(str(GENSIM / "word2vec_pre_kv_c"))
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory):
+    """A table of fastText's words, `lee.bin` beside it."""
+    from tests.word_files import copied, table_at
+
+    folder = tmp_path_factory.mktemp("parts")
+    return table_at(folder / "table", copied("lee_fasttext_new.bin", folder / "lee.bin"))
+
+
+@pytest.fixture(scope="session")
+def parts_kv():
+    """The same words, as gensim has them."""
+    from gensim.models.fasttext import load_facebook_vectors
+
+    from tests.word_files import GENSIM
+
+    return load_facebook_vectors(str(GENSIM / "lee_fasttext_new.bin"))
+
+
+@pytest.fixture
+def royal(tmp_path):
+    """A table of six words, `royal.txt` beside it."""
+    from tests.word_files import ROYAL, table_at, written
+
+    return table_at(tmp_path / "royal", written(tmp_path / "royal.txt", ROYAL))
+
+
+@pytest.fixture(scope="session")
+def news(data_folder, tmp_path_factory):
+    """A table of the words of a large real model."""
+    from tests.word_files import table_at
+
+    model = data_folder / "word2vec_news" / "vectors.bin"
+    return table_at(tmp_path_factory.mktemp("news") / "table", model)
+
+
+@pytest.fixture(scope="session")
+def news_kv(data_folder):
+    """The same words, as gensim has them."""
+    from gensim.models import KeyedVectors
+
+    path = str(data_folder / "word2vec_news" / "vectors.bin")
+    return KeyedVectors.load_word2vec_format(path, binary=True)

@@ -17,10 +17,22 @@ def rows_of(table):
     return Table.open(str(table)).read().sort_by("id")
 
 
+def reasons(table):
+    """Which rows failed, and why."""
+    failures = Table.open(f"{table}.failures")
+    rows = [] if failures is None else failures.read().to_pylist()
+    return sorted((row["position"], row["id"], row["reason"]) for row in rows)
+
+
+def jsonl(path, rows):
+    """A file of rows."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
 def fill(folder, name, rows, model=None, **options):
     """Bring the table `name` in line with rows, dicts with `key` and `text`; returns where it is."""
-    source = Path(folder, f"{name}.jsonl")
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    source = jsonl(Path(folder, f"{name}.jsonl"), rows)
     table = str(Path(folder, name))
     options |= {"id_column": "key", "text_column": "text"}
     run_embed(EmbedConfig(str(source), table, "m", **options), model or HashModel(dim=16))
