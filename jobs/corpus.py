@@ -9,6 +9,7 @@ import pyarrow as pa
 import tyro
 
 from jobs.options import Flag, storage_options, table_uri
+from schemas.columns import labels_as_text
 from schemas.store import StoreError, Table
 from sources import SourceOptions, open_source
 from sources.rows import PREPARED_FIELDS, SourceError
@@ -57,6 +58,7 @@ class CorpusOptions:
 
         Raises:
             SourceError: there is no such source or column.
+            SchemaError: the column holds no labels.
             StoreError: the table holds no texts.
         """
         found = False
@@ -68,14 +70,7 @@ class CorpusOptions:
                         f"{self.source} has no column {self.label_column!r}. It has:"
                         f" {', '.join(rows.column_names)}."
                     )
-                try:
-                    labels = rows[column].cast(pa.string()).to_pylist()
-                except pa.ArrowNotImplementedError as error:
-                    kind = rows[column].type
-                    raise SourceError(
-                        f"Column {self.label_column!r} of {self.source} holds {kind}, which is no label."
-                        " Expected text or numbers."
-                    ) from error
+                labels = labels_as_text(rows[column], self.label_column, self.source).to_pylist()
             for text, label in zip(rows["text"].to_pylist(), labels, strict=True):
                 found = True
                 yield Example(text, label)

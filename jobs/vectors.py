@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.options import table_uri
+from schemas.columns import labels_as_text
 from schemas.embeddings import Fingerprint, vectors_of
 from schemas.store import StoreError, Table
 
@@ -93,6 +94,7 @@ def labels_of(table: Table, asked: str, ids: pa.Array) -> pa.Array:
 
     Raises:
         StoreError: there is no such column.
+        SchemaError: it holds no labels.
     """
     name = asked or "label"
     if name not in table.schema.names:
@@ -102,13 +104,7 @@ def labels_of(table: Table, asked: str, ids: pa.Array) -> pa.Array:
             )
         return pa.nulls(len(ids), pa.string())
     held = in_order(table.read(list(dict.fromkeys(["id", name]))), ids)[name].combine_chunks()
-    try:
-        return held.cast(pa.string())
-    except pa.ArrowNotImplementedError as error:
-        raise StoreError(
-            f"Column {name!r} of {table.uri} holds {held.type}, which is no label. Expected text or"
-            " numbers."
-        ) from error
+    return labels_as_text(held, name, table.uri)
 
 
 def changes(table: Table, version: int, dim: int) -> tuple[pa.Array, pa.Array] | None:

@@ -24,7 +24,7 @@ _WIDER = {
 
 
 class SchemaError(ValueError):
-    """Rows that do not fit the table; the message says what to do."""
+    """Rows that do not fit the table or what is asked of them; the message says what to do."""
 
 
 def delta_type(source: pa.DataType) -> pa.DataType | None:
@@ -195,6 +195,28 @@ def cast_column(column: pa.ChunkedArray | pa.Array, kind: pa.DataType) -> pa.Arr
     if kind == pa.string():
         return pa.array([_as_text(value) for value in values], kind)
     return pa.array(values, kind)
+
+
+def labels_as_text(
+    column: pa.ChunkedArray | pa.Array, name: str, place: str
+) -> pa.ChunkedArray | pa.Array:
+    """A column of labels as strings.
+
+    Args:
+        column: of text, numbers, dates or the like.
+        name: of the column, for the message.
+        place: of the table or source that has it, for the message.
+
+    Raises:
+        SchemaError: it holds something else, such as lists.
+    """
+    try:
+        return column.cast(pa.string())
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:  # invalid: bytes, no UTF-8
+        raise SchemaError(
+            f"Column {name!r} of {place} holds {column.type}, which is no label. Expected text or"
+            " numbers."
+        ) from error
 
 
 def _as_text(value: object) -> str | None:

@@ -13,6 +13,7 @@ from jobs.embed import EmbedConfig
 from jobs.embed import run as embed
 from jobs.maps import judge, place
 from jobs.project import ProjectConfig, run
+from schemas.columns import SchemaError
 from schemas.embeddings import vectors_of
 from schemas.projections import points_of
 from schemas.store import StoreError, Table
@@ -183,6 +184,10 @@ def test_mistakes_and_corners(tmp_path):
         run(ProjectConfig(fill(tmp_path, "u", rows(9), dim=8), str(tmp_path / "v"), onto=out))
     with pytest.raises(StoreError, match="3 rows, too few"):
         run(ProjectConfig(fill(tmp_path, "few", rows(3)), str(tmp_path / "w")))
+    assert not (tmp_path / "w").exists()
+    lists = fill(tmp_path, "lists", {k: (text, ["a"]) for k, (text, _) in rows(30).items()})
+    with pytest.raises(SchemaError, match="'label' of .*/lists holds list<.*>, which is no label"):
+        run(ProjectConfig(lists, str(tmp_path / "w")))
     assert not (tmp_path / "w").exists()
     same = fill(tmp_path, "same", {k: ("the same", "a") for k in rows(25)})
     for method in METHODS:

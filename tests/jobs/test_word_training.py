@@ -123,7 +123,10 @@ def test_a_table_is_a_corpus_too(reviews, royal, tmp_path, embatch):
         (["a"] * 6, "'label' has 1 values (a), expected two or more"),
         ([None] * 6, "'label' has 0 values"),
         (["a"] * 5 + ["b"], "have one text (b), expected two or more"),
-        ([["a"], ["b"]] * 3, "'label'"),
+        (
+            [["a"], ["b"]] * 3,
+            "holds list<item: string>, which is no label. Expected text or numbers",
+        ),
     ],
 )
 def test_labels_that_teach_nothing(labels, words, tmp_path, embatch):

@@ -16,9 +16,16 @@ from schemas.columns import (
     common_schema,
     delta_type,
     fitted,
+    labels_as_text,
     source_columns,
 )
-from schemas.embeddings import PASSAGE_FIELDS, Fingerprint, table_schema, vector_column, vectors_of
+from schemas.embeddings import (
+    PASSAGE_FIELDS,
+    Fingerprint,
+    table_schema,
+    vector_column,
+    vectors_of,
+)
 from schemas.fragments import write_rows
 from schemas.store import Table
 
@@ -370,6 +377,29 @@ def test_a_chunked_and_a_sliced_column_keep_their_rows():
     chunked = pa.chunked_array([[1], [2, 3]], pa.uint8()).slice(1)
     assert cast_column(chunked, pa.int16()) == pa.array([2, 3], pa.int16())
     assert cast_column(pa.chunked_array([], pa.uint8()), pa.int16()) == pa.array([], pa.int16())
+
+
+@pytest.mark.parametrize(
+    ("labels", "texts"),
+    [
+        (pa.array([1, None]), ["1", None]),
+        (pa.array(["a", None]).dictionary_encode(), ["a", None]),
+        (pa.chunked_array([[True], [False]]), ["true", "false"]),
+        (pa.array([date(2024, 1, 2)]), ["2024-01-02"]),
+        (pa.array([b"\xc3\xa4"]), ["ä"]),
+    ],
+)
+def test_labels_become_text(labels, texts):
+    assert labels_as_text(labels, "kind", "t").to_pylist() == texts
+
+
+@pytest.mark.parametrize("labels", [[["a"]], [{"a": 1}], [b"\xff"]])
+def test_what_is_no_label_is_refused(labels):
+    message = (
+        r"^Column 'kind' of t holds (list|struct|binary).*, which is no label. Expected text or"
+    )
+    with pytest.raises(SchemaError, match=message):
+        labels_as_text(pa.array(labels), "kind", "t")
 
 
 # -- what the vectors are -------------------------------------------------------------------------
