@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import numpy as np
 import tyro
@@ -26,7 +26,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
 
 from actors.checkpoints import Model, resolve
-from actors.engine import Engine, ModelError
+from actors.engine import Engine, ModelError, TextEncoder
 from actors.layout import read_layout
 from jobs.cluster import cluster
 from jobs.corpus import CorpusOptions
@@ -206,7 +206,7 @@ def _check(config: FinetuneConfig, model: Model) -> None:
 
 def _lengths(engine: Engine, texts: Sequence[str]) -> np.ndarray:
     """Tokens of each text, not cut."""
-    spans = engine.encoder.spans  # type: ignore[attr-defined]
+    spans = cast(TextEncoder, engine.encoder).spans
     return np.array([len(spans(text)) + 2 for text in texts])
 
 
