@@ -19,6 +19,7 @@ import tyro
 from actors.reader import Span, SpanReader
 from jobs.options import TableOptions, parse, user_errors
 from jobs.search import UNPRINTABLE, Hit, Search, SearchConfig, answer_each
+from schemas.embeddings import without_texts
 from schemas.store import StoreError
 
 Name = Annotated[str, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")]
@@ -60,9 +61,10 @@ class Asker:
             StoreError: there is no such table, or it holds no texts.
             ModelError: a model cannot be had, or is not of the table's space.
         """
-        if "text" not in config.open().schema.names:
+        if textless := without_texts(config.open().schema):
             raise StoreError(
-                f"{config.table} holds no texts to find answers in. Embed it without --no-text."
+                f"{config.table} is {textless}: it holds no texts to find answers in. Name a table that"
+                " `embatch embed` made of texts without --no-text."
             )
         self._search = Search(
             SearchConfig(config.table, config.storage_option, k=config.k, model=config.model),

@@ -10,6 +10,7 @@ import tyro
 
 from jobs.options import Flag, storage_options, table_uri
 from schemas.columns import labels_as_text
+from schemas.embeddings import Fingerprint, without_texts
 from schemas.store import StoreError, Table
 from sources import SourceOptions, open_source
 from sources.rows import PREPARED_FIELDS, SourceError
@@ -59,7 +60,7 @@ class CorpusOptions:
         Raises:
             SourceError: there is no such source or column.
             SchemaError: the column holds no labels.
-            StoreError: the table holds no texts.
+            StoreError: the table holds no texts, or is not one of embeddings.
         """
         found = False
         for rows, column in self._tables(Counter() if unread is None else unread):
@@ -86,9 +87,12 @@ class CorpusOptions:
                 raise SourceError(
                     f"{self.source} is a table, whose texts are its column `text`. Leave out --text-column."
                 )
-            if "text" not in table.schema.names:
+            if Fingerprint.of(table.schema) is None:
+                raise StoreError(f"{self.source} is a Delta table, but not one of embeddings.")
+            if textless := without_texts(table.schema):
                 raise StoreError(
-                    f"{self.source} holds no texts. Embed it without --no-text, or name the source."
+                    f"{self.source} is {textless}: it holds no texts. Name their source, or a table that"
+                    " `embatch embed` made of it without --no-text."
                 )
             for file in table.files():
                 yield table.read_file(file.name).drop_columns("embedding"), self.label_column

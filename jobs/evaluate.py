@@ -110,6 +110,9 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         SourceError: a file of judgements cannot be read, or names nothing that is there.
     """
     told = Evaluation()
+    words = None
+    if config.analogies or config.word_pairs:
+        words = WordTable(config.table, storage_options(config.storage_option))
     table, base = _read(config.table, config)
     if config.qrels:
         _retrieval(config, base, told)
@@ -119,8 +122,8 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         _labels(config, table, base, told)
     if config.compare:
         _overlap(config, base, told)
-    if config.analogies or config.word_pairs:
-        _words(config, told)
+    if words is not None:
+        _words(config, words, told)
     rounded = {name: round(float(value), 6) for name, value in told.measures.items()}
     return rounded | told.counts
 
@@ -226,8 +229,7 @@ def _labels(config: EvaluateConfig, table: Table, base: Vectors, told: Evaluatio
     told.measures["probe_macro_f1"] = f1_score(labels[test], predicted, average="macro")
 
 
-def _words(config: EvaluateConfig, told: Evaluation) -> None:
-    words = WordTable(config.table, storage_options(config.storage_option))
+def _words(config: EvaluateConfig, words: WordTable, told: Evaluation) -> None:
     found: dict[str, Any] = {}
     if config.analogies:
         found |= analogies(words, config.analogies, quiet=config.json)

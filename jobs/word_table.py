@@ -44,10 +44,14 @@ class WordTable:
         """
         self.place = place
         table = Table.open(table_uri(place), options)
-        held = None if table is None else Fingerprint.of(table.schema)
-        if table is None or held is None or not is_of_words(table.schema):
+        if table is None:
             raise StoreError(
-                f"{place} is no table of words. `embatch words MODEL {place}` makes one."
+                f"There is no table of words at {place}. `embatch words MODEL {place}` makes one."
+            )
+        held = Fingerprint.of(table.schema)
+        if held is None or not is_of_words(table.schema):
+            raise StoreError(
+                f"{place} is no table of words. `embatch words MODEL TABLE` makes one."
             )
         self.table, self._space = table, held.space
         vectors = read_vectors(self.table, held.dim)

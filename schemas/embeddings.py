@@ -108,6 +108,15 @@ def is_of_words(schema: pa.Schema) -> bool:
     return {"rank", "norm", "embedding"} <= set(schema.names) and "content_hash" not in schema.names
 
 
+def without_texts(schema: pa.Schema) -> str | None:
+    """What a table of vectors is that holds no texts, for messages; None where it holds some."""
+    if "text" in schema.names:
+        return None
+    if is_of_words(schema):
+        return "a table of words"
+    return "a table of images" if "image" in schema.names else "a table embedded with --no-text"
+
+
 def vector_column(vectors: np.ndarray, *, half: bool = False) -> pa.FixedSizeListArray:
     """Vectors as the column `embedding`.
 

@@ -166,7 +166,7 @@ def test_a_long_passage_is_read_to_its_end(reader):
         assert 0 <= span.start < span.end <= len(text) + 40
 
 
-def test_mistakes_are_told(tmp_path, table, reader):
+def test_mistakes_are_told(tmp_path, table, reader, royal):
     with pytest.raises(ValueError, match="--k is 0"):
         AskConfig(table, k=0)
     with pytest.raises(ModelError, match="neither a folder nor a name on the hub"):
@@ -176,5 +176,7 @@ def test_mistakes_are_told(tmp_path, table, reader):
     with pytest.raises(ModelError, match="expected at most 31: a half"):
         SpanReader(reader).read("radium " * 40, ["radium"])
     without = fill(tmp_path, "bare", rows(), no_text=True)
-    with pytest.raises(StoreError, match="holds no texts to find answers in"):
+    with pytest.raises(StoreError, match="bare is a table embedded with --no-text: it holds no"):
         Asker(AskConfig(without))
+    with pytest.raises(StoreError, match="is a table of words: it holds no texts to find answers"):
+        Asker(AskConfig(royal))

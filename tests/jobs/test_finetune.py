@@ -19,6 +19,7 @@ from jobs.corpus import Example
 from jobs.finetune import FinetuneConfig, run
 from jobs.labelled import chosen_length, histogram, labelled
 from jobs.metrics import separation
+from schemas.store import StoreError
 from sources.rows import SourceError
 from tests.tables import rows_of
 from tests.tiny_bert import tiny_bert
@@ -199,6 +200,20 @@ def test_lengths_and_separation_by_hand():
         np.array([[1, 0], [1, 0], [0, 1], [0, 1]], np.float32), np.array([0, 0, 1, 1])
     )
     assert told["silhouette"] == 1.0
+
+
+def test_a_table_without_texts_is_told_for_what_it_is(tmp_path, model, royal):
+    source, table = corpus(tmp_path, 20), str(tmp_path / "t")
+    assert main(["embed", source, table, "--model", model, "--no-text"]) == 0
+    assert main(["neighbours", table, f"{table}.near", "--k", "2"]) == 0
+    for place, message in {
+        table: "t is a table embedded with --no-text: it holds no texts. Name their source, or a",
+        royal: "royal is a table of words: it holds no texts",
+        f"{table}.near": "t.near is a Delta table, but not one of embeddings",
+    }.items():
+        with pytest.raises(StoreError, match=message):
+            run(asked(place, model, tmp_path / "out", text_column=""))
+    assert not (tmp_path / "out").exists()
 
 
 def test_mistakes_are_told(tmp_path, model):

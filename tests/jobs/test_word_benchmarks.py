@@ -43,7 +43,12 @@ def test_files_that_hold_no_questions(royal, tmp_path, embatch):
     says(
         embatch("evaluate", tmp_path / "texts", "--analogies", tmp_path / "q.txt"),
         1,
-        "no table of words",
+        f"{tmp_path}/texts is no table of words. `embatch words MODEL TABLE` makes one.",
+    )
+    says(
+        embatch("evaluate", tmp_path / "missing", "--word-pairs", tmp_path / "q.txt"),
+        1,
+        f"no table of words at {tmp_path}/missing. `embatch words MODEL {tmp_path}/missing` makes",
     )
 
 

@@ -97,4 +97,8 @@ def test_wrong_weights_are_told_before_there_is_a_table(royal, tmp_path, embatch
         2,
         "expected one that ends in .json",
     )
-    says(embatch("words", "weights", royal, tmp_path / "new.json"), 1, "holds no texts")
+    says(
+        embatch("words", "weights", royal, tmp_path / "new.json"),
+        1,
+        f"{royal} is a table of words: it holds no texts. Name their source",
+    )

@@ -153,19 +153,19 @@ def test_wrong_questions_are_told(lee, tmp_path, embatch):
     }.items():
         says(embatch("words", *arguments), 2, words)
     embatch("neighbours", lee, tmp_path / "near", "--k", "2")
-    for table in (tmp_path / "missing", tmp_path / "near"):
+    says(
+        embatch("words", "similar", tmp_path / "missing", "the"),
+        1,
+        f"no table of words at {tmp_path}/missing. `embatch words MODEL {tmp_path}/missing` makes",
+    )
+    source = jsonl(tmp_path / "a.jsonl", [{"text": "the government said"}])
+    embatch("embed", source, tmp_path / "texts", "--model", Path(lee).parent / "lee.txt")
+    for table in (tmp_path / "near", tmp_path / "texts"):
         says(
             embatch("words", "similar", table, "the"),
             1,
-            "is no table of words. `embatch words MODEL",
+            f"{table} is no table of words. `embatch words MODEL TABLE` makes one.",
         )
-    source = jsonl(tmp_path / "a.jsonl", [{"text": "the government said"}])
-    embatch("embed", source, tmp_path / "texts", "--model", Path(lee).parent / "lee.txt")
-    says(
-        embatch("words", "similar", tmp_path / "texts", "the"),
-        1,
-        "no table of words. `embatch words MODEL",
-    )
 
 
 def test_answers_for_people(royal, capsys):

@@ -114,7 +114,7 @@ def test_a_table_is_a_corpus_too(reviews, royal, tmp_path, embatch):
         1,
         "no column 'mood'. It has: id,",
     )
-    says(train(embatch, royal, tmp_path / "l.bin"), 1, "holds no texts")
+    says(train(embatch, royal, tmp_path / "l.bin"), 1, "is a table of words: it holds no texts")
 
 
 @pytest.mark.parametrize(

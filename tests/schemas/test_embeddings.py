@@ -25,6 +25,7 @@ from schemas.embeddings import (
     table_schema,
     vector_column,
     vectors_of,
+    without_texts,
 )
 from schemas.fragments import write_rows
 from schemas.store import Table
@@ -434,6 +435,16 @@ def test_a_table_has_the_columns_of_its_design():
     passages = [field.name for field in PASSAGE_FIELDS]
     assert table_schema([label], CHUNKED).names == ["id", *passages, *names[1:]]
     assert table_schema([], FINGERPRINT).field("embedding").type == pa.list_(pa.float32(), 4)
+
+
+def test_a_table_without_texts_says_what_it_is():
+    assert without_texts(table_schema([], FINGERPRINT)) is None
+    bare = table_schema([], FINGERPRINT, with_text=False)
+    assert without_texts(bare) == "a table embedded with --no-text"
+    images = table_schema([], FINGERPRINT, modality="image")
+    assert without_texts(images) == "a table of images"
+    words = pa.schema([("rank", pa.int64()), ("norm", pa.float32()), FINGERPRINT.field])
+    assert without_texts(words) == "a table of words"
 
 
 # -- vectors --------------------------------------------------------------------------------------
