@@ -29,6 +29,7 @@ from actors.engine import Engine, Items, ModelError
 from actors.nearest import nearest
 from jobs.options import CommandOutcome, TableOptions, parse, user_errors
 from jobs.vectors import in_order, read_vectors
+from schemas.columns import cast_column
 from schemas.embeddings import Fingerprint
 from schemas.store import StoreError, Table
 from sources.images import IMAGE_ENDINGS
@@ -176,7 +177,7 @@ def _details(table: Table, ids: pa.Array, shown_characters: int | None) -> pa.Ta
         elif "image" in rows.column_names:
             shown = pc.struct_field(rows["image"], "path")
         if "label" in rows.column_names:
-            label = rows["label"].cast(pa.string())
+            label = cast_column(rows["label"], pa.string())
         parts.append(pa.table({"id": rows["id"], "shown": shown, "label": label}))
     return in_order(pa.concat_tables(parts), ids)
 

@@ -23,6 +23,7 @@ from jobs.options import Flag, run_command, storage_options, table_uri
 from jobs.pictures import check_picture, draw_confusion
 from jobs.progress import Progress
 from jobs.vectors import open_vectors, refuse_two_spaces
+from schemas.columns import labels_as_text
 from schemas.embeddings import vectors_of
 from schemas.predictions import PREDICTIONS, class_probabilities, prediction_rows
 from schemas.store import Table
@@ -108,6 +109,7 @@ def run(config: ZeroShotConfig) -> ZeroShotSummary:
     Raises:
         StoreError: a table is missing, or of another space.
         ClassError: labels and classes do not fit.
+        SchemaError: the column of labels holds none.
     """
     options = storage_options(config.storage_option)
     table, held = open_vectors(config.table, options)
@@ -237,12 +239,13 @@ def _check_labels(
 
     Raises:
         ClassError: there are such labels.
+        SchemaError: the column holds no labels.
     """
     labels: set[str] = set()
     for file in table.files():
         rows = table.read_file(file.name, [label_column])
         if label_column in rows.column_names:
-            held = rows[label_column].combine_chunks().cast(pa.string())
+            held = labels_as_text(rows[label_column], label_column, config.table)
             labels.update(held.drop_null().unique().to_pylist())
     if unknown := labels - set(classes):
         raise ClassError(

@@ -78,6 +78,17 @@ def test_images_by_words_and_by_images(digits_clip, tmp_path):
         search(str(tmp_path / "broken.png"))
 
 
+def test_a_label_of_any_type_is_shown(tmp_path, capsys):
+    for name, label in {"list": ["a", "b"], "number": 7}.items():
+        source, place = tmp_path / f"{name}.jsonl", str(tmp_path / name)
+        source.write_text(json.dumps({"text": "rain", "label": label}) + "\n")
+        embed(EmbedConfig(str(source), place, "all-MiniLM-L6-v2", text_column="text"))
+        capsys.readouterr()
+        assert main(["search", place, "hail", "--json"]) == 0
+        hit = json.loads(capsys.readouterr().out)["hits"][0]
+        assert json.loads(hit["label"]) == label
+
+
 def test_mistakes_are_told(table, tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match="--k is 0"):
         SearchConfig(table, k=0)

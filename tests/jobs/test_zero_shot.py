@@ -12,9 +12,10 @@ from jobs.cli import main
 from jobs.embed import EmbedConfig
 from jobs.zero_shot import ClassError, ZeroShotConfig
 from jobs.zero_shot import run as zero_shot
+from schemas.columns import SchemaError
 from schemas.embeddings import Fingerprint
 from schemas.store import StoreError, Table
-from tests.tables import embed, rows_of
+from tests.tables import embed, fill, rows_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
@@ -109,6 +110,14 @@ def test_texts_are_classified_too(tmp_path):
     )
     assert (summary.n, summary.accuracy) == (2, 1.0)
     assert Fingerprint.of(Table.open(str(tmp_path / "classes")).schema).logit_scale is None
+
+
+def test_lists_are_no_labels_to_classify_by(tmp_path):
+    classes = fill(tmp_path, "classes", [{"key": name, "text": name} for name in "ab"])
+    table = fill(tmp_path, "t", [{"key": "k", "text": "a", "label": ["a"]}])
+    with pytest.raises(SchemaError, match="'label' of .*/t holds list<.*>, which is no label"):
+        zero_shot(ZeroShotConfig(table, classes, str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
 
 
 def test_mistakes_are_told(digits, digits_clip, photos, tmp_path):
