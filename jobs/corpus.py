@@ -94,8 +94,12 @@ class CorpusOptions:
                     f"{self.source} is {textless}: it holds no texts. Name their source, or a table that"
                     " `embatch embed` made of it without --no-text."
                 )
+            wanted = [name for name in table.schema.names if name != "embedding"]
             for file in table.files():
-                yield table.read_file(file.name).drop_columns("embedding"), self.label_column
+                rows = table.read_file(file.name, wanted)
+                if self.label_column in set(wanted) - set(rows.column_names):  # it came later
+                    rows = rows.append_column(self.label_column, pa.nulls(len(rows)))
+                yield rows, self.label_column
             return
         source = open_source(
             SourceOptions(

@@ -131,6 +131,16 @@ def test_a_table_is_a_source_too(tmp_path, model):
     assert summary.n + summary.n_held == len(rows_of(table))
 
 
+def test_rows_from_before_there_was_a_column_have_no_label(tmp_path, model):
+    table = str(tmp_path / "t")
+    (tmp_path / "a.jsonl").write_text('{"text": "the goal"}\n{"text": "the bank"}\n')
+    for source in (str(tmp_path / "a.jsonl"), corpus(tmp_path, 40)):
+        assert main(["embed", source, table, "--model", model, "--text-column", "text"]) == 0
+    summary = run(asked(table, model, tmp_path / "out", epochs=1, text_column=""))
+    assert summary.n_without_label == 2
+    assert summary.n + summary.n_held == len(rows_of(table)) - 2
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.usefixtures("through_ray")
