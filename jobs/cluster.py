@@ -36,6 +36,7 @@ class Allocation:
             always find room.
         gpus: what an actor reserves of a node's GPUs.
         window_rows: rows that an actor takes at a time.
+        grows: whether there may be more machines later, and more actors on them.
     """
 
     device: str
@@ -44,6 +45,7 @@ class Allocation:
     cpus: float
     gpus: float
     window_rows: int
+    grows: bool = False
 
 
 def allocate(
@@ -53,6 +55,7 @@ def allocate(
     actors: int | None,
     n_due: int,
     model_bytes: int = 0,
+    grows: bool = False,
 ) -> Allocation:
     """Share out the machines.
 
@@ -63,12 +66,15 @@ def allocate(
             model), or one for every CPU_THREADS cores of a node.
         n_due: rows to embed.
         model_bytes: size of the model's weights.
+        grows: nodes may be added, those with GPUs also from none: asking for one brings it.
 
     Raises:
-        ValueError: `cuda` is asked for and no node has a GPU.
+        ValueError: `cuda` is asked for and no node has, or will have, a GPU.
     """
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
     cores = [max(1, int(node.get("CPU", 0))) for node in nodes if node.get("CPU", 0) > 0] or [1]
+    if device == "cuda" and grows and not gpus:
+        gpus, cores = actors or 1, [REPLICA_CPUS * (actors or 1)]
     if device == "cuda" and not gpus:
         raise ValueError(
             "--device cuda: no GPU is on this machine, or on any node of the Ray cluster. Leave "
@@ -89,6 +95,7 @@ def allocate(
         cpus=min(ACTOR_SHARE * threads, ACTOR_SHARE * min(cores) / a_node),
         gpus=min(1.0, gpus / n_actors) if on_gpu else 0.0,
         window_rows=max(SMALLEST_WINDOW, min(WINDOW_ROWS, window)),
+        grows=grows and actors is None,
     )
 
 
@@ -111,6 +118,11 @@ class Cluster:
         """Whether there is a Ray to be used, or one on its way; asking starts none."""
         given = self.address is not None or self._started is not None
         return given or ("ray" in sys.modules and sys.modules["ray"].is_initialized())
+
+    @property
+    def grows(self) -> bool:
+        """Whether nodes may be added while a run is at work."""
+        return self.address is not None
 
     def nodes(self) -> list[dict[str, float]]:
         """The resources of the nodes that are alive; waits for Ray."""

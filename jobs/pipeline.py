@@ -168,7 +168,10 @@ def _dataset(work: Work, use: Allocation, precision: str, token_budget: int) -> 
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(
-            size=use.n_actors, max_concurrent_calls_per_actor=2, enable_true_multi_threading=True
+            min_size=use.n_actors,
+            max_size=None if use.grows else use.n_actors,
+            max_concurrent_calls_per_actor=2,
+            enable_true_multi_threading=True,
         ),
         num_cpus=use.cpus,
         num_gpus=use.gpus,

@@ -205,6 +205,7 @@ class Sync:
             actors=self.options.actors,
             n_due=len(work.due),
             model_bytes=self.model.size_bytes,
+            grows=self.cluster.grows,
         )
         self.n_actors = use.n_actors
         make = reports_here if here else reports

@@ -46,6 +46,15 @@ def test_a_small_model_shares_a_gpu_where_there_are_cores_for_it():
     assert n_actors(32, 1 << 30) == 2
 
 
+def test_a_cluster_that_grows_brings_the_gpus_that_are_asked_for():
+    head = [{"CPU": 0}]
+    use = allocate(head, device="cuda", actors=None, n_due=10**6, grows=True)
+    assert (use.device, use.n_actors, use.gpus, use.grows) == ("cuda", 1, 1.0, True)
+    two = allocate(head, device="cuda", actors=2, n_due=10**6, grows=True)
+    assert (two.n_actors, two.gpus, two.grows) == (2, 1.0, False)
+    assert allocate(head, device="auto", actors=None, n_due=1, grows=True).device == "cpu"
+
+
 def test_a_gpu_that_is_not_there_is_one_message():
     with pytest.raises(ValueError, match="--device cuda: no GPU is on this machine"):
         allocate([{"CPU": 2}], device="cuda", actors=None, n_due=1)
