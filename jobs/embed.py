@@ -16,19 +16,19 @@ import sys
 import time
 import uuid
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from actors.templates import templates_of
 from jobs.cluster import cluster, native_noise_in_a_file
+from jobs.events import Events, open_log
 from jobs.options import Flag, parse, storage_options, table_uri, user_errors
-from jobs.outcome import DryRunSummary, EmbedSummary, TooManyFailures
-from jobs.planning import SyncModel, SyncOptions
+from jobs.outcome import DryRunSummary, EmbedSummary, TooManyFailures, too_many_failures
+from jobs.planning import SyncModel, SyncOptions, refuse_nesting
 from jobs.preview import dry_run
 from jobs.stop import Stopped, StopSignal
-from jobs.sync import Sync, too_many_failures
+from jobs.sync import Sync
 from sources.rows import Source, SourceOptions
 
 DRY_RUN_ROWS = 64
@@ -79,6 +79,7 @@ class EmbedConfig:
         address: Ray cluster to join (default: RAY_ADDRESS, else a Ray of our own on this machine)
         shared_filesystem: say that all nodes of the cluster see TABLE under its local path
         storage_option: KEY=VALUE for the object store, once for each
+        log: file to which a line of JSON is added for each event of the run
         json: print the summary as one line of JSON, the last on stdout
         verbose: show what Ray says
     """
@@ -120,6 +121,7 @@ class EmbedConfig:
     address: Text = ""
     shared_filesystem: Flag = False
     storage_option: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    log: Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = ""
     json: Flag = False
     verbose: Flag = False
 
@@ -175,7 +177,7 @@ def run(
     started = time.monotonic()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     table = table_uri(config.table)
-    _refuse_nesting(config.source, table)
+    refuse_nesting(config.source, table)
     source = source_of(config)
     model = model or model_of(config, source)
     if source.options.modality == "image":
@@ -208,8 +210,13 @@ def run(
     )
     run_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
     stop = stop or StopSignal()
-    with stop.watched(), cluster(config.address or None, verbose=config.verbose) as ray_cluster:
-        sync = Sync(source, model, options, run_id, ray_cluster, stop)
+    with (
+        stop.watched(),
+        open_log(config.log) as log,
+        cluster(config.address or None, verbose=config.verbose) as ray_cluster,
+    ):
+        events = Events(run_id, table, model.name, log, metrics=ray_cluster.address is not None)
+        sync = Sync(source, model, options, run_id, ray_cluster, stop, events)
         if config.dry_run:
             return dry_run(sync.preview(DRY_RUN_ROWS), model, config.device, config.precision)
         outcome = sync.run()
@@ -283,17 +290,6 @@ def _refuse_text_options(config: EmbedConfig) -> None:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _refuse_nesting(source: str, table: str) -> None:
-    """A table inside its source's folder would become its own source the next night."""
-    if "://" in source or "://" in table or not os.path.isdir(source):
-        return
-    folder, inner = Path(source).resolve(), Path(table).resolve()
-    if inner == folder or folder in inner.parents:
-        raise ValueError(
-            f"TABLE {table} lies inside SOURCE {source}, and would be read as a part of it. Move it out."
-        )
 
 
 def _tell(summary: EmbedSummary | DryRunSummary, config: EmbedConfig) -> None:

@@ -161,11 +161,7 @@ class EmbedSummary(Counts):
             tokens_per_second=round(tally.n_tokens / embed_seconds, 1),
             padding_waste=round(tally.padding_waste, 4),
             gemm_share=round(tally.gemm_share, 4),
-            starved_share=round(
-                max(0.0, 1 - tally.busy_seconds / embed_seconds / outcome.n_actors), 4
-            )
-            if tally.n_tokens
-            else 0.0,
+            starved_share=round(tally.starved_share(embed_seconds, outcome.n_actors), 4),
             waves=outcome.n_waves,
             replans=outcome.n_replans,
             failures=outcome.reasons,
@@ -206,6 +202,15 @@ class EmbedSummary(Counts):
     def json(self) -> str:
         """For a machine."""
         return json.dumps(asdict(self))
+
+
+def too_many_failures(share: float, allowed: float, table: str) -> str:
+    """The message for a run that failed too often."""
+    return (
+        f"{share:.1%} of the rows due failed, more than --max-failures {allowed:g}. What was "
+        f"committed stays; see `embatch failures {table}`, then fix the source, or raise "
+        "--max-failures."
+    )
 
 
 class TooManyFailures(SyncError):

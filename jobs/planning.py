@@ -1,7 +1,9 @@
 """What a run will do: the table opened and checked, the source read, the two compared."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -154,6 +156,21 @@ class Planner:
         """Whether reading the source takes no time, so that Ray need not start meanwhile."""
         return sum(piece.size_bytes for piece in self.pieces) < SMALL_BYTES
 
+    def nodes(self) -> list[dict[str, float]]:
+        """Resources of the machines; refuses a table that only one of them would see."""
+        nodes = self.cluster.nodes()
+        if (
+            len(nodes) > 1
+            and "://" not in self.options.table
+            and not self.options.shared_filesystem
+        ):
+            raise SyncError(
+                f"TABLE {self.options.table} is a local path, and this Ray cluster has {len(nodes)} "
+                "nodes. Give a URI such as s3://bucket/table, or --shared-filesystem if all nodes "
+                "see that path."
+            )
+        return nodes
+
     def scan_source(self) -> SourceScan:
         """Read the source once for its keys."""
         limit = self.options.limit
@@ -254,6 +271,17 @@ def _refuse_other_space(table: Table, mine: Fingerprint, *, replace: bool) -> No
     if bool(held.chunking) != bool(mine.chunking):
         what, way = ("passages", "with") if held.chunking else ("whole documents", "without")
         raise OtherSpace(f"Table {table.uri} holds {what}. Run {way} --chunk-tokens, {rescue}")
+
+
+def refuse_nesting(source: str, table: str) -> None:
+    """A table inside its source's folder would become its own source the next night."""
+    if "://" in source or "://" in table or not os.path.isdir(source):
+        return
+    folder, inner = Path(source).resolve(), Path(table).resolve()
+    if inner == folder or folder in inner.parents:
+        raise ValueError(
+            f"TABLE {table} lies inside SOURCE {source}, and would be read as a part of it. Move it out."
+        )
 
 
 def fingerprint_of(model: SyncModel, options: SyncOptions) -> Fingerprint:

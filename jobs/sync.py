@@ -15,7 +15,8 @@ import pyarrow as pa
 from actors.window import Target
 from jobs import claim
 from jobs.cluster import Cluster, allocate, this_machine
-from jobs.outcome import Counts, Outcome, Preview
+from jobs.events import Events
+from jobs.outcome import Counts, Outcome, Preview, too_many_failures
 from jobs.pipeline import Work, reports, reports_here
 from jobs.planning import Planner, SyncError, SyncModel, SyncOptions
 from jobs.preview import sample_due
@@ -47,13 +48,14 @@ class Sync:
         run: str,
         cluster: Cluster,
         stop: StopSignal,
+        events: Events,
     ) -> None:
         self.source, self.model, self.options, self.cluster = source, model, options, cluster
         identity = claim.identity(run)
         self.note = {**identity, "command": "embed", "model": model.name}
         self.note |= {"given_model": options.given_model, "source": options.source_name}
         self.note |= {"word_weights": options.word_weights} if options.word_weights else {}
-        self.stop = stop
+        self.stop, self.events = stop, events
         self.planner = Planner(source, model, options, self.note, cluster, self.stop)
         self.tally = Tally()
         self.embed_seconds = 0.0
@@ -82,6 +84,7 @@ class Sync:
             return self._until_undisturbed(self.planner.claim_table(table))
         except BaseException as error:
             state = "stopped" if isinstance(error, Stopped) else "failed"
+            self.events.tell("end", state=state, reason=str(error))
             claim.release(self.options.table, self.options.storage_options, self.note, state)
             raise
 
@@ -101,6 +104,7 @@ class Sync:
                 return self._until_agreed(table, scan)
             except Refused as refusal:
                 self.n_replans += 1
+                self.events.tell("replan", reason=str(refusal))
                 if self.n_replans > MAX_REPLANS:
                     raise SyncError(
                         f"{refusal} That was the {MAX_REPLANS}th time: something else keeps "
@@ -122,6 +126,7 @@ class Sync:
             n_before = log.n_unreadable(options.source_name)
             self._n_unreadable_new = max(0, len(scan.failures) - n_before)
             self._first_plan = plan
+        self.events.plan(len(plan.due) + plan.deferred)
         schema = table_schema(
             columns.values(),
             self.planner.fingerprint,
@@ -157,7 +162,15 @@ class Sync:
         """Let the workers work on what is due, and commit what they have written."""
         options = self.options
         waves = Waves(
-            table, held.files, plan, log, self.note, self._failure, self.tally, at_once=at_once
+            table,
+            held.files,
+            plan,
+            log,
+            self.note,
+            self._failure,
+            self.tally,
+            self.events,
+            at_once=at_once,
         )
         target = Target(
             uri=options.table,
@@ -200,7 +213,7 @@ class Sync:
         here = here and not self.cluster.is_up()
         started, is_first = time.monotonic(), True
         use = allocate(
-            [this_machine()] if here else self._nodes(),
+            [this_machine()] if here else self.planner.nodes(),
             device=self.options.device,
             actors=self.options.actors,
             n_due=len(work.due),
@@ -222,29 +235,21 @@ class Sync:
         ):
             for report in arriving:
                 if report is not None:
+                    if is_first:
+                        self.start_seconds += time.monotonic() - started - report["seconds"]
+                        is_first = False
                     waves.take(report)
-                if report is not None and is_first:
-                    self.start_seconds += time.monotonic() - started - report["seconds"]
-                    is_first = False
-                progress.add(report["n_due"] if report else 0)
+                    progress.add(report["n_due"])
+                    self.events.report(report, progress.total - progress.done)
+                    elapsed = time.monotonic() - started - self.start_seconds
+                    self.events.shares(
+                        self.tally.gemm_share, self.tally.starved_share(elapsed, use.n_actors)
+                    )
+                progress.add()
                 if waves.seconds_since_commit() > self.options.wave_seconds:
                     waves.commit()
                     self._check_hopeless()
                 self.stop.check()
-
-    def _nodes(self) -> list[dict[str, float]]:
-        nodes = self.cluster.nodes()
-        if (
-            len(nodes) > 1
-            and "://" not in self.options.table
-            and not self.options.shared_filesystem
-        ):
-            raise SyncError(
-                f"TABLE {self.options.table} is a local path, and this Ray cluster has {len(nodes)} "
-                "nodes. Give a URI such as s3://bucket/table, or --shared-filesystem if all nodes "
-                "see that path."
-            )
-        return nodes
 
     def _failure(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """A failure of a source or a worker as the failures table has it."""
@@ -269,6 +274,7 @@ class Sync:
         counts = self._counts(plan, scan)
         compact(table, self.note)
         table.commit({**self.note, "state": "done", **vars(counts)})
+        self.events.tell("end", state="done", version=table.version, **vars(counts))
         if table.version % CHECKPOINT_VERSIONS == 0:
             table.checkpoint()
         reasons = np.array(log.rows["reason"].to_pylist(), object)[log.seen]
@@ -311,12 +317,3 @@ class Sync:
         share, allowed = self._failure_share(), self.options.max_failures
         if self.tally.n_failed >= HOPELESS_FAILURES and share > allowed:
             raise SyncError(too_many_failures(share, allowed, self.options.table))
-
-
-def too_many_failures(share: float, allowed: float, table: str) -> str:
-    """The message for a run that failed too often."""
-    return (
-        f"{share:.1%} of the rows due failed, more than --max-failures {allowed:g}. What was "
-        f"committed stays; see `embatch failures {table}`, then fix the source, or raise "
-        "--max-failures."
-    )

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from jobs.claim import RENEW_SECONDS
+from jobs.events import Events
 from schemas.embeddings import vector_column, vectors_of
 from schemas.failures import FailureLog
 from schemas.fragments import KEPT, Fragment, new_name, write_rows, write_tables
@@ -68,6 +69,12 @@ class Tally:
         """Share of the time in which models computed that their matrix products alone would take."""
         return self.ceiling_seconds / self.busy_seconds if self.busy_seconds else 0.0
 
+    def starved_share(self, seconds: float, n_actors: int) -> float:
+        """Share of so many seconds in which the models of n actors waited; 0 where there was no work."""
+        if not self.n_tokens:
+            return 0.0
+        return max(0.0, 1 - self.busy_seconds / max(seconds, 1e-9) / n_actors)
+
     @property
     def padding_waste(self) -> float:
         """Share of the tokens computed that are padding."""
@@ -107,6 +114,7 @@ class Waves:
         note: what every commit's metadata holds (run, host, pid, model).
         as_failure: a worker's failure as a row of the failures table.
         tally: counts what is on record.
+        events: told of each wave.
         at_once: hold everything back for `finish_overwrite`.
     """
 
@@ -117,6 +125,7 @@ class Waves:
     note: Mapping[str, Any]
     as_failure: Callable[[Mapping[str, Any]], dict[str, Any]]
     tally: Tally
+    events: Events
     at_once: bool = False
     n_waves: int = 0
 
@@ -162,7 +171,7 @@ class Waves:
                 self.table.commit({**self.note, "state": "claim"})
                 self._last_commit = time.monotonic()
             return 0
-        self._last_commit = time.monotonic()
+        started = self._last_commit = time.monotonic()
         self._record(failed)
         rewritten = [fragment for index in old if (fragment := self._without_old_rows(index))]
         if added or old:
@@ -172,6 +181,8 @@ class Waves:
                 remove=[self.files[index] for index in old],
             )
             self.n_waves += 1
+            n_added = sum(fragment.n_rows for fragment in added)
+            self.events.wave(time.monotonic() - started, n_added, self.table.version)
         for group in ready:
             self._fragments.pop(group, None)
             self._failed.pop(group, None)
