@@ -29,7 +29,7 @@ from jobs.planning import SyncModel, SyncOptions, refuse_nesting
 from jobs.preview import dry_run
 from jobs.stop import Stopped, StopSignal
 from jobs.sync import Sync
-from sources.rows import Source, SourceOptions
+from sources.rows import Source, SourceOptions, without_secrets
 
 DRY_RUN_ROWS = 64
 Names = Annotated[str, tyro.conf.arg(metavar="A,B", help_behavior_hint="")]
@@ -185,7 +185,7 @@ def run(
     options = SyncOptions(
         table=table,
         storage_options=storage_options(config.storage_option),
-        source_name=config.source,
+        source_name=without_secrets(config.source),
         given_model=os.path.abspath(config.model) if os.path.exists(config.model) else config.model,
         word_weights=os.path.abspath(config.word_weights) if config.word_weights else "",
         prune=config.prune,

@@ -16,6 +16,7 @@ import tyro
 from jobs.cluster import under_submitted_job
 from schemas.embeddings import Fingerprint
 from schemas.store import StoreError, Table
+from sources.rows import without_secrets
 
 Config = TypeVar("Config")
 Result = TypeVar("Result")
@@ -101,7 +102,7 @@ def user_errors() -> Iterator[CommandOutcome]:
     try:
         yield outcome
     except user_error_types() as error:
-        print(f"embatch: {error}", file=sys.stderr)
+        print(f"embatch: {without_secrets(str(error))}", file=sys.stderr)
         outcome.exit_code = 2 if type(error) is ValueError else 1
     except KeyboardInterrupt:
         print("embatch: interrupted.", file=sys.stderr)

@@ -19,6 +19,7 @@ from jobs.stop import Stopped, StopSignal
 from schemas.failures import FailureLog
 from schemas.refreshes import StepRow
 from schemas.store import Table
+from sources.rows import without_secrets
 
 
 class Steps:
@@ -74,13 +75,16 @@ class Steps:
                 sys.stderr.write(f"{step}\n")
                 told = self._embed(step) if step.command == "embed" else self._follow(step)
         except user_error_types() as error:
-            told = {"state": "failed", "message": str(error)}
+            told = {"state": "failed", "message": without_secrets(str(error))}
         except Stopped as stopped:
             told = {"state": "stopped", "message": f"{stopped}."}
             raise
         except Exception as error:  # our own mistake in one step must not cost the night
             traceback.print_exc()
-            told = {"state": "failed", "message": f"{type(error).__name__}: {error}"}
+            told = {
+                "state": "failed",
+                "message": without_secrets(f"{type(error).__name__}: {error}"),
+            }
         finally:
             self._add(step, {**told, "seconds": round(time.monotonic() - began, 3)})
 
@@ -97,7 +101,7 @@ class Steps:
         except OtherSpace as other:
             self._add(step, {"state": "due", "message": f"{other} Here: all rows anew."})
         except user_error_types() as error:
-            self._add(step, {"state": "failed", "message": str(error)})
+            self._add(step, {"state": "failed", "message": without_secrets(str(error))})
         else:
             assert isinstance(told, DryRunSummary)  # it was asked for
             changed = told.replaced + told.updated

@@ -29,7 +29,7 @@ from schemas.embeddings import table_schema
 from schemas.failures import OF_RECIPE, FailureLog
 from schemas.plan import CONFLICT, EMBED, Plan
 from schemas.store import Refused, StoreError, Table
-from sources.rows import Source
+from sources.rows import Source, without_secrets
 
 MAX_REPLANS = 20
 FEW_ROWS = 512  # so many are embedded in this process, if no Ray is up
@@ -84,7 +84,7 @@ class Sync:
             return self._until_undisturbed(self.planner.claim_table(table))
         except BaseException as error:
             state = "stopped" if isinstance(error, Stopped) else "failed"
-            self.events.tell("end", state=state, reason=str(error))
+            self.events.tell("end", state=state, reason=without_secrets(str(error)))
             claim.release(self.options.table, self.options.storage_options, self.note, state)
             raise
 
@@ -256,6 +256,8 @@ class Sync:
         content = row["content_hash"]
         return {
             **row,
+            "source_file": without_secrets(row["source_file"]),
+            "reason": without_secrets(row["reason"]),
             "content_hash": content.hex() if isinstance(content, bytes) else content,
             "recipe": self.planner.fingerprint.recipe if row["stage"] in OF_RECIPE else None,
             "source": self.options.source_name,

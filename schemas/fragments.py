@@ -15,13 +15,27 @@ VECTOR_PATH = "embedding.list.element"
 KEPT = "kept"  # the task of files that hold the rows that stay of an older file
 
 
+class OutsideTable(ValueError):
+    """A table whose log names a file elsewhere: whoever wrote it wants that file read."""
+
+
 @dataclass(frozen=True)
 class Fragment:
-    """A Parquet file of a table, committed or not."""
+    """A Parquet file of a table, committed or not.
+
+    Raises:
+        OutsideTable: the name leads out of the table's folder.
+    """
 
     name: str
     size_bytes: int
     n_rows: int
+
+    def __post_init__(self) -> None:
+        if self.name.startswith("/") or "://" in self.name or ".." in self.name.split("/"):
+            raise OutsideTable(
+                f"The table's log names {self.name!r}, a file outside of the table. It is not read."
+            )
 
 
 def new_name(run: str, task: str) -> str:

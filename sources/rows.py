@@ -4,6 +4,7 @@ A source is listed once on the driver into pieces. A piece is read twice in a ru
 embed, each time perhaps on another machine: a source pickles small and reads the same both times.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
@@ -14,6 +15,11 @@ MAX_ROWS = 8192
 """Rows in one `Rows`, at most."""
 MAX_BYTES = 16 << 20
 """Bytes of input in one `Rows`, about: it ends after the row that reaches it."""
+
+USER_PART = re.compile(r"://[^/@\s]+@")
+SECRET_PART = re.compile(
+    r"([?&][\w.-]*(?:sig|token|key|secret|password|credential)[\w.-]*=)[^&\s'\"]+", re.IGNORECASE
+)
 
 FAILURE_SCHEMA = pa.schema(
     [
@@ -199,8 +205,17 @@ def unread(name: str, position: int, error: Exception | str) -> Rows:
 
 
 def short_reason(error: Exception | str) -> str:
-    """The first line of an error, without the path, in at most 200 characters."""
+    """The first line of an error, without the path and secrets, in at most 200 characters."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    return without_secrets(lines[0])[:200] if lines else type(error).__name__
+
+
+def without_secrets(text: str) -> str:
+    """A text that may be kept and shown: what URLs in it hold of passwords, tokens and signatures is cut.
+
+    >>> without_secrets("https://me:1234@host/a?page=2&token=abc")
+    'https://…@host/a?page=2&token=…'
+    """
+    return SECRET_PART.sub(r"\1…", USER_PART.sub("://…@", text))

@@ -22,9 +22,7 @@ PATIENCE_SECONDS = 120
 
 
 def source(folder, n, bad=()):
-    rows = (
-        {"id": f"d{i}", "text": f"text {i}{' POISON' if i in bad else ''}"} for i in range(n)
-    )
+    rows = ({"id": f"d{i}", "text": f"text {i}{' POISON' if i in bad else ''}"} for i in range(n))
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(folder / "rows.jsonl")
 
