@@ -193,7 +193,7 @@ def read_corpus(path: str | Path) -> Corpus:
         OSError: it cannot be read.
         ValueError: it is no TOML, or says something that no command knows; names the section.
     """
-    path = Path(path)
+    path = Path(path).absolute()
     try:
         told = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -210,7 +210,8 @@ def read_corpus(path: str | Path) -> Corpus:
     storage = tuple(f"{key}={value}" for key, value in told.get("storage", {}).items())
     shared = {key.replace("-", "_"): value for key, value in told.get("all", {}).items()}
     shared["storage_option"] = list(storage)
-    reading = _Reading(path, told.get("tables", "tables").rstrip("/"), shared)
+    tables = told.get("tables", "tables").rstrip("/")
+    reading = _Reading(path, tables if "://" in tables else str(path.parent / tables), shared)
     sections = [(kind, *section) for kind in KINDS for section in told.get(kind, {}).items()]
     _check_shared(reading, sections)
     _check_names(reading, sections)

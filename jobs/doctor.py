@@ -61,7 +61,7 @@ def run(config: DoctorConfig) -> list[Finding]:
         ValueError: the file is no corpus.toml; the message names the section.
         OSError: the file cannot be read.
     """
-    corpus = read_corpus(Path(config.corpus).absolute())
+    corpus = read_corpus(config.corpus)
     with contextlib.chdir(corpus.path.parent):
         found = [Finding(OK, str(config.corpus), f"{len(corpus.steps)} steps")]
         for step in corpus.steps:

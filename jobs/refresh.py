@@ -11,18 +11,18 @@ step did is written into the table `refreshes`, next to the others.
 """
 
 import contextlib
+import os
 import sys
 import time
 import uuid
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import pyarrow as pa
 import tyro
 
 from jobs import claim, vacuum
-from jobs.cluster import native_noise_in_a_file
+from jobs.cluster import native_noise_in_a_file, under_submitted_job
 from jobs.declared import REFRESHES, Corpus, read_corpus
 from jobs.history import RefreshSummary, write_page
 from jobs.options import Flag, parse, storage_options, table_uri, user_errors
@@ -66,7 +66,12 @@ def run(config: RefreshConfig) -> RefreshSummary:
         TableBusy: another refresh of this corpus is at work.
         Stopped: SIGINT or SIGTERM; what was done is written down.
     """
-    corpus = read_corpus(Path(config.corpus).absolute())
+    corpus = read_corpus(config.corpus)
+    if under_submitted_job() and not os.path.isabs(config.corpus) and "://" not in corpus.tables:
+        raise ValueError(
+            f"{config.corpus} is relative, and a submitted job runs in a temporary copy of its folder, where"
+            ' the tables would be lost. Give its absolute path, or a URI as tables = "s3://bucket/tables".'
+        )
     with contextlib.chdir(corpus.path.parent):  # what the file's paths are seen from
         return _refresh(corpus, config)
 

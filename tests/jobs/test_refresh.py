@@ -193,6 +193,17 @@ def test_our_own_mistake_in_one_step_does_not_cost_the_night(tmp_path, monkeypat
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_a_submitted_job_wants_to_know_where_its_tables_stay(tmp_path, monkeypatch):
+    path = declare(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(
+        ValueError, match=r"corpus.toml is relative, .* tables would be lost. Give its"
+    ):
+        run("corpus.toml")
+    assert not run(path).failed
+
+
 def test_a_dry_run_says_what_is_due_and_writes_nothing(tmp_path):
     path = declare(tmp_path, FOLLOW_UPS)
     names = sorted(tmp_path.rglob("*"))
