@@ -1,7 +1,6 @@
 import json
 import re
 import shutil
-import time
 import zipfile
 
 import pytest
@@ -255,29 +254,16 @@ def test_the_page_of_a_thousand_photos(browser, data_folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_hundred_thousand_points_can_be_used(browser, tmp_path):
-    table, plan = fill(tmp_path, 200_000), str(tmp_path / "map")
+@pytest.mark.parametrize("n", [100_000, 200_000])  # benchmarks.page says how fast
+def test_so_many_points_are_drawn_and_can_be_used(browser, tmp_path, n):
+    table, plan = fill(tmp_path, n), str(tmp_path / "map")
     assert main(["project", table, plan, "--method", "pca"]) == 0
     run(ReportConfig((table, plan), out=str(tmp_path / "r.html")))
     page, said = open_page(browser, tmp_path / "r.html")
-    started = time.monotonic()
+    drawn = page.evaluate("document.getElementById('map').data.reduce((n, t) => n + t.x.length, 0)")
+    assert drawn == n - 1
     page.mouse.click(*place_of(page, 777))
     page.wait_for_selector(".chosen")
     page.fill("#search", "text 17777")
     assert "text 17777" in page.locator("#found li").all_inner_texts()
-    assert time.monotonic() - started < 5
     assert said == []
-
-
-@pytest.mark.slow
-def test_a_hundred_thousand_points_are_drawn_in_five_seconds(browser, tmp_path):
-    table, plan = fill(tmp_path, 100_000), str(tmp_path / "map")
-    assert main(["project", table, plan, "--method", "pca"]) == 0
-    run(ReportConfig((table, plan), out=str(tmp_path / "r.html")))
-    started = time.monotonic()
-    page, said = open_page(browser, tmp_path / "r.html")
-    seconds = time.monotonic() - started
-    drawn = page.evaluate("document.getElementById('map').data.reduce((n, t) => n + t.x.length, 0)")
-    assert drawn == 99_999
-    assert said == []
-    assert seconds < 5
