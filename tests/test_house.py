@@ -78,14 +78,3 @@ def test_every_command_is_a_module_and_every_module_with_a_main_is_a_command():
 
 def test_every_module_opens_with_what_it_is_for():
     assert [str(path) for path in CODE if not ast.get_docstring(ast.parse(path.read_text()))] == []
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_ray_accepts_the_cluster_file():
-    import yaml
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    config = prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text()))
-    validate_config(config)
-    assert config["head_node_type"] == "head"
-    assert config["available_node_types"]["gpu_worker"]["max_workers"] == 8
