@@ -17,13 +17,12 @@ with DAG(
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=12),
 ):
-    # A task that is stopped gets SIGTERM, and embatch commits the wave in hand: give it the time
+    # A task that is stopped gets SIGTERM, and embatch commits what is complete: give it the time
     # for that by `killed_task_cleanup_time = 900` in the section [core] of airflow.cfg.
     BashOperator(
         task_id="refresh",
         bash_command="exec /srv/embatch/.venv/bin/embatch refresh corpus.toml --json",
         cwd="/srv/embatch",
-        append_env=True,
         retries=1,  # goes on from the last commit
         retry_delay=timedelta(minutes=15),
     )
