@@ -20,17 +20,20 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.signum: int | None = None
-        self._is_watched = self._at_once = False
+        self._at_once = False
+        self._handlers: dict[int, Any] = {}  # ours, while they are in place
 
     def check(self) -> None:
         """Raise Stopped if one has."""
+        for signum, handler in self._handlers.items():
+            signal.signal(signum, handler)  # Ray takes SIGTERM for itself when it starts
         if self.signum is not None:
             raise Stopped(self.signum)
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """Note signals instead of dying of them; a no-op in itself and outside the main thread."""
-        if self._is_watched or threading.current_thread() is not threading.main_thread():
+        if self._handlers or threading.current_thread() is not threading.main_thread():
             yield
             return
 
@@ -39,15 +42,15 @@ class StopSignal:
             if self._at_once:
                 self.check()
 
-        self._is_watched = True
+        self._handlers = {signal.SIGINT: note, signal.SIGTERM: note}
 
         before: dict[int, Any] = {
-            signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)
+            signum: signal.signal(signum, handler) for signum, handler in self._handlers.items()
         }
         try:
             yield
         finally:
-            self._is_watched = False
+            self._handlers = {}
             for signum, handler in before.items():
                 signal.signal(signum, handler)
 

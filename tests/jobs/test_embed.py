@@ -497,10 +497,15 @@ def test_real_news_get_the_vectors_of_sentence_transformers(tmp_path, data_folde
 # -- signals ------------------------------------------------------------------------------------
 
 SLOW = """
-import sys
+import sys, time
 from functools import partial
 from hash_model import HashModel
-from jobs import embed
+from jobs import claim, embed
+release = claim.release
+def late(*arguments):  # Ray would end the process three seconds after a signal that it took for itself
+    time.sleep(4)
+    release(*arguments)
+claim.release = late
 model = HashModel(seconds_a_row=0.004)
 embed.run = partial(embed.run, model=model, wave_seconds=0.3)
 sys.exit(embed.main(sys.argv[1:]))
