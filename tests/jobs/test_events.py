@@ -66,6 +66,23 @@ def test_the_log_tells_why_a_run_ended(tmp_path, few_rows_here, monkeypatch):
     assert "No space left on device" in last["reason"]
 
 
+def test_the_dashboard_is_one_that_grafana_takes():
+    models = pytest.importorskip("grafana_foundation_sdk.models.dashboard")
+    told = json.loads((ROOT / "deploy" / "grafana.json").read_text())
+    dashboard = models.Dashboard.from_json(told)
+    assert [panel.title for panel in dashboard.panels] == [one["title"] for one in told["panels"]]
+    assert len({panel.id_val for panel in dashboard.panels}) == len(dashboard.panels)
+    places = [panel.grid_pos for panel in dashboard.panels]
+    squares = [
+        (x, y)
+        for place in places
+        for x in range(place.x, place.x + place.w)
+        for y in range(place.y, place.y + place.h)
+    ]
+    assert len(squares) == len(set(squares))
+    assert max(x for x, _ in squares) < 24
+
+
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
     """A Ray that exports metrics; gives its address and the endpoint's port."""
