@@ -27,8 +27,9 @@ from schemas.columns import cast_column
 from schemas.embeddings import vector_column, vectors_of
 from schemas.fragments import new_name, write_rows
 from schemas.keys import from_binary, hex_of
+from schemas.places import filesystem
 from schemas.plan import COPY
-from schemas.store import filesystem, now
+from schemas.store import now
 
 COPIED_TYPES = {"n_tokens": pa.int32(), "truncated": pa.bool_()}
 
@@ -49,7 +50,7 @@ class Target:
     uri: str
     schema: pa.Schema
     run: str
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
     half: bool = False
     chunk_tokens: int = 0
     chunk_overlap: int = 0

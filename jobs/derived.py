@@ -7,7 +7,8 @@ from typing import Any
 import pyarrow as pa
 
 from schemas.fragments import new_name, write_tables
-from schemas.store import StoreError, Table, refuse_other_content
+from schemas.places import refuse_other_content
+from schemas.store import StoreError, Table
 
 UPKEEP = ("VACUUM START", "VACUUM END", "OPTIMIZE")  # commits that leave the rows as they are
 
@@ -20,7 +21,7 @@ def open_derived(uri: str, schema: pa.Schema, options: Mapping[str, str]) -> Tab
     """
     out = Table.open(uri, options)
     if out is None:
-        refuse_other_content(uri)
+        refuse_other_content(uri, options)
     elif set(out.schema.names) != set(schema.names):
         raise StoreError(f"{uri} is a table of {', '.join(out.schema.names)}. Give another OUT.")
     return out

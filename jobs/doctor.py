@@ -24,7 +24,8 @@ from jobs.declared import Corpus, Step, read_corpus
 from jobs.embed import EmbedConfig, model_of, source_of
 from jobs.options import Flag, parse, storage_options, table_uri, user_error_types, user_errors
 from schemas.embeddings import Fingerprint
-from schemas.store import Table, filesystem
+from schemas.places import filesystem
+from schemas.store import Table
 
 FILES = ("qrels", "scores", "analogies", "word_pairs", "images", "word_weights")
 DRAWN = {"picture": "matplotlib", "history": "plotly", "report": "plotly"}

@@ -20,6 +20,7 @@ from schemas.columns import fitted
 from schemas.embeddings import Fingerprint, is_of_words
 from schemas.failures import FailureLog
 from schemas.keys import KEYS
+from schemas.places import in_store
 from schemas.plan import Plan, make_plan
 from schemas.store import Table
 from sources.rows import Source
@@ -65,7 +66,7 @@ class SyncOptions:
     source_name: str
     given_model: str
     word_weights: str
-    storage_options: Mapping[str, str] = field(default_factory=dict)
+    storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
     prune: bool = False
     force_prune: bool = False
     replace: bool = False
@@ -275,6 +276,10 @@ def _refuse_other_space(table: Table, mine: Fingerprint, *, replace: bool) -> No
 
 def refuse_nesting(source: str, table: str) -> None:
     """A table inside its source's folder would become its own source the next night."""
+    if in_store(table) and f"{table}/".startswith(f"{source.rstrip('/')}/"):
+        raise ValueError(
+            f"TABLE {table} lies inside SOURCE {source}, and would be read as a part of it. Move it out."
+        )
     if "://" in source or "://" in table or not os.path.isdir(source):
         return
     folder, inner = Path(source).resolve(), Path(table).resolve()

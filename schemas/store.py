@@ -2,38 +2,47 @@
 
 Workers write Parquet files with `write_rows`; only the driver commits. What makes a commit safe is
 the fence: one handle from plan to end, never reopened, no retries, and the transaction's number.
-Whoever else writes in between makes the next commit fail (`Refused`), and the run plans again.
+Whoever else writes in between makes the next commit fail (`Refused`), and the run plans again. In
+an object store that rests on conditional puts: a store that lacks them is found out after the fact.
 """
 
 import contextlib
 import json
-import os
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
-from deltalake.exceptions import DeltaError, TableNotFoundError
-from deltalake.fs import DeltaStorageHandler
+from deltalake.exceptions import TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from schemas.columns import without_views
 from schemas.fragments import Fragment
+from schemas.places import (
+    TRIES,
+    ask,
+    filesystem,
+    in_store,
+    passes,
+    reason,
+    refuse_file,
+    refuse_other_content,
+    settings,
+)
+from schemas.places import StoreError as StoreError
 
 LOG_RETENTION = "interval 3650 days"  # the history is the list of runs
+CHECK_THREADS = 8  # these wait for the network, not for a core
 _APPLICATION = "embatch"
-_COMMITS = 16  # of the history, read at first
 _FEATURES_READ = {"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"}
-
-
-class StoreError(RuntimeError):
-    """A table that cannot be opened, read or written; the message says what to do."""
 
 
 class Refused(StoreError):
@@ -52,7 +61,8 @@ class Table:
 
     uri: str
     handle: DeltaTable
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)  # some are secrets
+    _mine: str | None = field(default=None, init=False, repr=False)  # what our last commit said
 
     @classmethod
     def open(
@@ -63,21 +73,19 @@ class Table:
         Raises:
             StoreError: there is something else, the version is unknown, or it cannot be read.
         """
-        storage = dict(options or {})
-        _refuse_file(uri)
+        refuse_file(uri)
+        storage = settings(uri, options)
         try:
-            handle = DeltaTable(uri, version=version, storage_options=storage or None)
+            handle = ask(f"open {uri}", lambda: DeltaTable(uri, version, storage))
         except TableNotFoundError:
             return None
-        except (DeltaError, OSError) as error:
-            raise StoreError(f"Cannot open {uri}: {short(error)}") from error
         unknown = set(handle.protocol().reader_features or ()) - _FEATURES_READ
         if unknown:
             raise StoreError(
                 f"Table {uri} uses {', '.join(sorted(unknown))}, which embatch cannot read. "
                 "Rewrite it without (Spark: REORG TABLE … APPLY (PURGE))."
             )
-        return cls(uri, handle, storage)
+        return cls(uri, handle, dict(options or {}))
 
     @classmethod
     def create(
@@ -93,24 +101,24 @@ class Table:
             Refused: somebody made it first.
             StoreError: the place is not empty or cannot be written.
         """
-        storage = dict(options or {})
-        refuse_other_content(uri)
+        refuse_other_content(uri, options)
+        mine = json.dumps({**note, "time": now().isoformat()})
         try:
             handle = DeltaTable.create(
                 uri,
                 schema,
                 mode="error",
                 configuration={"delta.logRetentionDuration": LOG_RETENTION},
-                storage_options=storage or None,
-                commit_properties=CommitProperties(
-                    custom_metadata={_APPLICATION: json.dumps({**note, "time": now().isoformat()})}
-                ),
+                storage_options=settings(uri, options),
+                commit_properties=CommitProperties(custom_metadata={_APPLICATION: mine}),
             )
         except Exception as error:  # deltalake raises bare ones for types it refuses
             if cls.open(uri, options) is not None:
                 raise Refused(f"Table {uri} was made by somebody else just now.") from error
-            raise StoreError(f"Cannot make a table at {uri}: {short(error)}") from error
-        return cls(uri, handle, storage)
+            raise StoreError(f"Cannot make a table at {uri}: {reason(error)}") from error
+        table = cls(uri, handle, dict(options or {}))
+        table._mine = mine
+        return table
 
     @property
     def version(self) -> int:
@@ -142,8 +150,7 @@ class Table:
         """Rows of a file; who wrote it may not have told the log."""
         if known is not None:
             return known
-        with self.filesystem.open_input_file(name) as source:
-            return int(pq.read_metadata(source).num_rows)
+        return int(self._footer(name).num_rows)
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of this version in the files' order; a file that lacks a column has nulls."""
@@ -158,16 +165,29 @@ class Table:
 
     def read_file(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of one file, in its order; columns that it lacks are left out."""
-        with self.filesystem.open_input_file(name) as source, pq.ParquetFile(source) as parquet:
-            known = parquet.schema_arrow.names
-            wanted = None if columns is None else [c for c in columns if c in known]
-            rows = parquet.read(columns=wanted)
+
+        def rows_of() -> pa.Table:
+            with (
+                self.filesystem.open_input_file(name) as source,
+                pq.ParquetFile(source, pre_buffer=in_store(self.uri)) as parquet,
+            ):
+                known = parquet.schema_arrow.names
+                wanted = None if columns is None else [c for c in columns if c in known]
+                return parquet.read(columns=wanted)
+
+        rows = ask(f"read {name} of {self.uri}", rows_of)
         return rows.cast(without_views(rows.schema))
 
     def file_schema(self, name: str) -> pa.Schema:
         """The Arrow schema in one file's footer."""
-        with self.filesystem.open_input_file(name) as source:
-            return without_views(pq.read_schema(source))
+        return without_views(self._footer(name).schema.to_arrow_schema())
+
+    def _footer(self, name: str) -> pq.FileMetaData:
+        def footer() -> pq.FileMetaData:
+            with self.filesystem.open_input_file(name) as source:
+                return pq.read_metadata(source)
+
+        return ask(f"read {name} of {self.uri}", footer)
 
     def commit(
         self, note: Mapping[str, Any], add: Sequence[Fragment] = (), remove: Sequence[Fragment] = ()
@@ -178,8 +198,7 @@ class Table:
             Refused: the table moved since this handle last saw it; nothing was committed.
             StoreError: a file to add is not there as it was reported, or the log cannot be written.
         """
-        for fragment in add:
-            self._check(fragment)
+        self._check(add)
         now_ms = time.time_ns() // 1_000_000
         actions: list[AddAction | RemoveAction] = [
             _add_action(fragment, now_ms) for fragment in add
@@ -187,53 +206,46 @@ class Table:
         actions += [
             RemoveAction(fragment.name, True, now_ms, fragment.size_bytes) for fragment in remove
         ]
-        with self._fence(note) as properties:
-            self.handle.create_write_transaction(
-                actions,
-                mode="append",
-                schema=self.handle.schema(),
-                commit_properties=properties,
-                post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
-            )
+        write = partial(
+            self.handle.create_write_transaction,
+            actions,
+            mode="append",
+            schema=self.handle.schema(),
+            post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
+        )
+        self._fenced(note, write)
 
     def overwrite(
         self, note: Mapping[str, Any], schema: pa.Schema, add: Sequence[Fragment]
     ) -> None:
         """One new version that holds `add` alone, under another schema. Raises as `commit` does."""
-        for fragment in add:
-            self._check(fragment)
+        self._check(add)
         now_ms = time.time_ns() // 1_000_000
-        with self._fence(note) as properties:
-            self.handle.create_write_transaction(
-                [_add_action(fragment, now_ms) for fragment in add],
-                mode="overwrite",
-                schema=schema,
-                commit_properties=properties,
-            )
+        actions = [_add_action(fragment, now_ms) for fragment in add]
+        write = self.handle.create_write_transaction
+        self._fenced(note, partial(write, actions, mode="overwrite", schema=schema))
 
     def add_columns(self, note: Mapping[str, Any], columns: Sequence[pa.Field]) -> None:
         """Columns that older rows have as nulls. Raises as `commit` does."""
         from deltalake import Schema
 
         fields = Schema.from_arrow(pa.schema(columns)).fields
-        with self._fence(note) as properties:
-            self.handle.alter.add_columns(fields, commit_properties=properties)
+        self._fenced(note, partial(self.handle.alter.add_columns, fields))
 
     def describe(self, note: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
         """Replace the metadata of the field `embedding`. Raises as `commit` does."""
-        with self._fence(note) as properties:
-            self.handle.alter.set_column_metadata(
-                "embedding", dict(metadata), commit_properties=properties
-            )
+        write = self.handle.alter.set_column_metadata
+        self._fenced(note, partial(write, "embedding", dict(metadata)))
 
     def history(self, limit: int | None = None) -> Iterator[dict[str, Any]]:
         """The commits, newest first, read as they are asked for: a table of years has thousands.
 
         `version`, `timestamp` (ms) and, where the commit is ours, `note`.
         """
-        n_told, n_wanted = 0, limit or _COMMITS
+        n_told, n_wanted = 0, limit or 16
         while True:
-            commits = self.handle.history(n_wanted)
+            read = partial(self.handle.history, n_wanted)
+            commits: list[dict[str, Any]] = ask(f"read the log of {self.uri}", read)
             for commit in commits[n_told:]:
                 with contextlib.suppress(KeyError, TypeError, ValueError):
                     commit["note"] = json.loads(commit[_APPLICATION])
@@ -246,23 +258,25 @@ class Table:
         """Write the log's state to one file, so that the table opens quickly."""
         self.handle.create_checkpoint()
 
-    def _check(self, fragment: Fragment) -> None:
-        info = self.filesystem.get_file_info(fragment.name)
+    def _check(self, add: Sequence[Fragment]) -> None:
+        with ThreadPoolExecutor(CHECK_THREADS) as pool:
+            list(pool.map(self._check_file, add))
+
+    def _check_file(self, fragment: Fragment) -> None:
+        place = f"{self.uri}/{fragment.name}"
+        info = ask(f"find {place}", lambda: self.filesystem.get_file_info(fragment.name))
         if info.type != pafs.FileType.File or info.size != fragment.size_bytes:
             raise StoreError(
-                f"{self.uri}/{fragment.name} should have {fragment.size_bytes} bytes and has {info.size}: "
+                f"{place} should have {fragment.size_bytes} bytes and has {info.size}: "
                 "on several nodes TABLE must lie on a filesystem that all of them share."
             )
-        with self.filesystem.open_input_file(fragment.name) as source:
-            n_rows = pq.read_metadata(source).num_rows
+        n_rows = self._footer(fragment.name).num_rows
         if n_rows != fragment.n_rows:
-            raise StoreError(
-                f"{self.uri}/{fragment.name} holds {n_rows} rows, not {fragment.n_rows}."
-            )
+            raise StoreError(f"{place} holds {n_rows} rows, not {fragment.n_rows}.")
 
-    @contextlib.contextmanager
-    def _fence(self, note: Mapping[str, Any]) -> Iterator[CommitProperties]:
+    def _fenced(self, note: Mapping[str, Any], write: Callable[..., object]) -> None:
         """Commit exactly the version after this handle's, or refuse."""
+        self._guard()
         mine = json.dumps({**note, "time": now().isoformat()})
         next_version = self.version + 1
         properties = CommitProperties(
@@ -270,20 +284,35 @@ class Table:
             max_commit_retries=0,
             app_transactions=[Transaction(_APPLICATION, next_version)],
         )
-        try:
-            yield properties
-        except Exception as error:  # deltalake raises its own, the system's, and bare ones
-            newest = Table.open(self.uri, self.options)
-            if newest is None or newest.version < next_version:
-                raise StoreError(f"Cannot write to {self.uri}: {short(error)}") from error
-            past = Table.open(self.uri, self.options, next_version)
-            if (
-                past is None or next(past.history(1)).get(_APPLICATION) != mine
-            ):  # else our own answer got lost
-                raise Refused(
-                    f"Somebody else wrote version {next_version} of {self.uri}."
-                ) from error
-        self.handle.load_as_version(next_version)
+        for n_left in reversed(range(TRIES)):
+            try:
+                write(commit_properties=properties)
+                break
+            except Exception as error:  # deltalake raises its own, the system's, and bare ones
+                newest = Table.open(self.uri, self.options)
+                if newest is not None and newest.version >= next_version:
+                    past = Table.open(self.uri, self.options, next_version)
+                    if past is not None and next(past.history(1)).get(_APPLICATION) == mine:
+                        break  # our own answer got lost
+                    raise Refused(
+                        f"Somebody else wrote version {next_version} of {self.uri}."
+                    ) from error
+                if not (n_left and passes(error)):
+                    raise StoreError(f"Cannot write to {self.uri}: {reason(error)}") from error
+        ask(f"read the log of {self.uri}", lambda: self.handle.load_as_version(next_version))
+        self._mine = mine
+        self._guard()
+
+    def _guard(self) -> None:
+        """Stop if somebody wrote over our last commit, as a store without conditional puts lets them."""
+        if self._mine is None or not in_store(self.uri):
+            return
+        if next(self.history(1)).get(_APPLICATION) != self._mine:
+            raise StoreError(
+                f"Version {self.version} of {self.uri} was written over by somebody else: this "
+                "object store ignores conditional puts (If-None-Match), without which two writers "
+                "lose each other's rows. Let one run at a time write to the table, and run again."
+            )
 
 
 def _add_action(fragment: Fragment, now_ms: int) -> AddAction:
@@ -291,34 +320,6 @@ def _add_action(fragment: Fragment, now_ms: int) -> AddAction:
     return AddAction(fragment.name, fragment.size_bytes, {}, now_ms, True, stats)
 
 
-def filesystem(uri: str, options: Mapping[str, str] | None = None) -> pafs.FileSystem:
-    """A table's folder as a pyarrow filesystem, with the same credentials as its log."""
-    if "://" in uri and not uri.startswith("file://"):
-        return pafs.PyFileSystem(DeltaStorageHandler(uri, dict(options or {})))
-    path = urllib.parse.unquote(uri.removeprefix("file://"))
-    return pafs.SubTreeFileSystem(path, pafs.LocalFileSystem())
-
-
-def _refuse_file(uri: str) -> None:
-    if os.path.isfile(uri):
-        raise StoreError(f"{uri} is a file. TABLE is a folder (a new one, or a table of embatch).")
-
-
-def refuse_other_content(uri: str) -> None:
-    """Raise a StoreError where a new table would lie among other files."""
-    _refuse_file(uri)
-    names = os.listdir(uri) if os.path.isdir(uri) else []
-    if names and "_delta_log" not in names:
-        raise StoreError(
-            f"{uri} is no table and not empty (it holds {min(names)}). Give a new folder as TABLE."
-        )
-
-
 def now() -> datetime:
     """The time, UTC."""
     return datetime.now(UTC)
-
-
-def short(error: BaseException) -> str:
-    """An error's message in one line, short enough for a terminal."""
-    return " ".join(str(error).split())[:300] or type(error).__name__

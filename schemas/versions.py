@@ -11,7 +11,8 @@ import pyarrow.fs as pafs
 
 from schemas.embeddings import Fingerprint
 from schemas.failures import FAILURES
-from schemas.store import StoreError, Table, filesystem
+from schemas.places import filesystem
+from schemas.store import StoreError, Table
 
 LOG = "_delta_log"
 OURS = re.compile(r"[^/]+-[0-9a-f]{32}\.parquet")

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pyarrow as pa
 
+from schemas.places import in_store
 from sources.columns import with_columns
 from sources.listing import Place
 from sources.prepare import prepare
@@ -58,6 +59,11 @@ class DatasetSource:
             SourceError: It cannot be loaded, or a column does not exist.
         """
         on_disk = place.exists
+        if in_store(place.options.path):
+            raise SourceError(
+                f"{place.options.path} is a datasets folder, which is read from a disk alone. Copy it to "
+                "one, or write its rows to the store as Parquet files."
+            )
         # A worker may stand in another folder: what is on disk is named in full.
         where = place.fs.unstrip_protocol(place.path) if on_disk else place.options.path
         storage = tuple(sorted(place.options.storage_options.items()))

@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -12,9 +12,12 @@ from typing import NamedTuple
 
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
+from fsspec.implementations.arrow import ArrowFSWrapper
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
+from pyarrow.fs import FileSelector, FileType
 
+from schemas.places import filesystem, in_bucket, in_store, reason
 from sources.rows import SourceError, SourceOptions, short_reason
 
 _MAGIC = re.compile(r"[*?[]")
@@ -46,7 +49,7 @@ class Place:
     """A SOURCE as the user wrote it, listed when first asked for.
 
     Attributes:
-        fs: Its file system.
+        fs: Its file system; of an object store, its bucket.
         path: Its path there.
     """
 
@@ -58,7 +61,12 @@ class Place:
         """
         self.options = options
         try:
-            self.fs, path = url_to_fs(options.path, **options.storage_options)
+            if in_store(options.path):
+                bucket, path = in_bucket(options.path)
+                folder = filesystem(bucket, options.storage_options)
+                self.fs, path = ArrowFSWrapper(folder, skip_instance_cache=True), f"/{path}"
+            else:
+                self.fs, path = url_to_fs(options.path, **_not_of_stores(options.storage_options))
         except (ImportError, ValueError, TypeError) as error:
             raise SourceError(
                 f"Cannot open {options.path}: {short_reason(error)}. Expected a local path or an "
@@ -80,11 +88,12 @@ class Place:
             SourceError: There is no such path, the glob matches nothing, or the folder is empty.
         """
         path, shown = self.path, self.options.path
-        if self.fs.isfile(path):
+        kind = self._kind()
+        if kind == "file":
             root, _, name = path.rpartition("/")
             return Listing(root or "/", (Found(name, self.fs.size(path)),))
         unlisted: list[tuple[str, str]] = []
-        if self.fs.isdir(path):
+        if kind == "directory":
             files = sorted(_walk(self.fs, path, unlisted))
             if not files and not unlisted:
                 raise SourceError(f"Folder {shown} is empty, or holds hidden files alone.")
@@ -101,6 +110,26 @@ class Place:
                 "files, not folders: `*` is any name, `**/` any folders; quote it for the shell."
             )
         return Listing(root, tuple(files), tuple(unlisted))
+
+    def _kind(self) -> str:
+        """`file`, `directory` or neither; what a store answers else is an error, not a lack of files."""
+        if not isinstance(self.fs, ArrowFSWrapper):
+            is_folder = "directory" if self.fs.isdir(self.path) else ""
+            return "file" if self.fs.isfile(self.path) else is_folder
+        at = ""
+        try:
+            for at in ("/", self.path):
+                kind = str(self.fs.info(at)["type"])
+            return kind
+        except FileNotFoundError as error:
+            if at == "/":
+                raise SourceError(
+                    f"There is no bucket {in_bucket(self.options.path)[0]}. Check its name, AWS_REGION "
+                    "and AWS_ENDPOINT_URL."
+                ) from error
+            return ""
+        except OSError as error:
+            raise SourceError(f"Cannot read {self.options.path}: {reason(error)}") from error
 
     def missing(self) -> str:
         """Say that there is no such path, and what is where it was expected."""
@@ -128,11 +157,31 @@ def _walk(fs: AbstractFileSystem, root: str, unlisted: list[tuple[str, str]]) ->
     if isinstance(fs, LocalFileSystem):
         yield from _walk_local(root, unlisted)
         return
+    if isinstance(fs, ArrowFSWrapper):
+        yield from _walk_store(fs, root)
+        return
+
+    def failed(error: Exception) -> None:
+        unlisted.append((root, short_reason(error)))
+
     skip = len(root.rstrip("/")) + 1
-    for path, info in fs.find(root, detail=True).items():
+    for path, info in fs.find(root, detail=True, on_error=failed).items():
         name = path[skip:]
         if not _is_hidden(name):
             yield Found(name, info["size"] or 0)
+
+
+def _walk_store(fs: ArrowFSWrapper, root: str) -> Iterator[Found]:
+    """All keys below a prefix, a thousand a request."""
+    folder = root.strip("/")
+    try:
+        found = fs.fs.get_file_info(FileSelector(folder, recursive=True))
+    except OSError as error:
+        raise SourceError(f"Cannot list {folder}: {reason(error)}") from error
+    for info in found:
+        name = info.path[len(folder) :].lstrip("/")
+        if info.type == FileType.File and not _is_hidden(name):
+            yield Found(name, info.size)
 
 
 def _walk_local(root: str, unlisted: list[tuple[str, str]]) -> Iterator[Found]:
@@ -161,6 +210,12 @@ def _walk_local(root: str, unlisted: list[tuple[str, str]]) -> Iterator[Found]:
                 continue
             if stat.S_ISREG(status.st_mode):  # to open a pipe would wait for ever
                 yield Found(relative, status.st_size)
+
+
+def _not_of_stores(options: Mapping[str, str]) -> dict[str, str]:
+    """What fsspec takes: options of an object store are perhaps for TABLE alone."""
+    mine = ("aws_", "azure_", "google_")
+    return {name: value for name, value in options.items() if not name.lower().startswith(mine)}
 
 
 def _is_hidden(name: str) -> bool:

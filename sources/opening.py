@@ -7,8 +7,10 @@ from typing import IO
 
 import pyarrow as pa
 from fsspec import AbstractFileSystem
+from fsspec.implementations.arrow import ArrowFSWrapper
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+READ_AHEAD = 8 << 20  # bytes of one request to an object store, where a file is read from its start
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
 
 
@@ -26,9 +28,22 @@ class SourceFile:
     path: str
     name: str
 
-    def open(self) -> IO[bytes]:
-        """Its bytes, decompressed. A stream that was cut off raises OSError where it ends."""
-        stream = self.fs.open(self.path, "rb")
+    @property
+    def is_far(self) -> bool:
+        """Whether each request for a part of it takes its time, as in an object store."""
+        return isinstance(self.fs, ArrowFSWrapper)
+
+    def open(self, *, jumps: bool = False) -> IO[bytes]:
+        """Its bytes, decompressed. A stream that was cut off raises OSError where it ends.
+
+        Args:
+            jumps: it will be read here and there, as Parquet is, so that nothing is read ahead.
+        """
+        if self.is_far:  # fsspec's files over pyarrow read each byte of a line by itself
+            stream = self.fs.fs.open_input_file(self.path)
+            stream = stream if jumps else io.BufferedReader(stream, READ_AHEAD)
+        else:
+            stream = self.fs.open(self.path, "rb")
         codec = COMPRESSIONS.get(_split(self.name.lower())[1])
         if codec is None:
             return stream  # type: ignore[no-any-return]

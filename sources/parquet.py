@@ -19,7 +19,7 @@ def parquet_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
     Raises:
         Exception: The file cannot be read.
     """
-    with file.open() as stream, pq.ParquetFile(stream) as parquet:
+    with file.open(jumps=True) as stream, pq.ParquetFile(stream) as parquet:
         return parquet.schema_arrow
 
 
@@ -33,7 +33,7 @@ def parquet_parts(file: SourceFile) -> list[tuple[int, int, int]]:
         Exception: The file cannot be read.
     """
     parts: list[tuple[int, int, int]] = []
-    with file.open() as stream, pq.ParquetFile(stream) as parquet:
+    with file.open(jumps=True) as stream, pq.ParquetFile(stream) as parquet:
         start = n_bytes = n_rows = 0
         for number in range(parquet.num_row_groups):
             group = parquet.metadata.row_group(number)
@@ -56,13 +56,15 @@ def read_parquet(
 ) -> Iterator[Rows]:
     """Stream the row groups [start, stop) of a file, or all; a bad one costs no other its rows."""
     try:
-        stream = file.open()
+        stream = file.open(jumps=True)
     except Exception as error:  # each file system has errors of its own
         yield unread(file.name, position, error)
         return
     with stream:
         try:
-            parquet = pq.ParquetFile(stream, page_checksum_verification=True)
+            parquet = pq.ParquetFile(
+                stream, pre_buffer=file.is_far, page_checksum_verification=True
+            )
             names = parquet.schema_arrow.names
         except Exception as error:
             yield unread(file.name, position, error)

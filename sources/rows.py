@@ -67,7 +67,7 @@ class SourceOptions:
         no_header: The first row of a CSV file is data; columns are column_1, column_2, …
         lines: Each line of a file, whatever its ending, is one document.
         labels: The file holds the names of classes, one a line.
-        storage_options: Passed to fsspec.
+        storage_options: For object stores, in delta-rs's words; others are passed to fsspec.
 
     Raises:
         SourceError: A value that cannot be meant.
@@ -85,7 +85,7 @@ class SourceOptions:
     no_header: bool = False
     lines: bool = False
     labels: bool = False
-    storage_options: Mapping[str, str] = field(default_factory=dict)
+    storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not self.path:

@@ -1,12 +1,15 @@
 """Files of which each is one item, a text or an image; its id is its name."""
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 
 from sources.opening import SourceFile
 from sources.prepare import prepare
 from sources.rows import MAX_BYTES, MAX_ROWS, Rows, SourceOptions, short_reason, unread
+
+THREADS = 16  # that read small files of an object store: each waits for the network, not for a core
 
 
 def read_whole(
@@ -29,12 +32,9 @@ def read_whole(
         names = [files[position].name for position in positions]
         return prepare(table_of(contents, names), options, names, positions, ids=names)
 
-    for position, file in enumerate(files):
-        try:
-            with file.open() as stream:
-                content = stream.read()
-        except Exception as error:  # each file system has errors of its own
-            yield unread(file.name, position, short_reason(error))
+    for position, (file, content) in enumerate(zip(files, _contents(files), strict=True)):
+        if isinstance(content, Exception):
+            yield unread(file.name, position, short_reason(content))
             continue
         contents.append(content)
         positions.append(position)
@@ -44,3 +44,20 @@ def read_whole(
             contents, positions, n_bytes = [], [], 0
     if contents:
         yield rows()
+
+
+def _contents(files: Sequence[SourceFile]) -> Iterator[bytes | Exception]:
+    """What is in each file, or why it cannot be read. A piece of many files is of few bytes."""
+    if any(file.is_far for file in files):
+        with ThreadPoolExecutor(THREADS) as pool:
+            yield from pool.map(_content, files)
+    else:
+        yield from map(_content, files)
+
+
+def _content(file: SourceFile) -> bytes | Exception:
+    try:
+        with file.open() as stream:
+            return stream.read()
+    except Exception as error:  # each file system has errors of its own
+        return error

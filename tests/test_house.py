@@ -52,8 +52,8 @@ def test_only_jobs_import_ray():
     assert {path.split("/")[0] for path in importers_of("ray")} == {"jobs"}
 
 
-def test_only_the_store_imports_deltalake():
-    assert importers_of("deltalake") == {"schemas/store.py"}
+def test_only_the_store_and_its_places_import_deltalake():
+    assert importers_of("deltalake") == {"schemas/places.py", "schemas/store.py"}
 
 
 def test_no_file_holds_two_ideas():

@@ -11,8 +11,8 @@ from hash_model import HashEncoder, HashModel, vector_of
 from actors.exchange import DUE_FIELDS, ITEM_FIELDS, REPORT
 from actors.window import EmbedWindow, Target
 from schemas.embeddings import Fingerprint, table_schema, vectors_of
+from schemas.places import filesystem
 from schemas.plan import EMBED, NEW, REFUSED
-from schemas.store import filesystem
 
 FIELDS = (*DUE_FIELDS, *ITEM_FIELDS["text"])
 SCHEMA = table_schema([], Fingerprint("hash", 8, "hash", "hash-1"))

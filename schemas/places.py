@@ -1,0 +1,191 @@
+"""Where tables and sources lie, folders or object stores, and what a store's errors mean.
+
+A run has one set of options for all stores, in delta-rs's words (`AWS_REGION=eu-central-1`); what is
+not among them comes from the environment. delta-rs reads and writes the logs of tables. Files on S3,
+of tables as of sources, are read and written by pyarrow, which lets other threads work meanwhile.
+"""
+
+import os
+import re
+import urllib.parse
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import TypeVar
+
+import pyarrow.fs as pafs
+from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.fs import DeltaStorageHandler
+
+STORES = ("s3", "s3a", "gs", "az", "adl", "abfs", "abfss")
+PATIENCE = {"retry_timeout": "60s"}  # of delta-rs, whose own is three minutes a request
+ATTEMPTS = 6  # of pyarrow: up to 20 seconds of 503
+TRIES = 5  # of a call of delta-rs, which gives up where an answer is cut off
+CONNECT_SECONDS = 5.0
+STALL_SECONDS = 10.0
+_MEANINGS = (
+    (
+        r"169\.254\.169\.254|[Nn]o credentials",
+        "no credentials were found. Give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment or with --storage-option",
+    ),
+    (
+        r"SignatureDoesNotMatch|SIGNATURE_DOES_NOT_MATCH|InvalidAccessKeyId|INVALID_ACCESS_KEY_ID|"
+        r"ExpiredToken|EXPIRED_TOKEN|InvalidToken|AccessDenied|ACCESS_DENIED|403 Forbidden|401 Unauthorized",
+        "the store refuses these credentials. Check the key, the secret and what they may do there (for S3 "
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, in the environment or with --storage-option)",
+    ),
+    (
+        r"NoSuchBucket|NO_SUCH_BUCKET",
+        "there is no such bucket. embatch makes none: make it, or check its name, AWS_REGION and AWS_ENDPOINT_URL",
+    ),
+    (
+        r"URL scheme is not allowed",
+        "the endpoint is plain http. If that is meant, add --storage-option AWS_ALLOW_HTTP=true",
+    ),
+    (
+        r"PutMode::Create",
+        "conditional puts are off, and without them two writers could lose each other's rows. Leave aws_conditional_put out",
+    ),
+    (
+        r"SlowDown|SLOW_DOWN|503 Service Unavailable|HTTP status 503",
+        "the store asks to slow down and did so for too long. Run again later",
+    ),
+    (
+        r"Connection refused|Could not connect|dns error|Could not resolve|operation timed out|Timeout was reached|"
+        r"NETWORK_CONNECTION|tcp connect error|connection closed|reading a body",
+        "the store does not answer as it should. Check AWS_ENDPOINT_URL, AWS_REGION and the network, and run again",
+    ),
+)
+_T = TypeVar("_T")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class StoreError(RuntimeError):
+    """A table that cannot be opened, read or written; the message says what to do."""
+
+
+def in_store(place: str) -> bool:
+    """Whether a path or URI lies in an object store."""
+    scheme, found, _ = place.partition("://")
+    return bool(found) and scheme in STORES
+
+
+def in_bucket(uri: str) -> tuple[str, str]:
+    """A URI in two: `s3://bucket` and the path in it."""
+    scheme, _, rest = uri.partition("://")
+    bucket, _, path = rest.partition("/")
+    return f"{scheme}://{bucket}", path
+
+
+def s3_folder(uri: str, options: Mapping[str, str]) -> pafs.FileSystem:
+    """A prefix of S3 as a filesystem.
+
+    Raises:
+        ValueError: a key without its secret, say.
+    """
+    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    given = {
+        name.lower().removeprefix("aws_"): value
+        for name, value in (*environment.items(), *options.items())
+    }
+    folder = uri.partition("://")[2].rstrip("/")
+    return pafs.SubTreeFileSystem(folder, _s3(tuple(sorted(given.items()))))
+
+
+@lru_cache(maxsize=8)
+def _s3(settings: tuple[tuple[str, str], ...]) -> pafs.S3FileSystem:
+    """One client for each set of options: it keeps its connections."""
+    given = dict(settings)
+    anonymous = _is_on(given.get("skip_signature"))
+    keys = {
+        "access_key": given.get("access_key_id"),
+        "secret_key": given.get("secret_access_key"),
+        "session_token": given.get("session_token", given.get("token")),
+    }
+    return pafs.S3FileSystem(
+        **({} if anonymous else keys),
+        anonymous=anonymous,
+        region=given.get("region", given.get("default_region")),
+        endpoint_override=given.get("endpoint_url", given.get("endpoint")),
+        force_virtual_addressing=_is_on(given.get("virtual_hosted_style_request")),
+        connect_timeout=CONNECT_SECONDS,
+        request_timeout=STALL_SECONDS,
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
+    )
+
+
+def _is_on(value: str | None) -> bool:
+    return (value or "").lower() in ("1", "true", "yes", "on", "t", "y")
+
+
+def reason(error: BaseException) -> str:
+    """An error in one line, short enough for a terminal; what is known of stores in plain words."""
+    text = _COLOUR.sub("", str(error)).replace(" ↳", ":").replace("↳", ":")
+    text = " ".join(text.split()).strip(" :")
+    for pattern, meaning in _MEANINGS:
+        if found := re.search(pattern, text):
+            return f"{meaning} ({found.group()}{_where(text)})."
+    return text[:300] or type(error).__name__
+
+
+def _where(text: str) -> str:
+    """The address that a request went to, where an error tells it."""
+    found = re.search(r"https?://[^/\s?]+|(?<=Failed to connect to )\S+", text)
+    return f" at {found.group()}" if found else ""
+
+
+def passes(error: BaseException) -> bool:
+    """Whether an answer was cut off in the middle, which delta-rs takes for the end of all things."""
+    return "reading a body" in str(error)
+
+
+def filesystem(uri: str, options: Mapping[str, str] | None = None) -> pafs.FileSystem:
+    """A table's folder as a pyarrow filesystem, with the same credentials as its log."""
+    if uri.startswith(("s3://", "s3a://")):
+        return s3_folder(uri, options or {})
+    if "://" in uri and not uri.startswith("file://"):
+        return pafs.PyFileSystem(DeltaStorageHandler(uri, settings(uri, options)))
+    path = urllib.parse.unquote(uri.removeprefix("file://"))
+    return pafs.SubTreeFileSystem(path, pafs.LocalFileSystem())
+
+
+def settings(uri: str, options: Mapping[str, str] | None) -> dict[str, str] | None:
+    """What delta-rs is told."""
+    return {**(PATIENCE if in_store(uri) else {}), **(options or {})} or None
+
+
+def ask(doing: str, call: Callable[[], _T]) -> _T:
+    """What a call that reads returns; again, if an answer was cut off.
+
+    Raises:
+        StoreError: it failed; TableNotFoundError is left as it is.
+    """
+    for n_left in reversed(range(TRIES)):
+        try:
+            return call()
+        except TableNotFoundError:
+            raise
+        except (DeltaError, OSError) as error:
+            if not (n_left and passes(error)):
+                raise StoreError(f"Cannot {doing}: {reason(error)}") from error
+    raise AssertionError("the last try returns or raises")
+
+
+def refuse_file(uri: str) -> None:
+    """Raise a StoreError where a file is and a table should be."""
+    if os.path.isfile(uri):
+        raise StoreError(f"{uri} is a file. TABLE is a folder (a new one, or a table of embatch).")
+
+
+def refuse_other_content(uri: str, options: Mapping[str, str] | None = None) -> None:
+    """Raise a StoreError where a new table would lie among other files."""
+    refuse_file(uri)
+    names = os.listdir(uri) if os.path.isdir(uri) else []
+    if in_store(uri):
+        bucket, folder = in_bucket(uri)
+        there = pafs.FileSelector(folder, allow_not_found=True)
+        found = ask(f"look into {uri}", lambda: filesystem(bucket, options).get_file_info(there))
+        names = [info.base_name for info in found]
+    if names and "_delta_log" not in names:
+        raise StoreError(
+            f"{uri} is no table and not empty (it holds {min(names)}). Give a new folder as TABLE."
+        )
