@@ -70,6 +70,7 @@ def parse(
 ) -> Config:
     """Options from the command line; wrong ones end the process with 2 and a message."""
     try:
+        _refuse_stray_pairs(sys.argv[1:] if arguments is None else arguments)
         return tyro.cli(
             config,
             prog=f"embatch {command}",
@@ -80,6 +81,13 @@ def parse(
     except ValueError as error:
         print(f"embatch {command}: {error}", file=sys.stderr)
         raise SystemExit(2) from error
+
+
+def _refuse_stray_pairs(words: Sequence[str]) -> None:
+    """A forgotten option is told here, where what may be a secret is not repeated."""
+    for before, word in zip(["", *words], words, strict=False):
+        if re.match("(AWS|AZURE|GOOGLE)_[A-Z_]+=", word) and before != "--storage-option":
+            raise ValueError("KEY=VALUE stands alone: write --storage-option before each.")
 
 
 def user_error_types() -> tuple[type[Exception], ...]:

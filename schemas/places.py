@@ -18,7 +18,7 @@ from deltalake.fs import DeltaStorageHandler
 
 STORES = ("s3", "s3a", "gs", "az", "adl", "abfs", "abfss")
 PATIENCE = {"retry_timeout": "60s"}  # of delta-rs, whose own is three minutes a request
-ATTEMPTS = 6  # of pyarrow: up to 20 seconds of 503
+ATTEMPTS = 5  # of pyarrow: up to ten seconds of 503
 TRIES = 5  # of a call of delta-rs, which gives up where an answer is cut off
 CONNECT_SECONDS = 5.0
 STALL_SECONDS = 10.0

@@ -46,6 +46,9 @@ class DatasetSource:
     @staticmethod
     def matches(place: Place) -> bool:
         """Whether SOURCE is a datasets folder, or a hub name and no file, folder, glob or address."""
+        if in_store(place.options.path):
+            names = (found.name for found in place.listing.files)
+            return place.listing.root == place.path and any(name in MARKERS for name in names)
         if place.exists:
             return any(place.fs.isfile(f"{place.path}/{marker}") for marker in MARKERS)
         written = place.options.path

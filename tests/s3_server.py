@@ -8,6 +8,7 @@ The server is moto's, in a process of its own; it checks no signatures.
 """
 
 import contextlib
+import io
 import json
 import random
 import re
@@ -203,7 +204,7 @@ class Disturbing:
         import werkzeug.test
 
         is_commit = re.match(COMMITS, f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}")
-        environ["wsgi.input"] = __import__("io").BytesIO(body)
+        environ["wsgi.input"] = io.BytesIO(body)
         with self.commits if is_commit else contextlib.nullcontext():
             chunks, status, headers = werkzeug.test.run_wsgi_app(self.application, environ)
             return status, list(headers), b"".join(chunks)
