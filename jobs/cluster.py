@@ -153,10 +153,10 @@ class Cluster:
             os.environ.setdefault("RAY_enable_metrics_collection", "0")
         import ray
 
-        if ray.is_initialized():  # a test's or a notebook's
-            return
         if self.address is not None:
             _knock(self.address)
+        if ray.is_initialized():  # a test's or a notebook's
+            return
         settings: dict[str, Any] = {"log_to_driver": self.verbose}
         if not self.verbose:
             settings["logging_level"] = logging.ERROR
