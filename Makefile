@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo test test-slow check bench fmt
+.PHONY: setup demo test test-slow check lock bench fmt
 
 setup: $(VENV)/.done
 
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[test,demo]'
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt \
+		--report $(VENV)/installed-$$(date +%s).json -e '.[test,demo]'
 	touch $@
 
 demo: setup
@@ -26,6 +27,12 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.audit $(VENV)
+
+# Asks the index for the hashes of constraints.txt, of files for all platforms.
+lock: setup
+	$(BIN)/uv pip compile constraints.txt --no-deps --universal --upgrade --quiet --generate-hashes \
+		--no-annotate --custom-compile-command 'make lock' --output-file constraints.lock
 
 bench: setup
 	$(BIN)/python -m benchmarks.encode --quick
