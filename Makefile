@@ -29,7 +29,7 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/python -m tests.audit $(VENV)
 
-# Asks the index for the hashes of constraints.txt, of files for all platforms.
+# The index tells the hashes of each version's files, for all platforms; --upgrade keeps no old one.
 lock: setup
 	$(BIN)/uv pip compile constraints.txt --no-deps --universal --upgrade --quiet --generate-hashes \
 		--no-annotate --custom-compile-command 'make lock' --output-file constraints.lock

@@ -84,7 +84,7 @@ def main() -> None:
     environment = Path(sys.argv[1] if len(sys.argv) > 1 else sys.prefix)
     texts = [(ROOT / name).read_text() for name in ("constraints.txt", "constraints.lock")]
     if found := defects(environment, *texts):
-        sys.exit("\n".join([*found, f"Found {len(found)} defects among the dependencies"]))
+        sys.exit("\n".join([*found, f"Defects of the packages: {len(found)}"]))
     sys.stdout.write(f"Success: {len(installed(environment))} packages are those of the lock\n")
 
 
