@@ -56,6 +56,10 @@ class ExportConfig(TableOptions):
             raise ValueError("--for atlas and --map go together: the points to show.")
         if self.neighbours and not self.map:
             raise ValueError("--neighbours are shown on a map. Add --for atlas --map.")
+        if "://" in self.file:
+            raise ValueError(
+                f"FILE is {self.file}, expected a file of this machine. Copy it on from here."
+            )
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,10 @@ class ReportConfig:
             raise ValueError("Name a table of vectors, and what was made of it.")
         if not self.out.lower().endswith((".html", ".htm")):
             raise ValueError(f"--out {self.out}: expected a file that ends in .html.")
+        if "://" in self.out:
+            raise ValueError(
+                f"--out {self.out}: expected a file of this machine. Copy it on from here."
+            )
         if self.images and not os.path.isdir(self.images):
             raise ValueError(f"--images {self.images}: there is no such folder.")
         storage_options(self.storage_option)

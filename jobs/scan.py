@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from actors.exchange import DUE_FIELDS, ITEM_FIELDS, PIXELS
 from actors.pixels import Preprocess, decode
@@ -196,7 +197,10 @@ def read_due(
     n_found = np.zeros(len(due), bool)
     items = ITEM_FIELDS["text" if images is None else "image"]
     fields = [*DUE_FIELDS, *items, *columns.values()]
-    for table, _ in source.read(piece):
+    why_lost = CHANGED_REASON
+    for table, failed in source.read(piece):
+        for failure in failed.filter(pc.field("stage") == "file").to_pylist():
+            why_lost = f"{failure['source_file']} could not be read again: {failure['reason']}"
         positions = table["position"].to_numpy()
         at = np.searchsorted(due["position"], positions)
         inside = np.flatnonzero(at < len(due))
@@ -231,7 +235,7 @@ def read_due(
             yield _due_table(mine, files, _named(piece), fields, known, reasons, stages)
     lost = due[~n_found]
     if len(lost):
-        reasons, stages = np.full(len(lost), CHANGED_REASON), np.full(len(lost), "read")
+        reasons, stages = np.full(len(lost), why_lost), np.full(len(lost), "read")
         yield _due_table(lost, files, _named(piece), fields, {}, reasons, stages)
 
 

@@ -18,10 +18,10 @@ from deltalake.fs import DeltaStorageHandler
 
 STORES = ("s3", "s3a", "gs", "az", "adl", "abfs", "abfss")
 PATIENCE = {"retry_timeout": "60s"}  # of delta-rs, whose own is three minutes a request
-ATTEMPTS = 5  # of pyarrow: up to ten seconds of 503
+RETRIES = 8  # of pyarrow, six seconds in all
 TRIES = 5  # of a call of delta-rs, which gives up where an answer is cut off
 CONNECT_SECONDS = 5.0
-STALL_SECONDS = 10.0
+STALL_SECONDS = 5.0  # without a byte
 _MEANINGS = (
     (
         r"169\.254\.169\.254|[Nn]o credentials",
@@ -51,7 +51,7 @@ _MEANINGS = (
     ),
     (
         r"Connection refused|Could not connect|dns error|Could not resolve|operation timed out|Timeout was reached|"
-        r"NETWORK_CONNECTION|tcp connect error|connection closed|reading a body",
+        r"NETWORK_CONNECTION|tcp connect error|connection closed|response body error",
         "the store does not answer as it should. Check AWS_ENDPOINT_URL, AWS_REGION and the network, and run again",
     ),
 )
@@ -109,7 +109,7 @@ def _s3(settings: tuple[tuple[str, str], ...]) -> pafs.S3FileSystem:
         force_virtual_addressing=_is_on(given.get("virtual_hosted_style_request")),
         connect_timeout=CONNECT_SECONDS,
         request_timeout=STALL_SECONDS,
-        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
+        retry_strategy=pafs.AwsDefaultS3RetryStrategy(RETRIES),
     )
 
 
@@ -135,7 +135,7 @@ def _where(text: str) -> str:
 
 def passes(error: BaseException) -> bool:
     """Whether an answer was cut off in the middle, which delta-rs takes for the end of all things."""
-    return "reading a body" in str(error)
+    return "response body error" in str(error)
 
 
 def filesystem(uri: str, options: Mapping[str, str] | None = None) -> pafs.FileSystem:

@@ -44,12 +44,16 @@ DISTURBANCES = {
 
 @dataclass
 class Rule:
-    """Which requests are disturbed, and how: those whose `METHOD /bucket/key` matches `only`."""
+    """Which requests are disturbed, and how: those whose `METHOD /bucket/key` matches `only`.
+
+    The first `skip` are spared, then a share of them, by seed, as long as `times` lasts.
+    """
 
     what: list[str] = field(default_factory=list)
     share: float = 1.0
     seed: int = 0
     only: str = ""
+    skip: int = 0
     times: int | None = None
 
     def __post_init__(self):
@@ -150,6 +154,7 @@ class Disturbing:
 
     def _follow(self, rule):
         self.rule, self.random, self.n_left = rule, random.Random(rule.seed), rule.times
+        self.n_spared = 0
         self.meeting = threading.Barrier(2)
 
     def __call__(self, environ, start_response):
@@ -166,8 +171,10 @@ class Disturbing:
     def _choose(self, request):
         rule = self.rule
         with self.lock:
-            chosen = rule.what and re.match(rule.only, request) and self.n_left != 0
-            if not chosen or self.random.random() >= rule.share:
+            if not rule.what or not re.match(rule.only, request) or self.n_left == 0:
+                return ""
+            self.n_spared += 1
+            if self.n_spared <= rule.skip or self.random.random() >= rule.share:
                 return ""
             self.n_left = None if self.n_left is None else self.n_left - 1
             return self.random.choice(rule.what)
