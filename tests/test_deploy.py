@@ -123,12 +123,6 @@ def test_weights_that_are_fetched_beforehand_are_of_known_models(path):
     assert set(models) <= set(MODELS)
 
 
-def test_s3fs_is_of_the_version_of_fsspec():
-    version = re.search(r"^fsspec==(.+)$", (ROOT / "constraints.txt").read_text(), re.M)[1]
-    paths = [ROOT / "cluster.yaml", DEPLOY / "Dockerfile", DEPLOY / "github-refresh.yml"]
-    assert {v for path in paths for v in re.findall(r"s3fs==(\S+)", path.read_text())} == {version}
-
-
 def test_the_image_holds_all_folders_of_the_project():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     copied = re.findall(r"(?m)^COPY --chown=ray (\w+) \w+$", (DEPLOY / "Dockerfile").read_text())
