@@ -31,6 +31,7 @@ SETTINGS: dict[str, Any] = {
     "storage": dict,
     "all": dict,
 }
+NOT_IN_SECTIONS = ("json", "dry_run", "storage_option")
 UNTOLD = ("storage_option", "json", "wait", "address", "device", "actors", "verbose")
 
 
@@ -154,11 +155,13 @@ class _Reading:
 
     def step(self, command: str, name: str, section: Mapping[str, Any]) -> Step:
         kind, where = KINDS[command], f"[{command}.{name}]"
-        known = [option.name for option in dataclasses.fields(kind.config)]
-        values = {key: value for key, value in self.shared.items() if key in known}
+        options = (option.name for option in dataclasses.fields(kind.config))
+        known = [name for name in options if name not in NOT_IN_SECTIONS]
+        shared = {*known, "storage_option"}
+        values = {key: value for key, value in self.shared.items() if key in shared}
         for key, value in section.items():
             option = key.replace("-", "_")
-            if option not in known or option in ("json", "dry_run", "storage_option"):
+            if option not in known:
                 raise self.wrong(where, _unknown(key, "option", known))
             values[option] = value
         if kind.makes_table:
@@ -194,6 +197,10 @@ def read_corpus(path: str | Path) -> Corpus:
         ValueError: it is no TOML, or says something that no command knows; names the section.
     """
     path = Path(path).absolute()
+    if not path.exists():
+        raise FileNotFoundError(
+            f"There is no file {path}. `embatch init` writes one to begin with."
+        )
     try:
         told = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
