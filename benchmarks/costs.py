@@ -1,0 +1,281 @@
+"""What a row, a file and a commit cost beside the model: what `benchmarks.simulate` reckons with.
+
+    python -m benchmarks.costs
+    python -m benchmarks.costs --parts plan,log --json
+
+`plan` is the peak memory and time of `make_plan` on the driver, each size in a process of its own;
+`log` the bytes of commits and checkpoints; `vectors` the bytes of a table of real MiniLM vectors;
+`rows` the time to read a source's and a table's keys, to write a file anew and to tokenise. Times
+are of the processor, which a busy machine stretches less than the clock's. PREDICTED was written
+before the first measurement. About five minutes on two cores; results go to `results/costs.jsonl`.
+"""
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.corpora import DATA, MODELS, ROOT, SEED, corpus, model_folder
+from benchmarks.record import append, resident_peak_mb
+
+PARTS = ("plan", "log", "vectors", "rows")
+PREDICTED = {
+    "plan_first_bytes_a_row": 245,
+    "plan_refresh_bytes_a_row": 230,
+    "plan_first_us_a_row": 1.5,
+    "plan_refresh_us_a_row": 3.0,
+    "add_bytes": 330,
+    "remove_bytes": 160,
+    "commit_bytes": 700,
+    "checkpoint_bytes_a_file": 110,
+    "commit_ms": 5.0,
+    "commit_us_a_file_in_the_table": 2.0,
+    "vector_bytes_a_value": 3.4,
+    "scan_document_us": 10.0,
+    "scan_image_us": 30.0,
+    "scan_table_us": 2.0,
+    "rewrite_us": 25.0,
+    "tokenize_us": 800.0,
+}
+PLAN_ROWS = (1_000_000, 4_000_000)
+CHANGED_EVERY = 100  # rows of which one changes
+KEY_ROWS = 50_000  # of a table file, in the plan
+FILES, WAVE_FILES = 20_000, 500
+EMBEDDED = 512  # as many as are embedded without Ray
+ROWS = 8192
+
+
+def plan_child(n: int, refreshes: bool) -> dict[str, float]:
+    """Peak memory beyond an idle process and processor seconds of one plan, its keys included."""
+    from schemas.keys import KEYS
+    from schemas.plan import make_plan
+
+    idle = resident_peak_mb(os.getpid())
+    chance = np.random.default_rng(SEED)
+    source = np.zeros(n, KEYS)
+    for name in ("id", "content"):
+        source[name] = chance.integers(0, 2**63, (n, 2), np.uint64)
+    source["where"], source["position"] = np.divmod(np.arange(n), KEY_ROWS)
+    stored = source.copy() if refreshes else source[:0]
+    source["content"][::CHANGED_EVERY] += np.uint64(1) if refreshes else np.uint64(0)
+    current = np.ones(-(-len(stored) // KEY_ROWS), bool)
+    started = time.process_time()
+    plan = make_plan(source, stored, source[:0], current_file=current)
+    seconds = time.process_time() - started
+    assert len(plan.due) == (-(-n // CHANGED_EVERY) if refreshes else n)
+    return {"mb": resident_peak_mb(os.getpid()) - idle, "seconds": seconds}
+
+
+def measure_plan(folder: Path) -> dict[str, float]:
+    """Bytes a row are the growth from the smaller to the larger plan."""
+    found = {}
+    for kind in ("first", "refresh"):
+        runs = []
+        for n in PLAN_ROWS:
+            asked = json.dumps([n, kind == "refresh"])
+            command = [sys.executable, "-m", "benchmarks.costs", "--child", asked]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+            runs.append(json.loads(done.stdout))
+        (small, large), (few, many) = runs, PLAN_ROWS
+        found[f"plan_{kind}_bytes_a_row"] = (large["mb"] - small["mb"]) * 1e6 / (many - few)
+        found[f"plan_{kind}_us_a_row"] = large["seconds"] * 1e6 / many
+        found[f"plan_{kind}_mb"] = large["mb"]
+    return found | {"plan_rows": max(PLAN_ROWS)}
+
+
+def measure_log(folder: Path) -> dict[str, float]:
+    """Commits of a real table whose files are links to one small file."""
+    from schemas.embeddings import Fingerprint, table_schema
+    from schemas.fragments import new_name, write_rows
+    from schemas.store import Table
+
+    run = "20250101T000000-abcdef"
+    note = {"run": run, "host": "node-1", "pid": 1, "started": 1, "command": "embed"}
+    note |= {"model": "all-MiniLM-L6-v2", "source": "s3://bucket/corpus", "state": "wave"}
+    schema = table_schema([pa.field("label", pa.string())], Fingerprint("m", 384, "s", "r"))
+    table = Table.create(str(folder / "table"), schema, note)
+    first = write_rows(table.filesystem, new_name(run, "00000"), schema.empty_table())
+    files = []
+    for _ in range(FILES):
+        name = new_name(run, "00000")
+        os.link(f"{table.uri}/{first.name}", f"{table.uri}/{name}")
+        files.append(type(first)(name, first.size_bytes, first.n_rows))
+
+    def size() -> int:
+        return os.path.getsize(f"{table.uri}/_delta_log/{table.version:020}.json")
+
+    def commit_seconds(n: int = 5) -> float:
+        return processor_seconds(lambda: table.commit(note), n)
+
+    empty_seconds, empty = commit_seconds(), size()
+    for start in range(0, FILES, WAVE_FILES):
+        table.commit(note, add=files[start : start + WAVE_FILES])
+    added, full_seconds = size(), commit_seconds()
+    table.checkpoint()
+    whole = checkpoint_bytes(table.uri)
+    table.commit(note, remove=files[: FILES // 2])
+    removed = size()
+    one = files[-1:]
+    checked = processor_seconds(lambda: [table._check(file) for file in one * 100], 1) / 100
+    return {
+        "add_bytes": (added - empty) / WAVE_FILES,
+        "remove_bytes": (removed - empty) / (FILES // 2),
+        "commit_bytes": empty,
+        "checkpoint_bytes_a_file": whole / FILES,
+        "commit_ms": empty_seconds * 1e3,
+        "commit_us_a_file_in_the_table": (full_seconds - empty_seconds) * 1e6 / FILES,
+        "check_us_a_file": checked * 1e6,
+    }
+
+
+def checkpoint_bytes(uri: str) -> int:
+    """Of the newest checkpoint."""
+    found = sorted(Path(uri, "_delta_log").glob("*.checkpoint*.parquet"))
+    return found[-1].stat().st_size
+
+
+def measure_vectors(folder: Path) -> dict[str, float]:
+    """Bytes in the file of a table of whole news articles, by the model that they are for."""
+    from jobs.cluster import native_noise_in_a_file
+    from jobs.embed import EmbedConfig, run
+
+    texts = corpus("mixed", EMBEDDED)
+    source, table = folder / "articles.jsonl", folder / "articles"
+    lines = (json.dumps({"id": i, "text": text}) for i, text in enumerate(texts))
+    source.write_text("\n".join(lines), encoding="utf-8")
+    model = model_folder(MODELS[0], folder)
+    with native_noise_in_a_file():
+        run(EmbedConfig(str(source), str(table), model, id_column="id", json=True))
+    (path,) = table.glob("*.parquet")
+    group = pq.read_metadata(path).row_group(0)
+    columns = [group.column(at) for at in range(group.num_columns)]
+    sizes = {column.path_in_schema: column.total_compressed_size for column in columns}
+    dim = len(pq.read_table(path, columns=["embedding"])["embedding"][0])
+    vectors, text = sizes.pop("embedding.list.element"), sizes.pop("text")
+    keys = sum(sizes[name] for name in ("id", "content_hash", "row_hash"))
+    return {
+        "vector_bytes_a_value": vectors / EMBEDDED / dim,
+        "text_bytes_a_row": text / EMBEDDED,
+        "source_text_bytes_a_row": sum(len(t.encode()) for t in texts) / EMBEDDED,
+        "key_bytes_a_row": keys / EMBEDDED,
+        "other_bytes_a_row": sum(sizes.values()) / EMBEDDED - keys / EMBEDDED,
+    }
+
+
+def measure_rows(folder: Path) -> dict[str, float]:
+    """Processor time a row of what is done to all rows: each figure is the least of three."""
+    from actors.checkpoints import resolve
+    from jobs.scan import scan_piece, scan_table
+    from schemas.embeddings import Fingerprint, table_schema, vector_column
+    from schemas.fragments import new_name, write_rows
+    from schemas.keys import hex_of
+    from schemas.store import Table
+    from sources import open_source
+    from sources.rows import SourceOptions
+
+    chance = np.random.default_rng(SEED)
+    ids, texts = [f"document-{i:09}" for i in range(ROWS)], corpus("mixed", ROWS)
+    pq.write_table(pa.table({"id": ids, "text": texts}), folder / "s.parquet", compression="zstd")
+    source = open_source(SourceOptions(str(folder / "s.parquet"), ("text",), id_column="id"))
+    photos = photo_source(folder / "photos.tar")
+
+    fingerprint = Fingerprint("m", 384, "s", "r")
+    vectors = chance.standard_normal((ROWS, 384), np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    keys = chance.integers(0, 2**63, (ROWS, 3), np.uint64)
+    columns = {"id": ids, "text": texts, "embedding": vector_column(vectors)}
+    columns |= {"content_hash": hex_of(keys[:, :2]), "row_hash": hex_of(keys[:, 2])}
+    schema = table_schema([], fingerprint)
+    arrays = [columns.get(f.name, pa.nulls(ROWS, f.type)) for f in schema]
+    table = Table.create(str(folder / "rows"), schema, {"run": "r"})
+    rows = pa.table(arrays, schema=schema)
+    file = write_rows(table.filesystem, new_name("r", "00000"), rows)
+    table.commit({"run": "r"}, add=[file])
+    kept = pa.array(np.arange(ROWS) % CHANGED_EVERY != 0)
+
+    def rewrite() -> None:
+        read = table.read_file(file.name).filter(kept)
+        write_rows(table.filesystem, new_name("r", "kept"), read)
+
+    tokenizer = resolve(model_folder(MODELS[0], folder)).load("cpu", 1, "fp32")
+    few = texts[:EMBEDDED]
+    pieces, tars = source.pieces(), photos.pieces()
+    n_photos = len(zipfile.ZipFile(DATA / "flickr8k_1000" / "images.zip").namelist())
+    scan = {
+        "scan_document_us": (ROWS, lambda: [scan_piece(source, 0, piece) for piece in pieces]),
+        "scan_image_us": (n_photos, lambda: [scan_piece(photos, 0, piece) for piece in tars]),
+        "scan_table_us": (ROWS, lambda: scan_table(table, "r", passages=False)),
+        "rewrite_us": (ROWS, rewrite),
+        "tokenize_us": (EMBEDDED, lambda: tokenizer.tokenize(few)),
+    }
+    found = {}
+    for name, (n, work) in scan.items():
+        found[name] = min(processor_seconds(work, 1) for _ in range(3)) * 1e6 / n
+    return found | {"image_bytes": tars[0].size_bytes / n_photos}
+
+
+def photo_source(path: Path) -> Any:  # noqa: ANN401
+    """The photos of Flickr8k as one WebDataset tar."""
+    from sources import open_source
+    from sources.rows import SourceOptions
+
+    with (
+        zipfile.ZipFile(DATA / "flickr8k_1000" / "images.zip") as photos,
+        tarfile.open(path, "w") as tar,
+    ):
+        for name in photos.namelist():
+            data = photos.read(name)
+            member = tarfile.TarInfo(Path(name).name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return open_source(SourceOptions(str(path)))
+
+
+def processor_seconds(work: Callable[[], object], n: int) -> float:
+    """Of all threads of this process, a time, for n times."""
+    started = time.process_time()
+    for _ in range(n):
+        work()
+    return (time.process_time() - started) / n
+
+
+def main() -> int:
+    """Measure, print, append."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        print(json.dumps(plan_child(*arguments.child)))
+        return 0
+    measures = {"plan": measure_plan, "log": measure_log}
+    measures |= {"vectors": measure_vectors, "rows": measure_rows}
+    found: dict[str, float] = {}
+    for part in arguments.parts.split(","):
+        print(part, file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            found |= measures[part](Path(folder))
+    found = {name: round(value, 3) for name, value in found.items()}
+    append("costs", {"options": vars(arguments), "predicted": PREDICTED, "measured": found})
+    print(json.dumps(found, indent=None if arguments.json else 1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
