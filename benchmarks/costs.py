@@ -3,7 +3,8 @@
     python -m benchmarks.costs
     python -m benchmarks.costs --parts plan,log --json
 
-`plan` is the peak memory and time of `make_plan` on the driver, each size in a process of its own;
+`plan` is the peak memory and time of `make_plan` on the driver, each size in a process of its own,
+`driver` that of reading the source's keys besides;
 `log` the bytes of commits and checkpoints; `vectors` the bytes of a table of real MiniLM vectors;
 `rows` the time to read a source's and a table's keys, to write a file anew and to tokenise. Times
 are of the processor, which a busy machine stretches less than the clock's. PREDICTED was written
@@ -19,7 +20,9 @@ import sys
 import tarfile
 import tempfile
 import time
+import tracemalloc
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,10 +34,12 @@ import pyarrow.parquet as pq
 from benchmarks.corpora import DATA, MODELS, ROOT, SEED, corpus, model_folder
 from benchmarks.record import append, resident_peak_mb
 
-PARTS = ("plan", "log", "vectors", "rows")
+PARTS = ("plan", "driver", "log", "vectors", "rows")
 PREDICTED = {
     "plan_first_bytes_a_row": 245,
     "plan_refresh_bytes_a_row": 230,
+    "driver_bytes_a_row": 300,
+    "listed_bytes_a_file": 210,
     "plan_first_us_a_row": 1.5,
     "plan_refresh_us_a_row": 3.0,
     "add_bytes": 330,
@@ -51,10 +56,11 @@ PREDICTED = {
     "tokenize_us": 800.0,
 }
 PLAN_ROWS = (1_000_000, 4_000_000)
+DRIVER_ROWS = (250_000, 1_000_000)
 CHANGED_EVERY = 100  # rows of which one changes
 KEY_ROWS = 50_000  # of a table file, in the plan
 FILES, WAVE_FILES = 20_000, 500
-EMBEDDED = 512  # as many as are embedded without Ray
+EMBEDDED = 320  # so few, and of so few bytes, that no Ray is started
 ROWS = 8192
 
 
@@ -79,17 +85,60 @@ def plan_child(n: int, refreshes: bool) -> dict[str, float]:
     return {"mb": resident_peak_mb(os.getpid()) - idle, "seconds": seconds}
 
 
+def driver_child(n: int, path: str) -> dict[str, float]:
+    """Peak memory beyond an idle process of a source's keys and their plan, as the driver makes it."""
+    from jobs.scan import gather, scan_piece
+    from schemas.plan import make_plan
+    from sources import open_source
+    from sources.rows import SourceOptions
+
+    idle = resident_peak_mb(os.getpid())
+    source = open_source(SourceOptions(path, ("text",), id_column="id"))
+    scans = [scan_piece(source, at, piece) for at, piece in enumerate(source.pieces())]
+    keys = gather(scans, all_listed=True).keys
+    del scans
+    plan = make_plan(keys, keys[:0], keys[:0], current_file=np.zeros(0, bool))
+    assert len(plan.due) == n
+    return {"mb": resident_peak_mb(os.getpid()) - idle}
+
+
+def child(*asked: object) -> dict[str, float]:
+    """What one of the two says in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.costs", "--child", json.dumps(asked)]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def measure_driver(folder: Path) -> dict[str, float]:
+    """The same with reading the source, and the memory that each listed file takes."""
+    from sources.listing import Found
+
+    runs = []
+    for n in DRIVER_ROWS:
+        path = folder / f"{n}.parquet"
+        ids = pa.array(np.arange(n)).cast(pa.string())
+        pq.write_table(pa.table({"id": ids, "text": ids}), path, row_group_size=KEY_ROWS)
+        runs.append(child("driver", n, str(path)))
+    tracemalloc.start()
+    listed = [Found(f"photos/{i // 1000:06}/{i:012}.jpg", 20_000 + i) for i in range(10_000)]
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    few, many = DRIVER_ROWS
+    grown = (runs[1]["mb"] - runs[0]["mb"]) * 1e6
+    return {
+        "driver_bytes_a_row": grown / (many - few),
+        "driver_mb": runs[1]["mb"],
+        "listed_bytes_a_file": size / len(listed),
+    }
+
+
 def measure_plan(folder: Path) -> dict[str, float]:
     """Bytes a row are the growth from the smaller to the larger plan."""
     found = {}
     for kind in ("first", "refresh"):
-        runs = []
-        for n in PLAN_ROWS:
-            asked = json.dumps([n, kind == "refresh"])
-            command = [sys.executable, "-m", "benchmarks.costs", "--child", asked]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-            runs.append(json.loads(done.stdout))
-        (small, large), (few, many) = runs, PLAN_ROWS
+        small, large = (child("plan", n, kind == "refresh") for n in PLAN_ROWS)
+        few, many = PLAN_ROWS
         found[f"plan_{kind}_bytes_a_row"] = (large["mb"] - small["mb"]) * 1e6 / (many - few)
         found[f"plan_{kind}_us_a_row"] = large["seconds"] * 1e6 / many
         found[f"plan_{kind}_mb"] = large["mb"]
@@ -159,10 +208,11 @@ def measure_vectors(folder: Path) -> dict[str, float]:
     model = model_folder(MODELS[0], folder)
     with native_noise_in_a_file():
         run(EmbedConfig(str(source), str(table), model, id_column="id", json=True))
-    (path,) = table.glob("*.parquet")
-    group = pq.read_metadata(path).row_group(0)
-    columns = [group.column(at) for at in range(group.num_columns)]
-    sizes = {column.path_in_schema: column.total_compressed_size for column in columns}
+    sizes: Counter[str] = Counter()
+    for path in table.glob("*.parquet"):
+        group = pq.read_metadata(path).row_group(0)
+        for column in map(group.column, range(group.num_columns)):
+            sizes[column.path_in_schema] += column.total_compressed_size
     dim = len(pq.read_table(path, columns=["embedding"])["embedding"][0])
     vectors, text = sizes.pop("embedding.list.element"), sizes.pop("text")
     keys = sum(sizes[name] for name in ("id", "content_hash", "row_hash"))
@@ -252,6 +302,9 @@ def processor_seconds(work: Callable[[], object], n: int) -> float:
     return (time.process_time() - started) / n
 
 
+MEASURES = (measure_plan, measure_driver, measure_log, measure_vectors, measure_rows)
+
+
 def main() -> int:
     """Measure, print, append."""
     parser = argparse.ArgumentParser(
@@ -262,10 +315,10 @@ def main() -> int:
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        print(json.dumps(plan_child(*arguments.child)))
+        part, *asked = arguments.child
+        print(json.dumps({"plan": plan_child, "driver": driver_child}[part](*asked)))
         return 0
-    measures = {"plan": measure_plan, "log": measure_log}
-    measures |= {"vectors": measure_vectors, "rows": measure_rows}
+    measures = dict(zip(PARTS, MEASURES, strict=True))
     found: dict[str, float] = {}
     for part in arguments.parts.split(","):
         print(part, file=sys.stderr, flush=True)

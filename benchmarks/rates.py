@@ -1,0 +1,142 @@
+"""What `benchmarks.simulate` reckons with: measured rates, GPUs and models by their data sheets.
+
+    python -m benchmarks.rates    # all of it, as JSON
+
+RECORDS names the measurements that count, so that a new one changes no table until it is named here.
+No GPU was measured: GPUS and ENCODERS hold what vendors and papers say, ASSUMED what we guess.
+"""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmarks.record import RESULTS
+
+RECORDS = {  # file of results: which of its records count, by their times
+    "costs": ("2026-11-22T11:53:22+00:00", "2026-11-22T12:00:00+00:00"),
+    "encode": ("2026-11-22T02:11:15+00:00",),
+    "images": ("2026-11-22T04:37:25+00:00",),
+    "memory": ("2026-11-21T20:19:20+00:00",),
+    "neighbours": ("2026-11-22T06:06:27+00:00",),
+    "scale": ("2026-11-22T00:08:06+00:00",),
+}
+ASSUMED = {
+    "request_ms": 30.0,  # one answer of an object store
+    "network_bytes_a_second": 1.25e9,  # of each machine
+    "images_a_tar": 10_000.0,
+    "spot_share": 0.4,  # of the price on demand
+    "interruptions_a_gpu_hour": 0.01,
+    "keys_a_list": 1000.0,  # that one LIST of S3 answers
+    "dollars_a_thousand_gets": 0.0004,  # S3 Standard, us-east-1, 2025
+    "driver_gb": 128.0,
+}
+REQUESTS = {"check": 4, "schema": 2, "read": 3, "write": 5}
+"""To the store for one file, one after the other; counted with an S3 server on one machine."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU and its share of a machine.
+
+    Attributes:
+        tflops: Dense bf16 peak, NVIDIA's data sheets; of the A10G, made for AWS, by public lists.
+        cores: Virtual ones of the machine, a GPU.
+        dollars: An hour on demand: AWS list prices of 2025, us-east-1, Linux (g6.xlarge, g5.xlarge,
+            p4d.24xlarge and p5.48xlarge after June), divided by the number of GPUs.
+    """
+
+    tflops: float
+    cores: int
+    dollars: float
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A transformer's shape.
+
+    Attributes:
+        low, high: Shares of a GPU's peak that it is assumed to reach.
+        first_flops: Before the layers.
+    """
+
+    layers: int
+    hidden: int
+    up: int
+    dim: int
+    low: float
+    high: float
+    first_flops: float = 0.0
+
+    def flops(self, n_tokens: float) -> float:
+        """Floating point operations of the matrix products for one row, 2 a product and sum.
+
+        For up = 4 h: layers * (24 n h^2 + 4 n^2 h).
+
+        Source: Narayanan et al. 2021 (arXiv 2104.04473), appendix: forward pass without logits.
+        """
+        linear = 2 * (4 * self.hidden**2 + 2 * self.hidden * self.up) * n_tokens
+        return self.layers * (linear + 4 * self.hidden * n_tokens**2) + self.first_flops
+
+
+GPUS = {
+    "L4": Gpu(121, 4, 0.805),
+    "A10G": Gpu(70, 4, 1.006),
+    "A100": Gpu(312, 12, 2.745),
+    "H100": Gpu(989, 24, 6.88),
+}
+IMAGE_TOKENS = 50  # 7 x 7 patches and the class
+ENCODERS = {
+    "MiniLM-L6": Encoder(6, 384, 1536, 384, 0.05, 0.2),
+    "BERT-base": Encoder(12, 768, 3072, 768, 0.15, 0.4),
+    "CLIP ViT-B/32": Encoder(12, 768, 3072, 512, 0.1, 0.4, 49 * 2 * 3 * 32**2 * 768),
+}
+
+
+def measured() -> dict[str, float]:
+    """What RECORDS say; the names of `costs` are its own.
+
+    Raises:
+        KeyError: a record that is named is not there.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name, times in RECORDS.items():
+        lines = (RESULTS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        records = {record["time"]: record for record in map(json.loads, lines)}
+        found[name] = [records[time] for time in times]
+    values = {k: v for record in found["costs"] for k, v in record["measured"].items()}
+    mixed = {r["engine"]: r for r in found["encode"][0]["results"] if r["corpus"] == "mixed"}
+    engine, images = mixed["embatch-fp32"], found["images"][0]
+    few, many = found["memory"][0]["runs"]
+    grown = (many["peak_driver_mb"] - few["peak_driver_mb"]) * 1e6
+    refresh, full = found["scale"][0]["runs"][1], found["scale"][0]["full"]
+    return values | {
+        "tokens": engine["tokens_per_second"] / engine["rows_per_second"],
+        "documents_a_second": mixed["embatch-job"]["rows_per_second"],
+        "images_a_second": images["images_per_second"]["embatch"],
+        "decode_us": 1e6 * images["machine"]["cores"] / images["decoded_per_second"],
+        "driver_bytes_a_row": grown / (many["rows"] - few["rows"]),
+        "exact_seconds": found["neighbours"][0]["seconds"]["embatch"],
+        "exact_rows": found["neighbours"][0]["rows"],
+        "start_seconds": refresh["start_seconds"],
+        "refresh_rows": full["rows"],
+        "refresh_seconds": refresh["seconds"] - refresh["start_seconds"],
+    }
+
+
+def main() -> int:
+    """Print everything."""
+    tables = {
+        name: {k: asdict(v) for k, v in t.items()}
+        for name, t in (("gpus", GPUS), ("encoders", ENCODERS))
+    }
+    print(
+        json.dumps(
+            {**tables, "assumed": ASSUMED, "requests": REQUESTS, "measured": measured()}, indent=1
+        )
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
