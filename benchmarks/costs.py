@@ -1,29 +1,20 @@
-"""What a row, a file and a commit cost beside the model: what `benchmarks.simulate` reckons with.
+"""What a row costs beside the model: bytes of its vector and text, time to read, write and tokenise it.
 
     python -m benchmarks.costs
-    python -m benchmarks.costs --parts plan,log --json
 
-`plan` is the peak memory and time of `make_plan` on the driver, each size in a process of its own,
-`driver` that of reading the source's keys besides;
-`log` the bytes of commits and checkpoints; `vectors` the bytes of a table of real MiniLM vectors;
-`rows` the time to read a source's and a table's keys, to write a file anew and to tokenise. Times
-are of the processor, which a busy machine stretches less than the clock's. PREDICTED was written
-before the first measurement. About five minutes on two cores; results go to `results/costs.jsonl`.
+Vectors of MiniLM, German news, photos of Flickr8k. Times are of the processor, the least of three,
+which a busy machine stretches less than the clock's. PREDICTED was written before the first
+measurement. About two minutes on two cores; results go to `results/costs.jsonl`.
 """
 
 import argparse
 import io
 import json
-import os
-import subprocess
 import sys
 import tarfile
 import tempfile
-import time
-import tracemalloc
 import zipfile
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +22,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.corpora import DATA, MODELS, ROOT, SEED, corpus, model_folder
-from benchmarks.record import append, resident_peak_mb
+from benchmarks.corpora import DATA, MODELS, SEED, corpus, model_folder
+from benchmarks.record import append, processor_seconds
 
-PARTS = ("plan", "driver", "log", "vectors", "rows")
 PREDICTED = {
-    "plan_first_bytes_a_row": 245,
-    "plan_refresh_bytes_a_row": 230,
-    "driver_bytes_a_row": 300,
-    "listed_bytes_a_file": 210,
-    "plan_first_us_a_row": 1.5,
-    "plan_refresh_us_a_row": 3.0,
-    "add_bytes": 330,
-    "remove_bytes": 160,
-    "commit_bytes": 700,
-    "checkpoint_bytes_a_file": 110,
-    "commit_ms": 5.0,
-    "commit_us_a_file_in_the_table": 2.0,
     "vector_bytes_a_value": 3.4,
     "scan_document_us": 10.0,
     "scan_image_us": 30.0,
@@ -55,145 +33,9 @@ PREDICTED = {
     "rewrite_us": 25.0,
     "tokenize_us": 800.0,
 }
-PLAN_ROWS = (1_000_000, 4_000_000)
-DRIVER_ROWS = (250_000, 1_000_000)
-CHANGED_EVERY = 100  # rows of which one changes
-KEY_ROWS = 50_000  # of a table file, in the plan
-FILES, WAVE_FILES = 20_000, 500
+CHANGED_EVERY = 100  # rows of which one is left out
 EMBEDDED = 320  # so few, and of so few bytes, that no Ray is started
 ROWS = 8192
-
-
-def plan_child(n: int, refreshes: bool) -> dict[str, float]:
-    """Peak memory beyond an idle process and processor seconds of one plan, its keys included."""
-    from schemas.keys import KEYS
-    from schemas.plan import make_plan
-
-    idle = resident_peak_mb(os.getpid())
-    chance = np.random.default_rng(SEED)
-    source = np.zeros(n, KEYS)
-    for name in ("id", "content"):
-        source[name] = chance.integers(0, 2**63, (n, 2), np.uint64)
-    source["where"], source["position"] = np.divmod(np.arange(n), KEY_ROWS)
-    stored = source.copy() if refreshes else source[:0]
-    source["content"][::CHANGED_EVERY] += np.uint64(1) if refreshes else np.uint64(0)
-    current = np.ones(-(-len(stored) // KEY_ROWS), bool)
-    started = time.process_time()
-    plan = make_plan(source, stored, source[:0], current_file=current)
-    seconds = time.process_time() - started
-    assert len(plan.due) == (-(-n // CHANGED_EVERY) if refreshes else n)
-    return {"mb": resident_peak_mb(os.getpid()) - idle, "seconds": seconds}
-
-
-def driver_child(n: int, path: str) -> dict[str, float]:
-    """Peak memory beyond an idle process of a source's keys and their plan, as the driver makes it."""
-    from jobs.scan import gather, scan_piece
-    from schemas.plan import make_plan
-    from sources import open_source
-    from sources.rows import SourceOptions
-
-    idle = resident_peak_mb(os.getpid())
-    source = open_source(SourceOptions(path, ("text",), id_column="id"))
-    scans = [scan_piece(source, at, piece) for at, piece in enumerate(source.pieces())]
-    keys = gather(scans, all_listed=True).keys
-    del scans
-    plan = make_plan(keys, keys[:0], keys[:0], current_file=np.zeros(0, bool))
-    assert len(plan.due) == n
-    return {"mb": resident_peak_mb(os.getpid()) - idle}
-
-
-def child(*asked: object) -> dict[str, float]:
-    """What one of the two says in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.costs", "--child", json.dumps(asked)]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
-
-
-def measure_driver(folder: Path) -> dict[str, float]:
-    """The same with reading the source, and the memory that each listed file takes."""
-    from sources.listing import Found
-
-    runs = []
-    for n in DRIVER_ROWS:
-        path = folder / f"{n}.parquet"
-        ids = pa.array(np.arange(n)).cast(pa.string())
-        pq.write_table(pa.table({"id": ids, "text": ids}), path, row_group_size=KEY_ROWS)
-        runs.append(child("driver", n, str(path)))
-    tracemalloc.start()
-    listed = [Found(f"photos/{i // 1000:06}/{i:012}.jpg", 20_000 + i) for i in range(10_000)]
-    size, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    few, many = DRIVER_ROWS
-    grown = (runs[1]["mb"] - runs[0]["mb"]) * 1e6
-    return {
-        "driver_bytes_a_row": grown / (many - few),
-        "driver_mb": runs[1]["mb"],
-        "listed_bytes_a_file": size / len(listed),
-    }
-
-
-def measure_plan(folder: Path) -> dict[str, float]:
-    """Bytes a row are the growth from the smaller to the larger plan."""
-    found = {}
-    for kind in ("first", "refresh"):
-        small, large = (child("plan", n, kind == "refresh") for n in PLAN_ROWS)
-        few, many = PLAN_ROWS
-        found[f"plan_{kind}_bytes_a_row"] = (large["mb"] - small["mb"]) * 1e6 / (many - few)
-        found[f"plan_{kind}_us_a_row"] = large["seconds"] * 1e6 / many
-        found[f"plan_{kind}_mb"] = large["mb"]
-    return found | {"plan_rows": max(PLAN_ROWS)}
-
-
-def measure_log(folder: Path) -> dict[str, float]:
-    """Commits of a real table whose files are links to one small file."""
-    from schemas.embeddings import Fingerprint, table_schema
-    from schemas.fragments import new_name, write_rows
-    from schemas.store import Table
-
-    run = "20250101T000000-abcdef"
-    note = {"run": run, "host": "node-1", "pid": 1, "started": 1, "command": "embed"}
-    note |= {"model": "all-MiniLM-L6-v2", "source": "s3://bucket/corpus", "state": "wave"}
-    schema = table_schema([pa.field("label", pa.string())], Fingerprint("m", 384, "s", "r"))
-    table = Table.create(str(folder / "table"), schema, note)
-    first = write_rows(table.filesystem, new_name(run, "00000"), schema.empty_table())
-    files = []
-    for _ in range(FILES):
-        name = new_name(run, "00000")
-        os.link(f"{table.uri}/{first.name}", f"{table.uri}/{name}")
-        files.append(type(first)(name, first.size_bytes, first.n_rows))
-
-    def size() -> int:
-        return os.path.getsize(f"{table.uri}/_delta_log/{table.version:020}.json")
-
-    def commit_seconds(n: int = 5) -> float:
-        return processor_seconds(lambda: table.commit(note), n)
-
-    empty_seconds, empty = commit_seconds(), size()
-    for start in range(0, FILES, WAVE_FILES):
-        table.commit(note, add=files[start : start + WAVE_FILES])
-    added, full_seconds = size(), commit_seconds()
-    table.checkpoint()
-    whole = checkpoint_bytes(table.uri)
-    table.commit(note, remove=files[: FILES // 2])
-    removed = size()
-    one = files[-1:]
-    checked = processor_seconds(lambda: [table._check(file) for file in one * 100], 1) / 100
-    return {
-        "add_bytes": (added - empty) / WAVE_FILES,
-        "remove_bytes": (removed - empty) / (FILES // 2),
-        "commit_bytes": empty,
-        "checkpoint_bytes_a_file": whole / FILES,
-        "commit_ms": empty_seconds * 1e3,
-        "commit_us_a_file_in_the_table": (full_seconds - empty_seconds) * 1e6 / FILES,
-        "check_us_a_file": checked * 1e6,
-    }
-
-
-def checkpoint_bytes(uri: str) -> int:
-    """Of the newest checkpoint."""
-    found = sorted(Path(uri, "_delta_log").glob("*.checkpoint*.parquet"))
-    return found[-1].stat().st_size
 
 
 def measure_vectors(folder: Path) -> dict[str, float]:
@@ -231,7 +73,7 @@ def measure_rows(folder: Path) -> dict[str, float]:
     from jobs.scan import scan_piece, scan_table
     from schemas.embeddings import Fingerprint, table_schema, vector_column
     from schemas.fragments import new_name, write_rows
-    from schemas.keys import hex_of
+    from schemas.keys import KEYS, hex_of
     from schemas.store import Table
     from sources import open_source
     from sources.rows import SourceOptions
@@ -263,16 +105,16 @@ def measure_rows(folder: Path) -> dict[str, float]:
     tokenizer = resolve(model_folder(MODELS[0], folder)).load("cpu", 1, "fp32")
     few = texts[:EMBEDDED]
     pieces, tars = source.pieces(), photos.pieces()
-    n_photos = len(zipfile.ZipFile(DATA / "flickr8k_1000" / "images.zip").namelist())
-    scan = {
+    n_photos = len(scan_piece(photos, 0, tars[0])["keys"]) // KEYS.itemsize
+    steps = {
         "scan_document_us": (ROWS, lambda: [scan_piece(source, 0, piece) for piece in pieces]),
-        "scan_image_us": (n_photos, lambda: [scan_piece(photos, 0, piece) for piece in tars]),
+        "scan_image_us": (n_photos, lambda: scan_piece(photos, 0, tars[0])),
         "scan_table_us": (ROWS, lambda: scan_table(table, "r", passages=False)),
         "rewrite_us": (ROWS, rewrite),
         "tokenize_us": (EMBEDDED, lambda: tokenizer.tokenize(few)),
     }
     found = {}
-    for name, (n, work) in scan.items():
+    for name, (n, work) in steps.items():
         found[name] = min(processor_seconds(work, 1) for _ in range(3)) * 1e6 / n
     return found | {"image_bytes": tars[0].size_bytes / n_photos}
 
@@ -294,38 +136,17 @@ def photo_source(path: Path) -> Any:  # noqa: ANN401
     return open_source(SourceOptions(str(path)))
 
 
-def processor_seconds(work: Callable[[], object], n: int) -> float:
-    """Of all threads of this process, a time, for n times."""
-    started = time.process_time()
-    for _ in range(n):
-        work()
-    return (time.process_time() - started) / n
-
-
-MEASURES = (measure_plan, measure_driver, measure_log, measure_vectors, measure_rows)
-
-
 def main() -> int:
     """Measure, print, append."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
-    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.child:
-        part, *asked = arguments.child
-        print(json.dumps({"plan": plan_child, "driver": driver_child}[part](*asked)))
-        return 0
-    measures = dict(zip(PARTS, MEASURES, strict=True))
-    found: dict[str, float] = {}
-    for part in arguments.parts.split(","):
-        print(part, file=sys.stderr, flush=True)
-        with tempfile.TemporaryDirectory() as folder:
-            found |= measures[part](Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure_vectors(Path(folder)) | measure_rows(Path(folder))
     found = {name: round(value, 3) for name, value in found.items()}
-    append("costs", {"options": vars(arguments), "predicted": PREDICTED, "measured": found})
+    append("costs", {"predicted": PREDICTED, "measured": found})
     print(json.dumps(found, indent=None if arguments.json else 1))
     return 0
 

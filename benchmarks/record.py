@@ -11,6 +11,8 @@ import platform
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -176,6 +178,14 @@ def memory_mb(driver: psutil.Process) -> dict[str, float]:
         role = "driver" if process.pid == driver.pid else "ray"
         found["workers" if line.startswith("ray::Map") else role] += size
     return found
+
+
+def processor_seconds(work: Callable[[], object], n: int) -> float:
+    """Of all threads of this process, a time, for n times."""
+    started = time.process_time()
+    for _ in range(n):
+        work()
+    return (time.process_time() - started) / n
 
 
 def resident_peak_mb(process_id: int) -> float:
