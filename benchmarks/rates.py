@@ -13,13 +13,14 @@ from typing import Any
 
 from benchmarks.record import RESULTS
 
-RECORDS = {  # file of results: which of its records count, by their times
-    "costs": ("2026-11-22T11:53:22+00:00", "2026-11-22T12:00:00+00:00"),
-    "encode": ("2026-11-22T02:11:15+00:00",),
-    "images": ("2026-11-22T04:37:25+00:00",),
-    "memory": ("2026-11-21T20:19:20+00:00",),
-    "neighbours": ("2026-11-22T06:06:27+00:00",),
-    "scale": ("2026-11-22T00:08:06+00:00",),
+RECORDS = {  # file of results: which of its records counts, by its time
+    "costs": "2026-11-22T12:10:33+00:00",
+    "driver": "2026-11-22T12:08:30+00:00",
+    "encode": "2026-11-22T02:11:15+00:00",
+    "images": "2026-11-22T04:37:25+00:00",
+    "memory": "2026-11-21T20:19:20+00:00",
+    "neighbours": "2026-11-22T06:06:27+00:00",
+    "scale": "2026-11-22T00:08:06+00:00",
 }
 ASSUMED = {
     "request_ms": 30.0,  # one answer of an object store
@@ -85,6 +86,7 @@ GPUS = {
     "A100": Gpu(312, 12, 2.745),
     "H100": Gpu(989, 24, 6.88),
 }
+Rates = dict[str, float]
 IMAGE_TOKENS = 50  # 7 x 7 patches and the class
 ENCODERS = {
     "MiniLM-L6": Encoder(6, 384, 1536, 384, 0.05, 0.2),
@@ -93,46 +95,54 @@ ENCODERS = {
 }
 
 
-def measured() -> dict[str, float]:
-    """What RECORDS say; the names of `costs` are its own.
+def record_of(name: str) -> dict[str, Any]:
+    """The record that RECORDS names.
 
     Raises:
-        KeyError: a record that is named is not there.
+        KeyError: it is not there.
     """
-    found: dict[str, list[dict[str, Any]]] = {}
-    for name, times in RECORDS.items():
-        lines = (RESULTS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-        records = {record["time"]: record for record in map(json.loads, lines)}
-        found[name] = [records[time] for time in times]
-    values = {k: v for record in found["costs"] for k, v in record["measured"].items()}
-    mixed = {r["engine"]: r for r in found["encode"][0]["results"] if r["corpus"] == "mixed"}
-    engine, images = mixed["embatch-fp32"], found["images"][0]
-    few, many = found["memory"][0]["runs"]
-    grown = (many["peak_driver_mb"] - few["peak_driver_mb"]) * 1e6
-    refresh, full = found["scale"][0]["runs"][1], found["scale"][0]["full"]
+    lines = (RESULTS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    records: dict[str, dict[str, Any]] = {}
+    for record in map(json.loads, lines):
+        records[record["time"]] = record
+    return records[RECORDS[name]]
+
+
+def measured() -> Rates:
+    """What RECORDS say; those of `costs` and `driver` keep their names."""
+    values: Rates = record_of("driver")["measured"] | record_of("costs")["measured"]
+    results = record_of("encode")["results"]
+    mixed = {result["engine"]: result for result in results if result["corpus"] == "mixed"}
+    engine, images, scale = mixed["embatch-fp32"], record_of("images"), record_of("scale")
+    refresh = scale["runs"][1]
     return values | {
         "tokens": engine["tokens_per_second"] / engine["rows_per_second"],
         "documents_a_second": mixed["embatch-job"]["rows_per_second"],
         "images_a_second": images["images_per_second"]["embatch"],
         "decode_us": 1e6 * images["machine"]["cores"] / images["decoded_per_second"],
-        "driver_bytes_a_row": grown / (many["rows"] - few["rows"]),
-        "exact_seconds": found["neighbours"][0]["seconds"]["embatch"],
-        "exact_rows": found["neighbours"][0]["rows"],
+        "whole_driver_mb": record_of("memory")["runs"][1]["peak_driver_mb"],
+        "exact_seconds": record_of("neighbours")["seconds"]["embatch"],
+        "exact_rows": record_of("neighbours")["rows"],
         "start_seconds": refresh["start_seconds"],
-        "refresh_rows": full["rows"],
+        "refresh_rows": scale["full"]["rows"],
+        "refresh_changed_share": refresh["changed_share"],
+        "refresh_rate": 1 / scale["seconds_a_row"],
         "refresh_seconds": refresh["seconds"] - refresh["start_seconds"],
     }
 
 
 def main() -> int:
     """Print everything."""
-    tables = {
-        name: {k: asdict(v) for k, v in t.items()}
-        for name, t in (("gpus", GPUS), ("encoders", ENCODERS))
-    }
     print(
         json.dumps(
-            {**tables, "assumed": ASSUMED, "requests": REQUESTS, "measured": measured()}, indent=1
+            {
+                "gpus": {name: asdict(gpu) for name, gpu in GPUS.items()},
+                "encoders": {name: asdict(encoder) for name, encoder in ENCODERS.items()},
+                "assumed": ASSUMED,
+                "requests": REQUESTS,
+                "measured": measured(),
+            },
+            indent=1,
         )
     )
     return 0
