@@ -33,7 +33,8 @@ ASSUMED = {
     "driver_gb": 128.0,
 }
 REQUESTS = {"check": 4, "schema": 2, "read": 3, "write": 5}
-"""To the store for one file, one after the other; counted with an S3 server on one machine."""
+"""To the store for one file, one after the other (checks: several files at once); counted with an S3 server on
+one machine."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,10 @@ def measured() -> Rates:
     mixed = {result["engine"]: result for result in results if result["corpus"] == "mixed"}
     engine, images, scale = mixed["embatch-fp32"], record_of("images"), record_of("scale")
     refresh = scale["runs"][1]
+    stored = values["key_bytes_a_row"] + values["other_bytes_a_row"] + values["text_bytes_a_row"]
+    stored += ENCODERS["MiniLM-L6"].dim * values["vector_bytes_a_value"]
     return values | {
+        "rewrite_us_a_byte": values["rewrite_us"] / stored,
         "tokens": engine["tokens_per_second"] / engine["rows_per_second"],
         "documents_a_second": mixed["embatch-job"]["rows_per_second"],
         "images_a_second": images["images_per_second"]["embatch"],

@@ -13,6 +13,7 @@ from jobs.pipeline import WINDOW_BYTES
 from jobs.scan import SCAN_THREADS
 from jobs.waves import COMPACTED_BYTES, MANY_SMALL_FILES
 from schemas.plan import WAVE_ROWS
+from schemas.store import CHECK_THREADS
 from sources.parquet import PIECE_BYTES, PIECE_ROWS
 
 WAVE_SECONDS = 30.0
@@ -118,10 +119,10 @@ def reckon(
     plan = n * m[f"plan_{kind}_us_a_row"] / 1e6 * math.log(max(n, 2)) / math.log(m["plan_rows"])
     model = due / workers / rate
     reading = again * scan
-    byte_seconds = m["rewrite_us"] / 1e6 / work_of("documents", m).row_bytes  # what was measured
+    row_seconds = work.row_bytes * m["rewrite_us_a_byte"] / 1e6
     anew = (REQUESTS["read"] + REQUESTS["write"]) * request
-    writing = touched * (file_rows * work.row_bytes * byte_seconds + anew)
-    writing += (small + touched) * REQUESTS["check"] * request
+    writing = touched * (file_rows * row_seconds + anew)
+    writing += (small + touched) * REQUESTS["check"] * request / CHECK_THREADS
     working = max(model, reading)  # workers do not wait for commits
     commits = math.ceil(working / WAVE_SECONDS) + 3  # at most; the claim, the joined files, the end
     listed = small / 2 if first else files
@@ -129,7 +130,7 @@ def reckon(
     driver = writing + commits * commit_ms / 1e3
     joins = small > MANY_SMALL_FILES
     joined = math.ceil(due / file_rows) if joins else 0
-    joining = joins * due * work.row_bytes * byte_seconds + joined * REQUESTS["write"] * request
+    joining = joins * due * row_seconds + joined * REQUESTS["write"] * request
     joining += joins * small * (REQUESTS["schema"] + REQUESTS["read"]) * request
     adds, removes = small + touched + joined, touched + joins * small
     log = commits * m["commit_bytes"] + adds * m["add_bytes"] + removes * m["remove_bytes"]
