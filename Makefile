@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo test test-slow check lock bench fmt
+.PHONY: setup demo test test-slow faults check lock bench fmt
 
 setup: $(VENV)/.done
 
@@ -22,6 +22,11 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout=3600
+
+N ?= 30
+SEED ?= 1
+faults: setup
+	@PYTHONPATH=. $(BIN)/python -m tests.campaign --n $(N) --seed $(SEED)
 
 check: setup
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ FAILED = pa.struct(
         ("stage", pa.string()),
         ("reason", pa.string()),
         ("kind", pa.uint8()),  # `schemas.plan`: what the row would have counted as
+        ("planned_id", pa.uint64()),  # `schemas.plan.DUE`: of the row that was due here
     ]
 )
 REPORT = pa.schema(
@@ -55,6 +56,7 @@ DUE_FIELDS = (
     pa.field("due:action", pa.uint8()),
     pa.field("due:kind", pa.uint8()),
     pa.field("due:group", pa.int32()),
+    pa.field("due:id", pa.uint64()),
     pa.field("due:from_file", pa.string()),
     pa.field("due:from_position", pa.uint32()),
     pa.field("due:from_count", pa.uint32()),

@@ -273,6 +273,7 @@ class EmbedWindow:
             "stage": rows["due:stage"][index].as_py() or "embed",
             "reason": reason,
             "kind": rows["due:kind"][index].as_py(),
+            "planned_id": rows["due:id"][index].as_py(),
         }
 
     def _rows(self, rows: pa.Table, part: pa.Table) -> pa.Table:

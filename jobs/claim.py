@@ -33,8 +33,17 @@ def identity(run: str) -> dict[str, Any]:
         "run": run,
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "started": int(psutil.Process().create_time()),
+        **_beginning(os.getpid()),
     }
+
+
+def _beginning(pid: int) -> dict[str, Any]:
+    """When a process began, told twice: by the clock, and in seconds after its machine.
+
+    Where the clock is set anew, systems change one of the two for a process that lives.
+    """
+    began = psutil.Process(pid).create_time()
+    return {"started": int(began), "after_boot": round(began - psutil.boot_time(), 2)}
 
 
 def holder(table: Table, run: str) -> Mapping[str, Any] | None:
@@ -54,7 +63,7 @@ def _lives(note: Mapping[str, Any]) -> bool:
     if note.get("host") != socket.gethostname():
         return True  # only its silence can tell
     try:
-        return bool(int(psutil.Process(note["pid"]).create_time()) == note["started"])
+        return any(note.get(name) == when for name, when in _beginning(note["pid"]).items())
     except psutil.NoSuchProcess:
         return False
 

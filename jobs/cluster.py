@@ -162,7 +162,11 @@ class Cluster:
             settings["logging_level"] = logging.ERROR
         if self.address is None:
             settings |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-        ray.init(address=self.address or "local", **settings)
+        try:
+            ray.init(address=self.address or "local", **settings)
+        except Exception as error:  # Ray raises bare ones
+            first = str(error).strip().partition("\n")[0]
+            raise ConnectionError(f"Ray did not start: {first} Run again.") from error
         import ray.data
 
         if not self.verbose:

@@ -18,6 +18,7 @@ from actors.exchange import DUE_FIELDS, ITEM_FIELDS, PIXELS
 from actors.pixels import Preprocess, decode
 from schemas.columns import cast_column, common_schema
 from schemas.embeddings import IMAGE_TYPE, Fingerprint
+from schemas.failures import CHANGED
 from schemas.fragments import Fragment, is_made_by
 from schemas.keys import KEYS, from_binary, from_hex, id_hashes
 from schemas.plan import CONFLICT, COPY, DUE, EMBED
@@ -214,10 +215,12 @@ def read_due(
         for start in range(0, len(inside), step):
             part = inside[start : start + step]
             mine, rows = due[at[part]], table.take(pa.array(part))
-            changed = (from_binary(rows["content_hash"]) != mine["content"]).any(axis=1)
+            changed = id_hashes(rows["id"])[:, 0] != mine["id"]
+            changed |= (from_binary(rows["content_hash"]) != mine["content"]).any(axis=1)
+            changed |= rows["row_hash"].to_numpy() != mine["row"]
             refused = mine["action"] == CONFLICT
             reasons = np.where(changed, CHANGED_REASON, np.where(refused, CONFLICT_REASON, ""))
-            stages = np.where(changed, "read", np.where(refused, "id", ""))
+            stages = np.where(changed, CHANGED, np.where(refused, "id", ""))
             if images is not None:
                 wanted = (mine["action"] == EMBED) & (reasons == "")
                 known, unreadable = _images(rows["image"], wanted, images)
@@ -226,16 +229,14 @@ def read_due(
                     reasons[row], stages[row] = why, "decode"
             else:
                 known = {"text": rows["text"]}
-            others = {
-                columns[name].name: _others(rows)[name]
-                for name in _others(rows).column_names
-                if name in columns
-            }
-            known |= others | {"id": rows["id"], "content_hash": rows["content_hash"]}
+            names = [name for name in _others(rows).column_names if name in columns]
+            others = {columns[name].name: rows[name] for name in names}
+            ours = {n: pc.if_else(pa.array(changed), None, rows[n]) for n in ("id", "content_hash")}
+            known |= others | ours
             yield _due_table(mine, files, _named(piece), fields, known, reasons, stages)
     lost = due[~n_found]
     if len(lost):
-        reasons, stages = np.full(len(lost), why_lost), np.full(len(lost), "read")
+        reasons, stages = np.full(len(lost), why_lost), np.full(len(lost), CHANGED)
         yield _due_table(lost, files, _named(piece), fields, {}, reasons, stages)
 
 
@@ -284,6 +285,7 @@ def _due_table(
         "due:action": pa.array(due["action"]),
         "due:kind": pa.array(due["kind"]),
         "due:group": pa.array(due["group"]),
+        "due:id": pa.array(due["id"]),
         "due:from_file": pa.array(from_files, pa.string()),
         "due:from_position": pa.array(due["from_position"]),
         "due:from_count": pa.array(due["from_count"]),

@@ -2,7 +2,8 @@
 
 A wave is one commit: the files of new rows that have come in, and, for each group of table files
 whose due rows are all in, the files rewritten without their old rows. Failures are committed
-before the rows they replace go, so that a row is never in neither table.
+before the rows they replace go, so that a row is never in neither table. What the source changed
+while the run went on stays as it is: the next run takes it.
 """
 
 import time
@@ -17,7 +18,7 @@ import pyarrow as pa
 from jobs.claim import RENEW_SECONDS
 from jobs.events import Events
 from schemas.embeddings import vector_column, vectors_of
-from schemas.failures import FailureLog
+from schemas.failures import CHANGED, FailureLog
 from schemas.fragments import KEPT, Fragment, new_name, write_rows, write_tables
 from schemas.plan import NEW, REPLACED, UPDATED, Plan
 from schemas.store import Table
@@ -165,7 +166,7 @@ class Waves:
             ready = []
         failed = [failure for group in ready for failure in self._failed[group]]
         added = [fragment for group in ready for fragment in self._fragments[group]]
-        old = [i for i in np.flatnonzero(np.isin(self.plan.group_of_file, ready[1:])).tolist()]
+        old = self._old_rows(ready[1:], failed)
         if not (failed or added or old):
             if self.seconds_since_commit() > RENEW_SECONDS:
                 self.table.commit({**self.note, "state": "claim"})
@@ -173,7 +174,7 @@ class Waves:
             return 0
         started = self._last_commit = time.monotonic()
         self._record(failed)
-        rewritten = [fragment for index in old if (fragment := self._without_old_rows(index))]
+        rewritten = [f for index, rows in old.items() if (f := self._without(index, rows))]
         if added or old:
             self.table.commit(
                 self._wave_note(added),
@@ -207,10 +208,19 @@ class Waves:
             for failure in failed:
                 self.tally.fail(failure)
 
-    def _without_old_rows(self, index: int) -> Fragment | None:
-        file = self.files[index]
+    def _old_rows(self, groups: list[int], failed: list[dict[str, Any]]) -> dict[int, np.ndarray]:
+        """Positions of the rows that go with some groups, by the index of their file."""
+        stay = [failure["planned_id"] for failure in failed if failure["stage"] == CHANGED]
         drops = self.plan.drops
-        gone = drops["position"][drops["where"] == index]
+        drops = drops[np.isin(self.plan.group_of_file[drops["where"]], groups)]
+        drops = drops[~np.isin(drops["id"][:, 0], np.array(stay, np.uint64))]
+        return {
+            int(index): drops["position"][drops["where"] == index]
+            for index in np.unique(drops["where"])
+        }
+
+    def _without(self, index: int, gone: np.ndarray) -> Fragment | None:
+        file = self.files[index]
         rows = self.table.read_file(file.name)
         kept = np.ones(len(rows), bool)
         kept[gone] = False

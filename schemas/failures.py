@@ -3,7 +3,9 @@
 A row names the source row (`id` where it has one, `source_file` and `position` always), what it
 held (`content_hash`), what was tried (`recipe`), and where (`stage`) and why (`reason`) it failed.
 Stages: `file` (it, or the rest of it, could not be read), `read` (this row could not), `id` (its id
-belongs to another row), `embed` (the model failed).
+belongs to another row), `decode` and `embed` (the model or its preprocessing refused it), `changed`
+(another row, or none, stood there when it was read again; it has no id here, and the table is left
+with the row that it has).
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,6 +35,7 @@ FAILURES = pa.schema(
         pa.field("failed_at", pa.timestamp("us", tz="UTC")),
     ]
 )
+CHANGED = "changed"
 OF_RECIPE = ("decode", "embed")  # stages at which the model or its preprocessing refused a row
 _IDENTITY = ("id", "content_hash", "recipe", "source", "source_file", "position", "stage", "reason")
 

@@ -19,7 +19,8 @@ DUE = np.dtype(
     [
         ("piece", "<i4"),
         ("position", "<u4"),
-        ("content", "<u8", 2),  # checked when the row is read again
+        ("id", "<u8"),  # the first half of its hash; with the next two it is checked when the row
+        ("content", "<u8", 2),  # is read again
         ("row", "<u8"),
         ("action", "u1"),
         ("kind", "u1"),
@@ -171,7 +172,8 @@ def make_plan(
     chosen = (need & ~deferred) | updated | (conflict & ~reported)
     due = np.zeros(int(chosen.sum()), DUE)
     due["piece"], due["position"] = source["where"][chosen], source["position"][chosen]
-    due["content"], due["row"] = source["content"][chosen], source["row"][chosen]
+    due["id"], due["row"] = source["id"][chosen, 0], source["row"][chosen]
+    due["content"] = source["content"][chosen]
     kinds = [conflict, updated, has]
     due["kind"] = np.select(kinds, [REFUSED, UPDATED, REPLACED], NEW)[chosen]
     taken = source_of[chosen]

@@ -1,41 +1,53 @@
-"""A run of `jobs.embed` in a process of its own, which may kill itself at a commit.
+"""A run of `jobs.embed` in a process of its own, in which faults are laid.
 
-    python -m fault_driver CONFIG.json
+    python -m tests.fault_driver CONFIG.json
 
 CONFIG holds `embed` (EmbedConfig), `model` (HashModel), `run` (keywords of `jobs.embed.run`),
-`group_rows` (rows that one group of rewritten files waits for) and `kill`: null, or the table
-(`main` or `failures`), the number of the commit there (`at`, from 1) and `when` (`before` or
-`after` it). The summary is the one line on stdout; an error is one line on stderr, and exit code 1.
+`settings` (`group_rows`: rows that one group of rewritten files waits for; `window_rows`: the
+smallest window) and `faults`: names of FAULTS with their keywords. CONFIG.begun is there once the
+run begins. The summary is the one line on stdout; an error is one line on stderr, and exit code 1.
 """
 
 import json
 import os
+import resource
 import signal
 import sys
+import time
 from dataclasses import asdict
+from datetime import timedelta
+from itertools import count
 from pathlib import Path
 
-from hash_model import HashModel
+import psutil
 
+from jobs import cluster, pipeline, planning, waves
 from jobs.embed import EmbedConfig, run
+from jobs.options import user_errors
+from schemas import fragments, store
 from schemas.plan import make_plan
 from schemas.store import Table
+from tests.hash_model import HashModel
+from tests.mutations import plant
 
 
-def kill_at(table, at, when):
-    """Wrap both ways in which a version comes to be, so that SIGKILL hits around the at-th."""
-    n_commits = 0
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_at_commit(table, at, when):
+    """SIGKILL `before` or `after` the at-th version (from 1) of `main` or `failures` comes to be."""
+    turns = count(1)
 
     def around(uri, commit):
-        nonlocal n_commits
         if uri.endswith(".failures") != (table == "failures"):
             return commit()
-        n_commits += 1
-        if n_commits == at and when == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
+        is_mine = next(turns) == at
+        if is_mine and when == "before":
+            die()
         result = commit()
-        if n_commits == at:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if is_mine:
+            die()
         return result
 
     create, commit = Table.create, Table.commit
@@ -45,18 +57,90 @@ def kill_at(table, at, when):
     )
 
 
-def main(config):
-    make_plan.__kwdefaults__["wave_rows"] = config["group_rows"]
-    if config["kill"]:
-        kill_at(**config["kill"])
-    try:
+def kill_at_file(at, when):
+    """SIGKILL `before`, `inside` or `after` the writing of the at-th Parquet file (from 1)."""
+    turns, write = count(1), fragments.write_tables
+
+    def around(*args):
+        is_mine = next(turns) == at
+        if is_mine and when == "before":
+            die()
+        if is_mine and when == "inside":  # its rows are out, its footer is not
+            fragments.pq.ParquetWriter.close = lambda _: die()
+        result = write(*args)
+        if is_mine:
+            die()
+        return result
+
+    fragments.write_tables = waves.write_tables = around
+
+
+def shift_clock(seconds):
+    """The system's clock is `seconds` ahead, also in what it says of when processes began."""
+    clocks = [(time, "time", seconds), (time, "time_ns", seconds * 10**9)]
+    clocks += [(psutil, "boot_time", seconds), (psutil.Process, "create_time", seconds)]
+    clocks += [
+        (module, "now", timedelta(seconds=seconds))
+        for module in list(sys.modules.values())
+        if getattr(module, "now", None) is store.now
+    ]
+    for owner, name, shift in clocks:
+        true = getattr(owner, name)
+        setattr(owner, name, lambda *args, true=true, shift=shift: true(*args) + shift)
+
+
+def change_source(file, by, phase, at):
+    """At the at-th piece (from 1) that is read to `plan` or to `work`, a file changes in place.
+
+    It takes the bytes of the file `by`, or goes where that is None.
+    """
+    module, name = {"plan": (planning, "scan_piece"), "work": (pipeline, "read_due")}[phase]
+    turns, read = count(1), getattr(module, name)
+
+    def around(*args):
+        if next(turns) == at:
+            Path(file).unlink() if by is None else Path(file).write_bytes(Path(by).read_bytes())
+        return read(*args)
+
+    setattr(module, name, around)
+
+
+def wait_at_gate(path, seconds):
+    """Begin `seconds` after a file is there."""
+    while not Path(path).exists():
+        time.sleep(0.005)
+    time.sleep(seconds)
+
+
+def limit_files(size_bytes):
+    """No file may grow larger: what a full disk is where none can be mounted."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, size_bytes))
+
+
+FAULTS = {
+    "commit": kill_at_commit,
+    "file": kill_at_file,
+    "clock": shift_clock,
+    "source": change_source,
+    "limit": limit_files,
+    "mutation": plant,
+    "gate": wait_at_gate,
+}
+
+
+def main(path):
+    config = json.loads(path.read_text())
+    make_plan.__kwdefaults__["wave_rows"] = config["settings"]["group_rows"]
+    cluster.SMALLEST_WINDOW = config["settings"].get("window_rows", cluster.SMALLEST_WINDOW)
+    path.with_suffix(".begun").touch()
+    for name, fault in FAULTS.items():
+        if name in config["faults"]:
+            fault(**config["faults"][name])
+    with user_errors() as outcome:
         summary = run(EmbedConfig(**config["embed"]), HashModel(**config["model"]), **config["run"])
-    except Exception as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        return 1
-    sys.stdout.write(json.dumps(asdict(summary)))
-    return 0
+        sys.stdout.write(json.dumps(asdict(summary)))
+    return outcome.exit_code
 
 
 if __name__ == "__main__":
-    sys.exit(main(json.loads(Path(sys.argv[1]).read_text())))
+    sys.exit(main(Path(sys.argv[1])))

@@ -59,6 +59,7 @@ def due(texts, groups=None, reasons=None):
         "due:action": [EMBED] * n,
         "due:kind": [REFUSED if reason else NEW for reason in reasons or [None] * n],
         "due:group": groups or [0] * n,
+        "due:id": [7] * n,
         "due:stage": ["read" if reason else None for reason in reasons or [None] * n],
         "due:reason": reasons or [None] * n,
     }
@@ -129,7 +130,7 @@ def test_rows_that_failed_before_need_no_model(target):
     assert (row["n_due"], row["remarks"]) == (2, [])
     assert row["failures"][1] == {
         **{"id": "1", "content_hash": "01" * 16, "source_file": "a.parquet", "position": 1},
-        **{"stage": "read", "reason": "changed", "kind": REFUSED},
+        **{"stage": "read", "reason": "changed", "kind": REFUSED, "planned_id": 7},
     }
 
 

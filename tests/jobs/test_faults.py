@@ -9,36 +9,28 @@ import json
 import os
 import random
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError
-from hash_model import HashModel, vector_of
 
 from jobs import vacuum
 from jobs.claim import TableBusy
-from jobs.embed import EmbedConfig, run
+from tests.fault_runs import KILLED, PATIENCE_SECONDS, POISON, Child, embed, version_of
+from tests.hash_model import vector_of
 
+pytestmark = pytest.mark.slow  # `make faults` meets all of these, and more, in less time
 MANY, FEW = 20_000, 3_000
-POISON = "POISON"
-MARK = "EMBATCH_FAULT_RUN"  # in the environment of a child, which its Ray's processes inherit
-SECONDS_A_ROW = 5e-4
-WAVE_SECONDS = 0.5
-PATIENCE_SECONDS = 120
-KILLED = -signal.SIGKILL
 
 
 # -- the corpus, before and after ------------------------------------------------------------
@@ -73,21 +65,6 @@ def write_source(folder, rows):
     for part in range(4):
         (folder / f"{part}.jsonl").write_text("".join(lines[part::4]))
     return {f"d{i:06}": row for i, row in enumerate(rows) if row}
-
-
-def embed(source, table, *, wave_seconds=WAVE_SECONDS, seconds_a_row=0.0, **options):
-    """A run in this process."""
-    config = EmbedConfig(**asked(source, table, **options))
-    return run(config, HashModel(**model(seconds_a_row)), wave_seconds=wave_seconds)
-
-
-def asked(source, table, **options):
-    names = {"model": "hash", "text_column": "text", "id_column": "id", "prune": True}
-    return {"source": str(source), "table": str(table), **names, **options}
-
-
-def model(seconds_a_row):
-    return {"poison": POISON, "seconds_a_row": seconds_a_row}
 
 
 # -- what a table must hold ------------------------------------------------------------------
@@ -253,79 +230,6 @@ class Reader(threading.Thread):
                 self.wrong.append(f"version {version}: {len(ids)} {what}, as {ids[:3]}")
 
 
-def version_of(uri):
-    """The newest version, -1 where there is no table yet."""
-    return DeltaTable(str(uri)).version() if DeltaTable.is_deltatable(str(uri)) else -1
-
-
-# -- runs in processes of their own ----------------------------------------------------------
-
-
-class Child(subprocess.Popen):
-    """A run of `fault_driver`; what it leaves behind goes with the `with` block."""
-
-    def __init__(self, folder, source, table, *, kill=None, claims=True, **options):
-        self.mark = uuid.uuid4().hex
-        config = {
-            "embed": asked(source, table, **options),
-            "model": model(SECONDS_A_ROW),
-            "run": {"wave_seconds": WAVE_SECONDS, "claims": claims},
-            "group_rows": 1500,
-            "kill": kill,
-        }
-        path = folder / f"{self.mark}.json"
-        path.write_text(json.dumps(config))
-        self.said = folder / f"{self.mark}.out"
-        self.complained = folder / f"{self.mark}.err"
-        with self.said.open("w") as out, self.complained.open("w") as err:
-            super().__init__(
-                [sys.executable, "-m", "fault_driver", str(path)],
-                stdout=out,
-                stderr=err,
-                env={**os.environ, MARK: self.mark},
-            )
-
-    def __exit__(self, *exception):
-        if self.poll() is None:
-            self.kill()
-        super().__exit__(*exception)
-        gone_by = time.monotonic() + 20
-        while (left := self.left()) and time.monotonic() < gone_by:
-            time.sleep(0.2)
-        for process in left:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-
-    def left(self):
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if process.environ().get(MARK) == self.mark and process.pid != os.getpid():
-                    found.append(process)
-        return found
-
-    def workers(self):
-        """The processes that host the model."""
-        found = []
-        with contextlib.suppress(psutil.Error):
-            for process in psutil.Process(self.pid).children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    if " ".join(process.cmdline()).startswith("ray::MapWorker"):
-                        found.append(process)
-        return found
-
-    def wait_for(self, condition):
-        """Wait for a condition or the child's end."""
-        give_up = time.monotonic() + PATIENCE_SECONDS
-        while self.poll() is None and not condition():
-            assert time.monotonic() < give_up, self.complained.read_text()
-            time.sleep(0.02)
-
-    def summary(self):
-        assert self.wait(PATIENCE_SECONDS) == 0, self.complained.read_text()
-        return json.loads(self.said.read_text().splitlines()[-1])
-
-
 # -- kills -----------------------------------------------------------------------------------
 
 
@@ -348,7 +252,7 @@ def kill_a_run(tmp_path, world, table, kill):
     """Start a run and kill it; returns whether it was still at work."""
     before = max(0, version_of(table))
     hook = kill if isinstance(kill, dict) else None
-    with Child(tmp_path, world.source, table, kill=hook) as child:
+    with Child(tmp_path, world.source, table, faults={"commit": hook} if hook else {}) as child:
         if hook is None:
             since, seconds = kill
             child.wait_for(lambda: version_of(table) >= before + (2 if since == "wave" else 1))
@@ -540,7 +444,8 @@ def claim_of(table, host, age):
 
 def test_the_claim_of_a_killed_run_holds_nobody_up(tmp_path, few):
     table, source = few.copy(tmp_path, "scratch"), few.source
-    with Child(tmp_path, source, table, kill=at_commit("main", 1, "after")) as child:
+    last_words = at_commit("main", 1, "after")
+    with Child(tmp_path, source, table, faults={"commit": last_words}) as child:
         assert child.wait(PATIENCE_SECONDS) == KILLED
     last = json.loads(DeltaTable(str(table)).history(1)[0]["embatch"])
     assert (last["state"], last["pid"]) == ("claim", child.pid)

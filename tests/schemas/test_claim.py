@@ -56,16 +56,18 @@ def table(table):
 def dead():
     """The note of a run whose process is gone."""
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    started = int(psutil.Process(child.pid).create_time())
+    began = psutil.Process(child.pid).create_time()
     child.communicate(b"\n")
-    return a_run("dead", pid=child.pid, started=started)
+    after_boot = round(began - psutil.boot_time(), 2)
+    return a_run("dead", pid=child.pid, started=int(began), after_boot=after_boot)
 
 
 def test_an_identity_names_this_process():
-    started = int(psutil.Process().create_time())
+    began = psutil.Process().create_time()
     assert claim.identity("r") == {
-        "run": "r", "host": socket.gethostname(), "pid": os.getpid(), "started": started
-    }  # fmt: skip
+        **{"run": "r", "host": socket.gethostname(), "pid": os.getpid()},
+        **{"started": int(began), "after_boot": round(began - psutil.boot_time(), 2)},
+    }
 
 
 @pytest.mark.parametrize("state", ["claim", "wave"])
@@ -95,8 +97,18 @@ def test_a_dead_process_holds_nothing(table, uri, dead):
 
 
 def test_a_process_that_took_a_dead_one_s_number_is_not_it(table, uri):
-    commit(table, a_run(started=1))
+    commit(table, a_run(started=1, after_boot=1.0))
     assert held_by(uri) is None
+
+
+@pytest.mark.parametrize("clocks", [("boot_time",), ("boot_time", "create_time")])
+def test_a_clock_that_is_set_anew_makes_no_run_dead(table, uri, monkeypatch, clocks):
+    commit(table, a_run())
+    for owner, name in ((psutil, "boot_time"), (psutil.Process, "create_time")):
+        if name in clocks:
+            true = getattr(owner, name)
+            monkeypatch.setattr(owner, name, lambda *given, true=true: true(*given) + 300)
+    assert held_by(uri) == "other"
 
 
 def test_on_another_host_only_silence_is_death(table, uri, monkeypatch):

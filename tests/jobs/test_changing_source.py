@@ -1,0 +1,80 @@
+"""A source that changes between the two times that a run reads it."""
+
+import json
+
+import pytest
+from deltalake import DeltaTable
+
+from tests.fault_runs import Child, embed
+
+pytestmark = pytest.mark.usefixtures("few_rows_here")
+
+
+def line(name, text, label):
+    return json.dumps({"id": name, "text": text, "label": label}) + "\n"
+
+
+def rows_of(uri, *columns):
+    rows = DeltaTable(str(uri)).to_pyarrow_table(columns=list(columns)).to_pylist()
+    return sorted(tuple(row.values()) for row in rows)
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Files `a` and `b` of three rows each; rows 4 and 5 share their text."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text("".join(line(f"{i}", f"text {i}", "old") for i in range(3)))
+    write_b(folder, "old")
+    return folder
+
+
+def write_b(folder, word):
+    texts = [f"{word} text 3", f"{word} shared", f"{word} shared"]
+    rows = [line(f"{i}", text, "old") for i, text in enumerate(texts, start=3)]
+    (folder / "b.jsonl").write_text("".join(rows))
+
+
+def run_while(tmp_path, source, change):
+    """A run whose source takes the change after it was planned; its summary."""
+    (tmp_path / "by").write_text(change)
+    files = {"file": str(source / "a.jsonl"), "by": str(tmp_path / "by")}
+    fault = {"source": {**files, "phase": "work", "at": 1}}
+    with Child(tmp_path, source, tmp_path / "table", faults=fault, max_failures=1.0) as child:
+        return child.summary()
+
+
+def test_rows_that_move_while_a_run_reads_stay_as_they_are(tmp_path, source):
+    table = tmp_path / "table"
+    embed(source, table)
+    before = rows_of(table, "id", "text")
+    write_b(source, "new")
+    one_row_less = "".join(line(f"{i}", f"text {i}", "old") for i in range(1, 3))
+    summary = run_while(tmp_path, source, one_row_less)
+    assert (summary["rows_read"], summary["unchanged"], summary["failed"]) == (6, 3, 3)
+    assert rows_of(table, "id", "text") == before
+    reason = "the source changed while the run went on; the next run takes it"
+    failures = rows_of(f"{table}.failures", "id", "content_hash", "stage", "position", "reason")
+    assert failures == [(None, None, "changed", position, reason) for position in (3, 4, 5)]
+    after = embed(source, table)
+    assert (after.unchanged, after.replaced, after.failed, after.deleted) == (2, 3, 0, 1)
+    assert [text for _, text in rows_of(table, "id", "text")] == [
+        *("text 1", "text 2"),
+        *("new text 3", "new shared", "new shared"),
+    ]
+
+
+def test_a_label_that_changes_while_a_run_reads_comes_with_the_next(tmp_path, source):
+    table = tmp_path / "table"
+
+    def label_all(label):
+        return "".join(line(f"{i}", f"text {i}", label) for i in range(3))
+
+    embed(source, table)
+    (source / "a.jsonl").write_text(label_all("new"))
+    summary = run_while(tmp_path, source, label_all("newest"))
+    assert (summary["unchanged"], summary["updated"], summary["failed"]) == (3, 0, 3)
+    assert {label for _, label in rows_of(table, "id", "label")} == {"old"}
+    (source / "a.jsonl").write_text(label_all("new"))  # back to what was planned
+    assert embed(source, table).updated == 3
+    assert rows_of(table, "id", "label")[:3] == [("0", "new"), ("1", "new"), ("2", "new")]
