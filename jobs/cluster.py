@@ -24,6 +24,10 @@ SMALLEST_WINDOW = 128  # rows
 KNOCK_SECONDS = 5.0
 
 
+class NoRay(RuntimeError):
+    """Ray does not start, or nobody answers at the address given."""
+
+
 @dataclass(frozen=True)
 class Allocation:
     """How a run uses the machines.
@@ -166,7 +170,7 @@ class Cluster:
             ray.init(address=self.address or "local", **settings)
         except Exception as error:  # Ray raises bare ones
             first = str(error).strip().partition("\n")[0]
-            raise ConnectionError(f"Ray did not start: {first} Run again.") from error
+            raise NoRay(f"Ray did not start: {first} Run again.") from error
         import ray.data
 
         if not self.verbose:
@@ -176,14 +180,14 @@ class Cluster:
 
 
 def _knock(address: str) -> None:
-    """Raise a ConnectionError where nobody listens: Ray itself would try for minutes."""
+    """Raise NoRay where nobody listens: Ray itself would try for minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not (host and port.isdigit()):
         return  # "auto" is a place that Ray knows
     try:
         socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
     except OSError as error:
-        raise ConnectionError(
+        raise NoRay(
             f"No Ray cluster answers at {address} ({error}). Give the address that `ray start --head`"
             " printed, or none to work on this machine."
         ) from error

@@ -22,7 +22,15 @@ import tyro
 from jobs.cluster import cluster
 from jobs.declared import Corpus, Step, read_corpus
 from jobs.embed import EmbedConfig, model_of, source_of
-from jobs.options import Flag, parse, storage_options, table_uri, user_error_types, user_errors
+from jobs.options import (
+    Flag,
+    explained,
+    parse,
+    storage_options,
+    table_uri,
+    user_error_types,
+    user_errors,
+)
 from schemas.embeddings import Fingerprint
 from schemas.places import filesystem
 from schemas.store import Table
@@ -85,7 +93,7 @@ def _looked_at(what: str, looks: Looks) -> list[Finding]:
         for state, told in looks:
             found.append(Finding(state, what, told))
     except user_error_types() as error:
-        found.append(Finding(WRONG, what, str(error)))
+        found.append(Finding(WRONG, what, explained(error)))
     return found
 
 

@@ -15,6 +15,7 @@ import tyro
 
 from jobs.cluster import under_submitted_job
 from schemas.embeddings import Fingerprint
+from schemas.places import reason
 from schemas.store import StoreError, Table
 from sources.rows import without_secrets
 
@@ -94,13 +95,28 @@ def user_error_types() -> tuple[type[Exception], ...]:
     """The errors that a user can cause, which are one message without a traceback."""
     from actors.engine import ModelError
     from jobs.claim import TableBusy
+    from jobs.cluster import NoRay
     from jobs.pipeline import WorkerError
     from jobs.planning import SyncError
     from schemas.columns import SchemaError
     from sources.rows import SourceError
 
-    ours = (SourceError, ModelError, SchemaError, StoreError, TableBusy, SyncError, WorkerError)
+    ours = (
+        SourceError,
+        ModelError,
+        SchemaError,
+        StoreError,
+        TableBusy,
+        SyncError,
+        WorkerError,
+        NoRay,
+    )
     return (*ours, ValueError, OSError)
+
+
+def explained(error: Exception) -> str:
+    """An error as a user is told it: what is known of stores in plain words, and no secrets."""
+    return without_secrets(reason(error) if isinstance(error, OSError) else str(error))
 
 
 @contextlib.contextmanager
@@ -110,7 +126,7 @@ def user_errors() -> Iterator[CommandOutcome]:
     try:
         yield outcome
     except user_error_types() as error:
-        print(f"embatch: {without_secrets(str(error))}", file=sys.stderr)
+        print(f"embatch: {explained(error)}", file=sys.stderr)
         outcome.exit_code = 2 if type(error) is ValueError else 1
     except KeyboardInterrupt:
         print("embatch: interrupted.", file=sys.stderr)

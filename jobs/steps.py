@@ -12,7 +12,7 @@ from typing import Any
 from jobs import embed, switch
 from jobs.declared import Step
 from jobs.drift import centroid_shift, neighbours_changed, same_rows
-from jobs.options import table_uri, user_error_types
+from jobs.options import explained, table_uri, user_error_types
 from jobs.outcome import DryRunSummary, TooManyFailures
 from jobs.planning import OtherSpace
 from jobs.stop import Stopped, StopSignal
@@ -75,7 +75,7 @@ class Steps:
                 sys.stderr.write(f"{step}\n")
                 told = self._embed(step) if step.command == "embed" else self._follow(step)
         except user_error_types() as error:
-            told = {"state": "failed", "message": without_secrets(str(error))}
+            told = {"state": "failed", "message": explained(error)}
         except Stopped as stopped:
             told = {"state": "stopped", "message": f"{stopped}."}
             raise
@@ -101,7 +101,7 @@ class Steps:
         except OtherSpace as other:
             self._add(step, {"state": "due", "message": f"{other} Here: all rows anew."})
         except user_error_types() as error:
-            self._add(step, {"state": "failed", "message": without_secrets(str(error))})
+            self._add(step, {"state": "failed", "message": explained(error)})
         else:
             assert isinstance(told, DryRunSummary)  # it was asked for
             changed = told.replaced + told.updated

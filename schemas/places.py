@@ -38,6 +38,10 @@ _MEANINGS = (
         "there is no such bucket. embatch makes none: make it, or check its name, AWS_REGION and AWS_ENDPOINT_URL",
     ),
     (
+        r"PermanentRedirect|HTTP status 301|[Rr]edirect without LOCATION",
+        "the bucket lies in another region. Give its AWS_REGION, in the environment or with --storage-option",
+    ),
+    (
         r"URL scheme is not allowed",
         "the endpoint is plain http. If that is meant, add --storage-option AWS_ALLOW_HTTP=true",
     ),
@@ -128,8 +132,10 @@ def reason(error: BaseException) -> str:
 
 
 def _where(text: str) -> str:
-    """The address that a request went to, where an error tells it."""
-    found = re.search(r"https?://[^/\s?]+|(?<=Failed to connect to )\S+", text)
+    """Where a request went to, if an error tells it."""
+    found = re.search(
+        r"https?://[^/\s?]+|(?<=Failed to connect to )\S+|key '[^']*' in bucket '[^']*'", text
+    )
     return f" at {found.group()}" if found else ""
 
 

@@ -256,7 +256,7 @@ class Table:
 
     def checkpoint(self) -> None:
         """Write the log's state to one file, so that the table opens quickly."""
-        self.handle.create_checkpoint()
+        ask(f"write a checkpoint of {self.uri}", self.handle.create_checkpoint)
 
     def _check(self, add: Sequence[Fragment]) -> None:
         with ThreadPoolExecutor(CHECK_THREADS) as pool:

@@ -5,13 +5,14 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pyarrow.fs as pafs
 
 from schemas.embeddings import Fingerprint
 from schemas.failures import FAILURES
-from schemas.places import filesystem
+from schemas.places import ask, filesystem
 from schemas.store import StoreError, Table
 
 LOG = "_delta_log"
@@ -59,14 +60,14 @@ def vacuum(table: Table, hours: float, *, dry_run: bool) -> list[str]:
     }
     gone: set[str] = set()
     for retention, everything in ((hours, False), (max(hours, ORPHAN_HOURS), True)):
-        gone |= set(
-            table.handle.vacuum(
-                retention_hours=math.ceil(retention),
-                dry_run=dry_run,
-                enforce_retention_duration=False,
-                full=everything,
-            )
+        call = partial(
+            table.handle.vacuum,
+            retention_hours=math.ceil(retention),
+            dry_run=dry_run,
+            enforce_retention_duration=False,
+            full=everything,
         )
+        gone |= set(ask(f"vacuum {table.uri}", call))
     # deltalake names files by path or by URI, and also those that went long ago
     return sorted(name for name in there if any(path.endswith(name) for path in gone))
 

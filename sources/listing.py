@@ -1,5 +1,6 @@
 """Which files a SOURCE names: one file, a folder, or a glob, local or at any fsspec address."""
 
+import contextlib
 import difflib
 import os
 import re
@@ -116,20 +117,18 @@ class Place:
         if not isinstance(self.fs, ArrowFSWrapper):
             is_folder = "directory" if self.fs.isdir(self.path) else ""
             return "file" if self.fs.isfile(self.path) else is_folder
-        at = ""
         try:
-            for at in ("/", self.path):
-                kind = str(self.fs.info(at)["type"])
-            return kind
+            with contextlib.suppress(FileNotFoundError):
+                return str(self.fs.info(self.path)["type"])
+            self.fs.info("/")  # not before: who may read a folder may not always ask for its bucket
         except FileNotFoundError as error:
-            if at == "/":
-                raise SourceError(
-                    f"There is no bucket {in_bucket(self.options.path)[0]}. Check its name, AWS_REGION "
-                    "and AWS_ENDPOINT_URL."
-                ) from error
-            return ""
+            raise SourceError(
+                f"There is no bucket {in_bucket(self.options.path)[0]}. Check its name, AWS_REGION "
+                "and AWS_ENDPOINT_URL."
+            ) from error
         except OSError as error:
             raise SourceError(f"Cannot read {self.options.path}: {reason(error)}") from error
+        return ""
 
     def missing(self) -> str:
         """Say that there is no such path, and what is where it was expected."""

@@ -27,6 +27,7 @@ COMMITS = r"PUT .*/_delta_log/\d+\.json"
 ERRORS = {
     "slow down": (503, "SlowDown", "Please reduce your request rate."),
     "wrong signature": (403, "SignatureDoesNotMatch", "The request signature does not match."),
+    "other region": (301, "PermanentRedirect", "The bucket must be asked at its own endpoint."),
     "unknown key": (403, "InvalidAccessKeyId", "The access key ID does not exist in our records."),
 }
 DISTURBANCES = {
