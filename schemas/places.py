@@ -24,8 +24,9 @@ CONNECT_SECONDS = 5.0
 STALL_SECONDS = 5.0  # without a byte
 _MEANINGS = (
     (
-        r"169\.254\.169\.254|[Nn]o credentials",
-        "no credentials were found. Give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment or with --storage-option",
+        r"169\.254\.169\.254|Missing SecretAccessKey|Missing AccessKeyId|`\w+_key` is not set",
+        "no credentials were found, or a half of them. Give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the "
+        "environment or with --storage-option",
     ),
     (
         r"SignatureDoesNotMatch|SIGNATURE_DOES_NOT_MATCH|InvalidAccessKeyId|INVALID_ACCESS_KEY_ID|"
@@ -123,8 +124,7 @@ def _is_on(value: str | None) -> bool:
 
 def reason(error: BaseException) -> str:
     """An error in one line, short enough for a terminal; what is known of stores in plain words."""
-    text = _COLOUR.sub("", str(error)).replace(" ↳", ":").replace("↳", ":")
-    text = " ".join(text.split()).strip(" :")
+    text = " ".join(re.sub(r"\s*↳\s*", ": ", _COLOUR.sub("", str(error))).split())
     for pattern, meaning in _MEANINGS:
         if found := re.search(pattern, text):
             return f"{meaning} ({found.group()}{_where(text)})."

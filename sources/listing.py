@@ -69,9 +69,11 @@ class Place:
             else:
                 self.fs, path = url_to_fs(options.path, **_not_of_stores(options.storage_options))
         except (ImportError, ValueError, TypeError) as error:
+            if in_store(options.path):
+                raise SourceError(f"Cannot open {options.path}: {reason(error)}") from error
             raise SourceError(
                 f"Cannot open {options.path}: {short_reason(error)}. Expected a local path or an "
-                "address that fsspec knows (s3://, gs://, memory://, …), with its library installed."
+                "address (s3://, gs://, or one that fsspec knows, with its library installed)."
             ) from error
         self.path = path.rstrip("/") or "/"
 

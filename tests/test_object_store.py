@@ -4,6 +4,9 @@ import io
 import itertools
 import json
 import re
+import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -396,6 +399,7 @@ def options_of(bucket, **changes):
 WRONG = {
     "signature": ("wrong signature", {}, "the store refuses these credentials.*AWS_SECRET_ACCESS_KEY"),
     "key": ("unknown key", {}, "the store refuses these credentials.*AWS_ACCESS_KEY_ID"),
+    "half": ("", {"AWS_SECRET_ACCESS_KEY": ""}, "no credentials were found, or a half of them"),
     "region": ("other region", {}, "the bucket lies in another region. Give its AWS_REGION"),
     "endpoint": ("", {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "does not answer.*AWS_ENDPOINT_URL"),
 }  # fmt: skip
@@ -614,6 +618,48 @@ def test_a_store_that_is_too_busy_ends_the_run_with_a_message(bucket, here):
     ):
         embed(bucket, source, table)
     assert embed(bucket, source, table).embedded == 5
+
+
+@pytest.mark.slow
+def test_many_nights_leave_few_files_and_a_log_that_opens_quickly(bucket, here):
+    source, table = bucket.uri(f"{here}/rows.jsonl"), bucket.uri(f"{here}/table")
+    rows = texts(40)
+    for night in range(40):
+        bucket.put(f"{here}/rows.jsonl", lines(rows[: night + 1]))
+        embed(bucket, source, table)
+    assert held(bucket, table) == {row["key"]: row["text"] for row in rows}
+    opened = Table.open(table, bucket.options)
+    assert opened.version > 100
+    assert len(opened.files()) <= 33
+    assert any(key.endswith(".checkpoint.parquet") for key in bucket.keys(f"{here}/table/_delta"))
+    bucket.forget_seen()
+    Table.open(table, bucket.options)
+    assert len(bucket.seen()) < 2 * 50 + 10  # versions since the checkpoint, each read twice
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_run_that_is_killed_around_a_commit_is_finished_by_the_next(
+    bucket, here, tmp_path, at, when
+):
+    source, table = bucket.uri(f"{here}/rows.jsonl"), bucket.uri(f"{here}/table")
+    bucket.put(f"{here}/rows.jsonl", lines(texts(30)))
+    asked = {"source": source, "table": table, "model": "hash", "id_column": "key"}
+    config = {
+        "embed": asked | {"storage_option": bucket.pairs},
+        "model": {},
+        "run": {"wave_seconds": 0.0},
+        "group_rows": 10,
+        "kill": {"table": "main", "at": at, "when": when},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    command = [sys.executable, "-m", "fault_driver", str(tmp_path / "config.json")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert SECRET not in done.stdout + done.stderr
+    embed(bucket, source, table)
+    assert held(bucket, table) == {row["key"]: row["text"] for row in texts(30)}
 
 
 # -- Ray's workers ---------------------------------------------------------------------------
