@@ -20,7 +20,7 @@ from actors.pixels import Preprocess
 from jobs.claim import TableBusy
 from jobs.cli import main
 from jobs.embed import EmbedConfig, run
-from jobs.options import user_errors
+from jobs.options import TableOptions, user_errors
 from jobs.planning import SyncError
 from schemas.embeddings import vectors_of
 from schemas.store import Refused, StoreError, Table
@@ -226,6 +226,8 @@ def told(bucket, capsys):
 def test_commands_work_on_a_table_of_a_store(bucket, here, tmp_path, told):
     source, table = bucket.uri(f"{here}/rows.jsonl"), bucket.uri(f"{here}/table")
     bucket.put(f"{here}/rows.jsonl", lines(texts(20)))
+    assert embed(bucket, source, table, dry_run=True).embedded == 20
+    assert bucket.keys(f"{here}/table") == []
     embed(bucket, source, table)
     (tmp_path / "ids.txt").write_text("k003\nk004\nnobody\n")
     out = tmp_path / "out.parquet"
@@ -437,15 +439,7 @@ def test_a_bucket_that_is_not_there_is_named(bucket, here, tmp_path):
     with pytest.raises(SourceError, match=r"no file or folder .*/row.jsonl.*Did you mean 'rows"):
         embed(bucket, bucket.uri(f"{here}/row.jsonl"), tmp_path / "table")
     with pytest.raises(StoreError, match=f"There is no table at s3://bucket/{here}/none"):
-        main_raises(bucket, "status", bucket.uri(f"{here}/none"))
-
-
-def main_raises(bucket, command, table):
-    from jobs.status import StatusConfig
-    from jobs.status import run as status
-
-    assert command == "status"
-    status(StatusConfig(table, storage_option=bucket.pairs))
+        TableOptions(bucket.uri(f"{here}/none"), storage_option=bucket.pairs).open()
 
 
 def test_options_may_come_from_the_environment(bucket, here, tmp_path, monkeypatch):
@@ -556,9 +550,8 @@ def disturbed_run(bucket, here, seed, *, n=120, share=0.05):
     return n_disturbed, error
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_trouble_with_the_store_costs_time_and_no_row(bucket, here, seed):
-    n_disturbed, _ = disturbed_run(bucket, here, seed)
+def test_trouble_with_the_store_costs_time_and_no_row(bucket, here):
+    n_disturbed, _ = disturbed_run(bucket, here, seed=1)
     assert n_disturbed >= 2
 
 
@@ -575,14 +568,14 @@ def test_much_trouble_with_the_store_leaves_a_true_table(bucket, here):
 @pytest.mark.parametrize("only", [r"GET .*_delta_log/\d+\.json", r"GET /bucket\?.*_delta_log"])
 def test_an_answer_about_the_log_that_is_cut_off_is_asked_for_again(bucket, here, only):
     table, other = two_handles(bucket, bucket.uri(f"{here}/table"))
-    for skip in range(4):
+    for skip in range(3):
         with bucket.disturbed(["cut answer"], only=only, skip=skip, times=2):
             table.commit({"run": f"r{skip}"})
             assert any(request["what"] for request in bucket.seen())
         assert Table.open(table.uri, bucket.options).version == table.version == skip + 1
     with bucket.disturbed(["cut answer"], only=only, times=2):
         runs = [commit["note"]["run"] for commit in Table.open(table.uri, bucket.options).history()]
-    assert runs == ["r3", "r2", "r1", "r0", "made"]
+    assert runs == ["r2", "r1", "r0", "made"]
     with bucket.disturbed(["cut answer"], only=only, times=2), pytest.raises(Refused):
         other.commit({"run": "late"})
 
@@ -666,7 +659,10 @@ def test_a_run_that_is_killed_around_a_commit_is_finished_by_the_next(
 
 
 @pytest.mark.slow
-def test_rays_workers_write_to_a_store(bucket, here, through_ray):
+def test_rays_tasks_read_from_a_store_and_its_workers_write_to_one(
+    bucket, here, through_ray, monkeypatch
+):
+    monkeypatch.setattr("jobs.planning.DRIVER_BYTES", 0)  # as a source that is large
     source, table = bucket.uri(f"{here}/source"), bucket.uri(f"{here}/table")
     for part in range(3):
         bucket.put(f"{here}/source/{part}.jsonl", lines(texts(300)[part::3]))
