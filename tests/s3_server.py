@@ -103,7 +103,7 @@ class Bucket:
 
     @contextlib.contextmanager
     def disturbed(self, what, **rule):
-        """While this lasts, requests are disturbed as a `Rule` says; yields their record."""
+        """While this lasts, requests are disturbed as a `Rule` says, and noted from its start."""
         self.forget_seen()
         self._ask("POST", "/~rule", json.dumps(asdict(Rule(what, **rule))).encode())
         try:
