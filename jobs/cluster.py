@@ -168,9 +168,11 @@ class Cluster:
             settings |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
         try:
             ray.init(address=self.address or "local", **settings)
-        except Exception as error:  # Ray raises bare ones
-            first = str(error).strip().partition("\n")[0]
-            raise NoRay(f"Ray did not start: {first} Run again.") from error
+        except Exception as error:  # bare ones, where a process of Ray's dies or is late
+            why = " ".join(str(error).split())[:300]
+            raise NoRay(
+                f"Ray did not start: {why} Run again, with --verbose to see more."
+            ) from error
         import ray.data
 
         if not self.verbose:

@@ -125,7 +125,7 @@ def kill_in_ray(title, *, survives):
 
     def kind(stage):
         seconds = stage.rng.uniform(0, 2)
-        patience = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
+        patience = {"RAY_gcs_rpc_server_reconnect_timeout_s": "10"}  # of 60
         with stage.child(actors=2, seconds_a_row=0.02, environment=patience) as child:
             child.wait_for(child.workers)
             with contextlib.suppress(subprocess.TimeoutExpired):

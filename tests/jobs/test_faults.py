@@ -323,6 +323,18 @@ def test_a_killed_worker_costs_no_row(tmp_path, many, since, seconds):
     many.check(table, summary)
 
 
+@SLOW
+def test_a_ray_that_does_not_start_is_told_in_one_message(tmp_path, few):
+    with Child(tmp_path, few.source, tmp_path / "table") as child:
+        child.wait_for(lambda: child.processes("raylet"))
+        for raylet in child.processes("raylet"):
+            raylet.kill()
+        assert child.wait(PATIENCE_SECONDS) == 1
+        said = child.complained.read_text()
+    assert "embatch: Ray did not start: " in said
+    assert "Traceback" not in said
+
+
 def test_a_first_run_comes_in_waves(many):
     assert many.largest_wave < 0.75 * len(many.new)
 
