@@ -27,6 +27,7 @@ from jobs.waves import Tally, Waves, compact
 from schemas.columns import source_columns
 from schemas.embeddings import table_schema
 from schemas.failures import OF_RECIPE, FailureLog
+from schemas.keys import id_hashes
 from schemas.plan import CONFLICT, EMBED, Plan
 from schemas.store import Refused, StoreError, Table
 from sources.rows import Source, without_secrets
@@ -269,10 +270,11 @@ class Sync:
     def _finish(self, table: Table, scan: SourceScan, log: FailureLog) -> Outcome:
         plan = self._first_plan
         assert plan is not None  # set before any work
-        if scan.complete:  # what this source no longer says is over
-            sources = log.rows["source"].to_pylist()
-            of_others = np.array([name != self.options.source_name for name in sources], bool)
-            log.keep(log.seen | of_others, self.note)
+        sources = log.rows["source"].to_pylist()
+        over = ~log.seen & np.array([name == self.options.source_name for name in sources], bool)
+        if not scan.complete:  # what was read and is not refused again is over all the same
+            over &= log.of_model & np.isin(id_hashes(log.rows["id"])[:, 0], scan.keys["id"][:, 0])
+        log.keep(~over, self.note)
         counts = self._counts(plan, scan)
         compact(table, self.note)
         table.commit({**self.note, "state": "done", **vars(counts)})

@@ -85,6 +85,11 @@ class FailureLog:
         """(len(rows),) bool: met in this run."""
         return np.isin(self._identities, np.array(sorted(self._seen), np.uint64))
 
+    @property
+    def of_model(self) -> np.ndarray:
+        """(len(rows),) bool: the model or its preprocessing refused the row."""
+        return np.isin(np.array(self.rows["stage"].to_pylist(), object), OF_RECIPE)
+
     def n_unreadable(self, source: str) -> int:
         """Rows and files of a source that could not be read."""
         pairs = zip(self.rows["source"].to_pylist(), self.rows["stage"].to_pylist(), strict=True)

@@ -78,3 +78,16 @@ def test_a_label_that_changes_while_a_run_reads_comes_with_the_next(tmp_path, so
     (source / "a.jsonl").write_text(label_all("new"))  # back to what was planned
     assert embed(source, table).updated == 3
     assert rows_of(table, "id", "label")[:3] == [("0", "new"), ("1", "new"), ("2", "new")]
+
+
+def test_a_row_that_is_healed_leaves_the_failures_also_while_a_file_is_broken(tmp_path, source):
+    table = tmp_path / "table"
+    (source / "b.jsonl").write_text(line("8", "POISON", "old") + line("9", "POISON too", "old"))
+    embed(source, table, max_failures=1.0)
+    assert [name for name, *_ in rows_of(f"{table}.failures", "id")] == ["8", "9"]
+    (source / "b.jsonl").write_text(line("8", "healed", "old") + line("9", "POISON too", "old"))
+    (source / "c.jsonl.gz").write_bytes(b"no gzip at all")
+    embed(source, table, max_failures=1.0)
+    assert ("8", "healed") in rows_of(table, "id", "text")
+    failures = rows_of(f"{table}.failures", "stage", "id")
+    assert failures == [("embed", "9"), ("file", None)]
