@@ -17,7 +17,8 @@ PAGE = """<!doctype html>
 <style>
 body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; }}
 table {{ border-collapse: collapse; width: 100%; }}
-td, th {{ text-align: right; padding: .15rem .6rem; border-bottom: 1px solid #8884; }}
+td, th {{ text-align: right; padding: .15rem .6rem; border-bottom: 1px solid #8884; white-space: nowrap; }}
+td.text {{ white-space: normal; }}
 td:first-child, td:nth-child(2), td:nth-child(3), td.text, th:first-child, th:nth-child(2), th:nth-child(3) {{ text-align: left; }}
 tr.failed td, tr.skipped td, tr.stopped td {{ color: #c22; }}
 tr.current td {{ opacity: .6; }}
@@ -120,11 +121,11 @@ def _plots(steps: Sequence[StepRow]) -> str:
         raise StoreError(
             "The page of refreshes is drawn by plotly: pip install -e '.[plot]'"
         ) from error
-    titles = ("Seconds", "Rows of the tables", "Drift")
+    titles = ("Seconds", "Rows that changed", "Drift")
     figure = make_subplots(rows=3, shared_xaxes=True, subplot_titles=titles, vertical_spacing=0.07)
     for title in dict.fromkeys(step.title for step in steps):
         mine = [step for step in steps if step.title == title]
-        times = [step.started for step in mine]
+        times = [f"{step.started:%m-%d %H:%M:%S}" for step in mine]
         seconds = [step.seconds for step in mine]
         figure.add_trace(go.Bar(x=times, y=seconds, name=html.escape(title)), row=1, col=1)
         for name, row in (
@@ -137,6 +138,7 @@ def _plots(steps: Sequence[StepRow]) -> str:
                 said = html.escape(f"{title}: {name.replace('_', ' ')}")
                 line = go.Scatter(x=times, y=values, name=said, mode="lines+markers")
                 figure.add_trace(line, row=row, col=1)
+    figure.update_xaxes(type="category", showticklabels=True, nticks=12)
     figure.update_layout(barmode="stack", height=900, template="plotly_white", margin={"t": 40})
     drawn: str = figure.to_html(full_html=False, include_plotlyjs=True)
     return drawn
