@@ -48,6 +48,16 @@ def digits_clip(request):
     return folder
 
 
+@pytest.fixture(scope="session")
+def small_clip(tmp_path_factory):
+    """The same, hardly trained: for tests in which a model of images is only a means."""
+    import digits_clip
+
+    folder = tmp_path_factory.mktemp("clip")
+    digits_clip.train(folder, epochs=1)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def few_rows_here():
     """A module's runs of few rows keep to this process, also where an earlier test's Ray is up."""

@@ -37,8 +37,8 @@ def tokenizer(folder):
     return made
 
 
-def train(folder):
-    """Write the model and the images that it never saw."""
+def train(folder, epochs=EPOCHS):
+    """Write the model and the images that it never saw; after one epoch it knows little."""
     import torch
     import transformers
     from PIL import Image
@@ -78,10 +78,10 @@ def train(folder):
     chance = np.random.default_rng(SEED)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, 8e-4, total_steps=EPOCHS * -(-len(labels) // BATCH)
+        optimizer, 8e-4, total_steps=epochs * -(-len(labels) // BATCH)
     )
     model.train()
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         for rows in torch.from_numpy(chance.permutation(len(labels))).split(BATCH):
             template = TEMPLATES[chance.integers(len(TEMPLATES))]
             texts = words(
@@ -100,7 +100,7 @@ def train(folder):
         Image.fromarray(image).save(path)
     classes = "".join(f"{digit}: {word}\n" for digit, word in enumerate(WORDS))
     (folder / "classes.txt").write_text(classes, encoding="utf-8")
-    (folder / "done.json").write_text(json.dumps({"epochs": EPOCHS}), encoding="utf-8")
+    (folder / "done.json").write_text(json.dumps({"epochs": epochs}), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ def campaign(*arguments):
     return done.returncode, int(last[1]), int(last[2]), done.stdout
 
 
+@pytest.mark.slow
 def test_faults_leave_a_true_table():
     kinds = "commit,file,moment,full-disk,source"
     code, hits, violations, said = campaign("--n", "5", "--kinds", kinds)

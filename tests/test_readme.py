@@ -122,6 +122,7 @@ def test_commands_for_words_labels_and_questions_run_as_written(folder):
     assert "Parliament has passed the budget" in output
 
 
+@pytest.mark.slow
 def test_commands_for_images_run_as_written(folder, digits_clip):
     shutil.copytree(digits_clip / "test", folder / "photos")
     shutil.copy(digits_clip / "classes.txt", folder)
@@ -150,6 +151,7 @@ def checkout(folder, monkeypatch):
     return folder
 
 
+@pytest.mark.slow
 def test_submit_lines_run_as_written_with_token_authentication(checkout):
     output = shell(SUBMIT, checkout, *OWN_MACHINE)
     assert "+          3  embedded" in output

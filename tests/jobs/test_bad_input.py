@@ -357,6 +357,7 @@ def mounted(tmp_path):
         subprocess.run(["umount", place], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_with_one_message_and_the_next_run_completes(tmp_path, mounted):
     source = jsonl(tmp_path / "a.jsonl", *({"text": f"text {n}"} for n in range(1000)))
     disk = mounted("-t", "tmpfs", "-o", "size=200k", "tmpfs")

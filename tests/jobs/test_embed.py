@@ -512,7 +512,10 @@ sys.exit(embed.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signum", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
 def test_a_signal_commits_what_is_complete_and_the_next_run_finishes(
     tmp_path, local_ray, signum, code
 ):
@@ -544,6 +547,7 @@ def test_a_signal_commits_what_is_complete_and_the_next_run_finishes(
     check_vectors(table)
 
 
+@pytest.mark.slow
 def test_two_actors_give_the_same_table_as_one(tmp_path, through_ray):
     source = write(tmp_path / "a.jsonl", [story(n) for n in range(600)])
     summary = embed(source, tmp_path / "two", actors=2)

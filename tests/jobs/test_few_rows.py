@@ -58,6 +58,7 @@ def test_a_row_that_fails_is_a_failure_here_too(embed):
     assert list(summary["failures"]) == ["RuntimeError: cannot embed 'text 7'"]
 
 
+@pytest.mark.slow
 def test_two_actors_that_were_asked_for_get_their_ray(embed):
     summary = embed(20, config={"actors": 2})
     assert (summary["embedded"], summary["ray"]) == (20, True)

@@ -33,8 +33,8 @@ def somewhere(request):
     return request.param
 
 
-def test_a_folder_becomes_a_table_of_its_images(photos, tmp_path, digits_clip, somewhere):
-    model = digits_clip / "model"
+def test_a_folder_becomes_a_table_of_its_images(photos, tmp_path, small_clip, somewhere):
+    model = small_clip / "model"
     summary = embed(photos, tmp_path / "t", model, label_from_folder=True)
     assert (summary.embedded, summary.failed) == (12, 0)
     rows = rows_of(tmp_path / "t")
@@ -52,8 +52,8 @@ def test_a_folder_becomes_a_table_of_its_images(photos, tmp_path, digits_clip, s
     np.testing.assert_allclose(vectors_of(rows["embedding"]), want.vectors, atol=1e-5)
 
 
-def test_a_changed_set_costs_what_changed(photos, tmp_path, digits_clip):
-    model, table = digits_clip / "model", tmp_path / "t"
+def test_a_changed_set_costs_what_changed(photos, tmp_path, small_clip):
+    model, table = small_clip / "model", tmp_path / "t"
     embed(photos, table, model, label_from_folder=True)
     before = rows_of(table)
     again = embed(photos, table, model, label_from_folder=True)
@@ -72,16 +72,16 @@ def test_a_changed_set_costs_what_changed(photos, tmp_path, digits_clip):
     np.testing.assert_array_equal(vectors_of(twins["embedding"])[0], held["cat/03.png"])
 
 
-def test_images_stay_in_the_table_on_request(photos, tmp_path, digits_clip):
-    embed(photos, tmp_path / "t", digits_clip / "model", keep_images=True)
+def test_images_stay_in_the_table_on_request(photos, tmp_path, small_clip):
+    embed(photos, tmp_path / "t", small_clip / "model", keep_images=True)
     rows = rows_of(tmp_path / "t")
     for image in rows["image"].to_pylist():
         assert image["bytes"] == (photos / image["path"]).read_bytes()
     assert DeltaTable(str(tmp_path / "t")).to_pandas()["image"][0]["path"]
 
 
-def test_a_table_holds_images_or_texts(photos, tmp_path, digits_clip):
-    model = digits_clip / "model"
+def test_a_table_holds_images_or_texts(photos, tmp_path, small_clip):
+    model = small_clip / "model"
     embed(photos, tmp_path / "t", model)
     (tmp_path / "a.txt").write_text("a text")
     with pytest.raises(SyncError, match="holds images, and SOURCE holds texts"):
@@ -92,17 +92,17 @@ def test_a_table_holds_images_or_texts(photos, tmp_path, digits_clip):
         embed(photos, tmp_path / "u", model, max_chars=5, no_text=True)
 
 
-def test_a_dry_run_times_the_model(photos, tmp_path, digits_clip):
-    summary = embed(photos, tmp_path / "t", digits_clip / "model", dry_run=True)
+def test_a_dry_run_times_the_model(photos, tmp_path, small_clip):
+    summary = embed(photos, tmp_path / "t", small_clip / "model", dry_run=True)
     assert (summary.rows_to_embed, summary.tokens_to_embed) == (12, 12 * 16)
     assert summary.rows_per_second > 0
     assert not (tmp_path / "t").exists()
 
 
-def test_every_broken_file_has_its_reason(photos, tmp_path, digits_clip):
+def test_every_broken_file_has_its_reason(photos, tmp_path, small_clip):
     for name, (data, _) in BROKEN.items():
         (photos / f"{name}.jpg").write_bytes(data)
-    summary = embed(photos, tmp_path / "t", digits_clip / "model", max_failures=1.0)
+    summary = embed(photos, tmp_path / "t", small_clip / "model", max_failures=1.0)
     # A strip is none for a small model; nothing else of them can be embedded.
     broken = {name for name in BROKEN if name != "a strip"}
     assert (summary.embedded, summary.failed) == (12 + 1, len(broken))
@@ -113,19 +113,19 @@ def test_every_broken_file_has_its_reason(photos, tmp_path, digits_clip):
         stage, reason = reasons[f"{name}.jpg"]
         assert stage == ("read" if name == "empty" else "decode")
         assert BROKEN[name][1] in reason
-    again = embed(photos, tmp_path / "t", digits_clip / "model", max_failures=1.0)
+    again = embed(photos, tmp_path / "t", small_clip / "model", max_failures=1.0)
     assert (again.unchanged, again.embedded, again.failed) == (13, 0, len(broken))
     (photos / "truncated.jpg").write_bytes(GOOD)
-    mended = embed(photos, tmp_path / "t", digits_clip / "model", max_failures=1.0)
+    mended = embed(photos, tmp_path / "t", small_clip / "model", max_failures=1.0)
     assert (mended.embedded, mended.failed) == (1, len(broken) - 1)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links of POSIX")
-def test_every_file_is_in_the_table_or_failed(photos, tmp_path, digits_clip, monkeypatch):
+def test_every_file_is_in_the_table_or_failed(photos, tmp_path, small_clip, monkeypatch):
     monkeypatch.setattr("actors.pixels.MAX_PIXELS", 1_000_000)  # the model's images are small
     (photos / "round").symlink_to(photos, target_is_directory=True)
     files = {name: why for name, why in (write_broken(photos, i) for i in range(20)) if name}
-    summary = embed(photos, tmp_path / "t", digits_clip / "model", max_failures=1.0)
+    summary = embed(photos, tmp_path / "t", small_clip / "model", max_failures=1.0)
     rows = rows_of(tmp_path / "t")["id"].to_pylist()
     assert {name for name in rows if name in files} == {n for n, why in files.items() if not why}
     failures = Table.open(str(tmp_path / "t.failures")).read().to_pylist()
@@ -165,17 +165,17 @@ def test_a_file_that_may_not_be_read_is_a_failure():
         os.close(receiver)
 
 
-def test_tars_and_digits_in_bytes(tmp_path, digits_clip):
+def test_tars_and_digits_in_bytes(tmp_path, small_clip):
     import tarfile
 
-    paths = sorted((digits_clip / "test").rglob("*.png"))[:5]
+    paths = sorted((small_clip / "test").rglob("*.png"))[:5]
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for path in paths:
             for name, content in ((path.name, path.read_bytes()), (f"{path.stem}.txt", b"a digit")):
                 member = tarfile.TarInfo(name)
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
-    summary = embed(tmp_path / "a.tar", tmp_path / "t", digits_clip / "model")
+    summary = embed(tmp_path / "a.tar", tmp_path / "t", small_clip / "model")
     assert summary.embedded == 5
     rows = rows_of(tmp_path / "t")
     assert rows["caption"].to_pylist() == ["a digit"] * 5

@@ -74,9 +74,9 @@ def test_a_table_alone_is_shown_on_its_principal_components(tmp_path):
     assert data["crosses"] == []
 
 
-def test_small_pictures_come_from_the_folder_that_was_embedded(tmp_path, photos, digits_clip):
+def test_small_pictures_come_from_the_folder_that_was_embedded(tmp_path, photos, small_clip):
     table, out = str(tmp_path / "t"), tmp_path / "r.html"
-    assert main(["embed", str(photos), table, "--model", str(digits_clip / "model")]) == 0
+    assert main(["embed", str(photos), table, "--model", str(small_clip / "model")]) == 0
     run(ReportConfig((table,), out=str(out)))
     assert held(out)[1]["points"]["image"] == [None] * 12
     first, second = photos / "cat" / "01.png", photos / "cat" / "03.png"

@@ -58,6 +58,7 @@ def test_queries_from_stdin(table, monkeypatch, capsys):
     assert [line["hits"][0]["id"] for line in lines] == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_images_by_words_and_by_images(digits_clip, tmp_path):
     model = tmp_path / "model"  # a folder is found again by its path, not by its name
     shutil.copytree(digits_clip / "model", model)

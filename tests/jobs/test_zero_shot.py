@@ -24,18 +24,23 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="session")
-def digits(digits_clip, tmp_path_factory):
-    """Tables of the digits that the model never saw, and of their names."""
-    folder = tmp_path_factory.mktemp("digits")
-    model = digits_clip / "model"
-    embed(digits_clip / "test", folder / "images", model, label_from_folder=True)
+def tables_of(clip, folder):
+    """Tables of the digits that a model never saw, and of their names."""
+    model = clip / "model"
+    embed(clip / "test", folder / "images", model, label_from_folder=True)
     template = ("a photo of the number {}", "the digit {}")
-    embed(digits_clip / "classes.txt", folder / "classes", model, labels=True, template=template)
+    embed(clip / "classes.txt", folder / "classes", model, labels=True, template=template)
     return folder
 
 
-def test_digits_are_told_apart_by_their_names(digits, digits_clip, tmp_path):
+@pytest.fixture(scope="session")
+def digits(small_clip, tmp_path_factory):
+    return tables_of(small_clip, tmp_path_factory.mktemp("digits"))
+
+
+@pytest.mark.slow
+def test_digits_are_told_apart_by_their_names(digits_clip, tmp_path):
+    digits = tables_of(digits_clip, tmp_path)
     config = ZeroShotConfig(
         str(digits / "images"),
         str(digits / "classes"),
@@ -120,7 +125,7 @@ def test_lists_are_no_labels_to_classify_by(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_mistakes_are_told(digits, digits_clip, photos, tmp_path):
+def test_mistakes_are_told(digits, small_clip, photos, tmp_path):
     images, classes, out = (
         str(place) for place in (digits / "images", digits / "classes", tmp_path / "o")
     )
@@ -130,11 +135,11 @@ def test_mistakes_are_told(digits, digits_clip, photos, tmp_path):
         zero_shot(ZeroShotConfig("nowhere", classes, out))
     with pytest.raises(StoreError, match="Give another OUT"):
         zero_shot(ZeroShotConfig(images, classes, images))
-    embed(photos, tmp_path / "photos-table", digits_clip / "model", label_from_folder=True)
+    embed(photos, tmp_path / "photos-table", small_clip / "model", label_from_folder=True)
     with pytest.raises(ClassError, match="'cat', 'dog'.*Its classes: '0', '1'"):
         zero_shot(ZeroShotConfig(str(tmp_path / "photos-table"), classes, out))
     assert not Path(out).exists()
-    embed(digits_clip / "classes.txt", tmp_path / "other", "all-MiniLM-L6-v2", labels=True)
+    embed(small_clip / "classes.txt", tmp_path / "other", "all-MiniLM-L6-v2", labels=True)
     with pytest.raises(StoreError, match="two spaces"):
         zero_shot(ZeroShotConfig(images, str(tmp_path / "other"), out))
     for option in ({"template": ("a photo of a",)}, {"template": ("{} and {}",)}):
@@ -144,10 +149,10 @@ def test_mistakes_are_told(digits, digits_clip, photos, tmp_path):
         EmbedConfig(classes, out, "m", template=("a {}",))
 
 
-def test_rows_without_labels_are_classified_and_not_counted(digits, digits_clip, tmp_path):
+def test_rows_without_labels_are_classified_and_not_counted(digits, small_clip, tmp_path):
     some = tmp_path / "some"
-    shutil.copytree(digits_clip / "test" / "7", some)
-    embed(some, tmp_path / "t", digits_clip / "model")
+    shutil.copytree(small_clip / "test" / "7", some)
+    embed(some, tmp_path / "t", small_clip / "model")
     tables = (str(place) for place in (tmp_path / "t", digits / "classes", tmp_path / "out"))
     summary = zero_shot(ZeroShotConfig(*tables))
     assert (summary.n, summary.accuracy, summary.n_rows) == (0, None, len(list(some.iterdir())))
