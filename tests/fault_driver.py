@@ -20,6 +20,7 @@ from itertools import count
 from pathlib import Path
 
 import psutil
+import torch  # noqa: F401  a run's first seconds would go to it, and faults would meet no work
 
 from jobs import cluster, pipeline, planning, waves
 from jobs.embed import EmbedConfig, run

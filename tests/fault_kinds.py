@@ -109,7 +109,7 @@ def dies(stage, faults):
 
 
 def kill_at_any_time(stage):
-    seconds = stage.rng.uniform(0, 3)
+    seconds = stage.rng.uniform(0, 1.5)
     with stage.child(seconds_a_row=4e-3) as child:
         child.wait_for(child.begun.exists)
         with contextlib.suppress(subprocess.TimeoutExpired):
