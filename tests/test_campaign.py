@@ -36,7 +36,7 @@ def test_faults_leave_a_true_table():
     [
         ("no-fence", "rivals-2", "ids twice"),
         ("twice", "commit", "ids twice"),
-        ("early", "commit", "cannot be read"),
+        pytest.param("early", "commit", "cannot be read", marks=pytest.mark.slow),
     ],
 )
 def test_a_mistake_made_on_purpose_is_found(mutation, kinds, what):

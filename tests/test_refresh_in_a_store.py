@@ -9,6 +9,7 @@ from tests.corpora import refresh as run
 from tests.s3_server import running_s3
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
     pytest.mark.usefixtures("few_rows_here"),
 ]
