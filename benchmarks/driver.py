@@ -161,7 +161,7 @@ def measure_log(folder: Path) -> dict[str, float]:
     whole = checkpoint_bytes(table.uri)
     table.commit(note, remove=files[: FILES // 2])
     removed = size()
-    checked = processor_seconds(lambda: table._check(files[-1:]), 100)
+    checked = processor_seconds(lambda: table.check(files[-1:]), 100)
     return {
         "add_bytes": (added - empty) / WAVE_FILES,
         "remove_bytes": (removed - empty) / (FILES // 2),

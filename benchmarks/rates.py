@@ -32,9 +32,8 @@ ASSUMED = {
     "dollars_a_thousand_gets": 0.0004,  # S3 Standard, us-east-1, 2025
     "driver_gb": 128.0,
 }
-REQUESTS = {"check": 4, "schema": 2, "read": 3, "write": 5}
-"""To the store for one file, one after the other (checks: several files at once); counted with an S3 server on
-one machine."""
+REQUESTS = {"check": 4, "schema": 2, "read": 3, "write": 5, "delete": 3}
+"""To the store for one file, one after the other; counted with an S3 server on one machine."""
 
 
 @dataclass(frozen=True)

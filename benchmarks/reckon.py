@@ -8,10 +8,11 @@ import math
 from dataclasses import dataclass
 
 from benchmarks.rates import ASSUMED, ENCODERS, IMAGE_TOKENS, REQUESTS, Gpu, Rates
+from jobs.claim import RENEW_SECONDS
 from jobs.cluster import WINDOW_ROWS
 from jobs.pipeline import WINDOW_BYTES
+from jobs.rewriting import COMPACTED_BYTES, MANY_SMALL_FILES
 from jobs.scan import SCAN_THREADS
-from jobs.waves import COMPACTED_BYTES, MANY_SMALL_FILES
 from schemas.plan import WAVE_ROWS
 from schemas.store import CHECK_THREADS
 from sources.parquet import PIECE_BYTES, PIECE_ROWS
@@ -104,10 +105,12 @@ def reckon(
     touched = math.ceil(files * hit)
     groups = max(1, min(touched, math.ceil(due / WAVE_ROWS)))
     small = math.ceil(due / work.window) + (0 if first else groups)
-    # Each group reads the pieces of its rows. Small files were joined in random order, so that the
-    # windows of a piece lie in groups of any number: in expectation, in so many.
-    windows = work.piece_rows / work.window * (1 - (1 - changed) ** work.window)
-    again = groups * (1 - (1 - 1 / groups) ** windows) if run == "scattered" else due / n
+    # Each group reads the pieces of its rows. Files lie as they were written: where one group ends,
+    # as many pieces as there were workers go on in the next.
+    again = due / n
+    if run == "scattered":
+        again = 1 - (1 - changed) ** work.piece_rows + (groups - 1) * workers * work.piece_rows / n
+        again = min(again, groups)
 
     crowd = workers * cores * 1e6
     source_bytes, key_bytes = n * work.source_bytes, 0 if first else n * m["key_bytes_a_row"]
@@ -122,20 +125,29 @@ def reckon(
     row_seconds = work.row_bytes * m["rewrite_us_a_byte"] / 1e6
     anew = (REQUESTS["read"] + REQUESTS["write"]) * request
     writing = touched * (file_rows * row_seconds + anew)
-    writing += (small + touched) * REQUESTS["check"] * request / CHECK_THREADS
+    asked = (small + touched) * REQUESTS["check"]  # of several files at once, here and below
+    merges = run == "scattered"  # files that are rewritten take the new rows
+    if merges:
+        writing += due * row_seconds
+        asked += touched * REQUESTS["schema"] + small * (REQUESTS["read"] + REQUESTS["delete"])
+    writing += asked * request / CHECK_THREADS
     working = max(model, reading)  # workers do not wait for commits
-    commits = math.ceil(working / WAVE_SECONDS) + 3  # at most; the claim, the joined files, the end
+    commits = math.ceil(working / WAVE_SECONDS) + 2  # at most; the claim and the end
     listed = small / 2 if first else files
     commit_ms = m["commit_ms"] + m["commit_us_a_file_in_the_table"] * listed / 1e3
     driver = writing + commits * commit_ms / 1e3
-    joins = small > MANY_SMALL_FILES
+    joins = small > MANY_SMALL_FILES and not merges
     joined = math.ceil(due / file_rows) if joins else 0
     joining = joins * due * row_seconds + joined * REQUESTS["write"] * request
-    joining += joins * small * (REQUESTS["schema"] + REQUESTS["read"]) * request
-    adds, removes = small + touched + joined, touched + joins * small
+    asked = REQUESTS["schema"] + REQUESTS["read"]
+    joining += joins * small * asked * request / CHECK_THREADS
+    joining_commits = math.ceil(joining / RENEW_SECONDS)
+    joining += joining_commits * commit_ms / 1e3
+    commits += joining_commits
+    adds, removes = touched + (0 if merges else small + joined), touched + joins * small
     log = commits * m["commit_bytes"] + adds * m["add_bytes"] + removes * m["remove_bytes"]
     checkpoints = commits // CHECKPOINT_COMMITS * listed * m["checkpoint_bytes_a_file"]
-    copied = touched * file_rows * work.row_bytes + joins * due * work.row_bytes
+    copied = touched * file_rows * work.row_bytes + (joins or merges) * due * work.row_bytes
     row = m["driver_bytes_a_row"] if first else m["plan_refresh_bytes_a_row"]
     seconds = m["start_seconds"] + scan + held + plan + max(working, driver) + joining
     return {

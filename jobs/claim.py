@@ -20,7 +20,7 @@ from schemas.store import Refused, StoreError, Table, now
 DEAD_AFTER = timedelta(minutes=10)
 RENEW_SECONDS = 120.0
 LOOK_BACK = 50  # commits; foreign tools may have written since
-_HOLDING = {"claim", "wave"}
+_HOLDING = {"claim", "wave", "compacted"}
 
 
 class TableBusy(RuntimeError):

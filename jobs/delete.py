@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from jobs import claim
 from jobs.options import Flag, TableOptions, run_command
-from jobs.waves import fixed_size
+from jobs.rewriting import fixed_size
 from schemas.failures import FailureLog
 from schemas.fragments import KEPT, new_name, write_rows
 from schemas.store import Table
@@ -84,7 +84,7 @@ def _delete(table: Table, ids: pa.Array, note: Mapping[str, Any]) -> DeleteSumma
         remove.append(file)
         rest = fixed_size(table.read_file(file.name).filter(pa.array(~hits)))
         if len(rest):
-            add.append(write_rows(table.filesystem, new_name(note["run"], KEPT), rest))
+            add.append(write_rows(table.filesystem, new_name(note["run"], KEPT, file.name), rest))
     failures = FailureLog(table.uri, table.options)
     failed = pc.fill_null(pc.is_in(failures.rows["id"], value_set=ids), False).to_numpy()
     found |= set(failures.rows["id"].filter(pa.array(failed)).to_pylist())

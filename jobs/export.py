@@ -22,7 +22,7 @@ import tyro
 
 from jobs.options import TableOptions, run_command, storage_options, table_uri
 from jobs.progress import Progress
-from jobs.waves import fixed_size
+from jobs.rewriting import fixed_size
 from schemas.columns import cast_column
 from schemas.embeddings import Fingerprint
 from schemas.fragments import ROW_GROUP_ROWS

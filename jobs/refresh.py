@@ -26,9 +26,9 @@ from jobs.cluster import native_noise_in_a_file, under_submitted_job
 from jobs.declared import REFRESHES, Corpus, read_corpus
 from jobs.history import RefreshSummary, write_page
 from jobs.options import Flag, parse, storage_options, table_uri, user_errors
+from jobs.rewriting import compact
 from jobs.steps import Steps
 from jobs.stop import Stopped, StopSignal
-from jobs.waves import compact
 from schemas.fragments import new_name, write_rows
 from schemas.refreshes import SCHEMA, StepRow
 from schemas.store import Refused, StoreError, Table, now

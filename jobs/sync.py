@@ -21,9 +21,10 @@ from jobs.pipeline import Work, reports, reports_here
 from jobs.planning import Planner, SyncError, SyncModel, SyncOptions
 from jobs.preview import sample_due
 from jobs.progress import Progress
+from jobs.rewriting import compact
 from jobs.scan import SourceScan, TableScan
 from jobs.stop import Stopped, StopSignal
-from jobs.waves import Tally, Waves, compact
+from jobs.waves import Tally, Waves
 from schemas.columns import source_columns
 from schemas.embeddings import table_schema
 from schemas.failures import OF_RECIPE, FailureLog
@@ -276,7 +277,7 @@ class Sync:
             over &= log.of_model & np.isin(id_hashes(log.rows["id"])[:, 0], scan.keys["id"][:, 0])
         log.keep(~over, self.note)
         counts = self._counts(plan, scan)
-        compact(table, self.note)
+        compact(table, self.note, self.stop, quiet=self.options.quiet)
         table.commit({**self.note, "state": "done", **vars(counts)})
         self.events.tell("end", state="done", version=table.version, **vars(counts))
         if table.version % CHECKPOINT_VERSIONS == 0:

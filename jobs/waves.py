@@ -17,15 +17,11 @@ import pyarrow as pa
 
 from jobs.claim import RENEW_SECONDS
 from jobs.events import Events
-from schemas.embeddings import vector_column, vectors_of
+from jobs.rewriting import discard, rewrite
 from schemas.failures import CHANGED, FailureLog
-from schemas.fragments import KEPT, Fragment, new_name, write_rows, write_tables
+from schemas.fragments import Fragment
 from schemas.plan import NEW, REPLACED, UPDATED, Plan
 from schemas.store import Table
-
-SMALL_BYTES = 16 << 20
-MANY_SMALL_FILES = 32
-COMPACTED_BYTES = 128 << 20
 
 
 @dataclass
@@ -174,32 +170,39 @@ class Waves:
             return 0
         started = self._last_commit = time.monotonic()
         self._record(failed)
-        rewritten = [f for index, rows in old.items() if (f := self._without(index, rows))]
+        n_added = sum(fragment.n_rows for fragment in added)
         if added or old:
+            files, spare = [*self._fragments[0]], list[Fragment]()
+            for group in ready[1:]:
+                mine = (index for index in old if self.plan.group_of_file[index] == group)
+                gone = {self.files[index]: old[index] for index in mine}
+                made = self._fragments[group]
+                written, joined = rewrite(self.table, self.note["run"], gone, made)
+                files += written
+                spare += joined
             self.table.commit(
-                self._wave_note(added),
-                add=[*added, *rewritten],
-                remove=[self.files[index] for index in old],
+                self._wave_note(n_added), add=files, remove=[self.files[index] for index in old]
             )
             self.n_waves += 1
-            n_added = sum(fragment.n_rows for fragment in added)
             self.events.wave(time.monotonic() - started, n_added, self.table.version)
+            discard(self.table, spare)
         for group in ready:
             self._fragments.pop(group, None)
             self._failed.pop(group, None)
         self._open_groups -= set(ready)
-        return sum(fragment.n_rows for fragment in added)
+        return n_added
 
     def finish_overwrite(self, schema: pa.Schema) -> None:
         """Replace the whole table by what the workers wrote, in one commit."""
         failed = [failure for failures in self._failed.values() for failure in failures]
         self._record(failed)
         added = [fragment for fragments in self._fragments.values() for fragment in fragments]
-        self.table.overwrite(self._wave_note(added), schema, added)
+        n_added = sum(fragment.n_rows for fragment in added)
+        self.table.overwrite(self._wave_note(n_added), schema, added)
         self.n_waves += 1
 
-    def _wave_note(self, added: list[Fragment]) -> dict[str, Any]:
-        note = {**self.note, "state": "wave", "n_added": sum(file.n_rows for file in added)}
+    def _wave_note(self, n_added: int) -> dict[str, Any]:
+        note = {**self.note, "state": "wave", "n_added": n_added}
         return note | {"precision": self.tally.precision}
 
     def _record(self, failed: list[dict[str, Any]]) -> None:
@@ -218,67 +221,3 @@ class Waves:
             int(index): drops["position"][drops["where"] == index]
             for index in np.unique(drops["where"])
         }
-
-    def _without(self, index: int, gone: np.ndarray) -> Fragment | None:
-        file = self.files[index]
-        rows = self.table.read_file(file.name)
-        kept = np.ones(len(rows), bool)
-        kept[gone] = False
-        if not kept.any():
-            return None
-        name = new_name(self.note["run"], KEPT)
-        return write_rows(self.table.filesystem, name, fixed_size(rows.filter(pa.array(kept))))
-
-
-def fixed_size(rows: pa.Table) -> pa.Table:
-    """Rows with vectors of fixed size, also where a foreign tool wrote lists."""
-    at = rows.schema.get_field_index("embedding")
-    if at < 0 or pa.types.is_fixed_size_list(rows.schema.field(at).type):
-        return rows
-    vectors = vector_column(vectors_of(rows["embedding"]))
-    return rows.set_column(at, rows.schema.field(at).with_type(vectors.type), vectors)
-
-
-def compact(table: Table, note: Mapping[str, Any]) -> int:
-    """Join small files, when there are many, in one commit.
-
-    Files of different recipes stay apart, since the recipe stands in the file.
-
-    Returns:
-        How many files were joined.
-
-    Raises:
-        Refused: somebody else wrote to the table; nothing was changed.
-    """
-    small = [file for file in table.files() if file.size_bytes < SMALL_BYTES]
-    if len(small) <= MANY_SMALL_FILES:
-        return 0
-    alike: dict[bytes, list[Fragment]] = defaultdict(list)
-    for file in small:
-        alike[table.file_schema(file.name).serialize().to_pybytes()].append(file)
-    joined, added = [], []
-    for files in alike.values():
-        for batch in _by_size(files):
-            if len(batch) < 2:
-                continue
-            rows = (table.read_file(file.name) for file in batch)
-            name, schema = new_name(note["run"], KEPT), table.file_schema(batch[0].name)
-            added.append(write_tables(table.filesystem, name, schema, rows))
-            joined += batch
-    if joined:
-        table.commit(
-            {**note, "state": "compacted", "n_files": len(joined)}, add=added, remove=joined
-        )
-    return len(joined)
-
-
-def _by_size(files: list[Fragment]) -> list[list[Fragment]]:
-    batches: list[list[Fragment]] = [[]]
-    size = 0
-    for file in files:
-        if batches[-1] and size + file.size_bytes > COMPACTED_BYTES:
-            batches.append([])
-            size = 0
-        batches[-1].append(file)
-        size += file.size_bytes
-    return batches

@@ -1,6 +1,8 @@
 """The Parquet files of a table: how they are named and written, by workers and driver alike."""
 
 import contextlib
+import re
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ ROW_GROUP_ROWS = 25_000  # viewers refuse larger ones, and random reads want the
 ROW_GROUP_BYTES = 256 << 20
 VECTOR_PATH = "embedding.list.element"
 KEPT = "kept"  # the task of files that hold the rows that stay of an older file
+_PLACE = re.compile(r"\d{19}-")
 
 
 class OutsideTable(ValueError):
@@ -38,14 +41,22 @@ class Fragment:
             )
 
 
-def new_name(run: str, task: str) -> str:
-    """A name that no other file has: the run, the task, and a fresh number of the attempt."""
-    return f"{run}-{task}-{uuid.uuid4().hex}.parquet"
+def new_name(run: str, task: str, instead_of: str = "") -> str:
+    """A name that no other file has: its place, the run, the task, and a random number.
+
+    A table's files are in the order of their names. The place is the time, so that they lie as they
+    were written, which is close to the source's order; a file that is written `instead_of` another
+    takes its place.
+    """
+    known = _PLACE.match(instead_of)
+    place = known[0] if known else f"{time.time_ns():019}-"
+    return f"{place}{run}-{task}-{uuid.uuid4().hex}.parquet"
 
 
 def is_made_by(name: str, run: str) -> bool:
     """Whether a run wrote this file and embedded its rows, rather than kept them."""
-    return name.startswith(f"{run}-") and not name.startswith(f"{run}-{KEPT}-")
+    task = _PLACE.sub("", name)
+    return task.startswith(f"{run}-") and not task.startswith(f"{run}-{KEPT}-")
 
 
 def write_rows(fs: pafs.FileSystem, name: str, rows: pa.Table) -> Fragment:

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Schema, Transaction
 from deltalake.exceptions import TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
@@ -198,7 +198,7 @@ class Table:
             Refused: the table moved since this handle last saw it; nothing was committed.
             StoreError: a file to add is not there as it was reported, or the log cannot be written.
         """
-        self._check(add)
+        self.check(add)
         now_ms = time.time_ns() // 1_000_000
         actions: list[AddAction | RemoveAction] = [
             _add_action(fragment, now_ms) for fragment in add
@@ -219,7 +219,7 @@ class Table:
         self, note: Mapping[str, Any], schema: pa.Schema, add: Sequence[Fragment]
     ) -> None:
         """One new version that holds `add` alone, under another schema. Raises as `commit` does."""
-        self._check(add)
+        self.check(add)
         now_ms = time.time_ns() // 1_000_000
         actions = [_add_action(fragment, now_ms) for fragment in add]
         write = self.handle.create_write_transaction
@@ -227,8 +227,6 @@ class Table:
 
     def add_columns(self, note: Mapping[str, Any], columns: Sequence[pa.Field]) -> None:
         """Columns that older rows have as nulls. Raises as `commit` does."""
-        from deltalake import Schema
-
         fields = Schema.from_arrow(pa.schema(columns)).fields
         self._fenced(note, partial(self.handle.alter.add_columns, fields))
 
@@ -258,7 +256,8 @@ class Table:
         """Write the log's state to one file, so that the table opens quickly."""
         ask(f"write a checkpoint of {self.uri}", self.handle.create_checkpoint)
 
-    def _check(self, add: Sequence[Fragment]) -> None:
+    def check(self, add: Sequence[Fragment]) -> None:
+        """Raise StoreError if a file is not there as it was reported."""
         with ThreadPoolExecutor(CHECK_THREADS) as pool:
             list(pool.map(self._check_file, add))
 

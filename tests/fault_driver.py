@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 import torch  # noqa: F401  a run's first seconds would go to it, and faults would meet no work
 
-from jobs import cluster, pipeline, planning, waves
+from jobs import cluster, pipeline, planning, rewriting
 from jobs.embed import EmbedConfig, run
 from jobs.options import user_errors
 from schemas import fragments, store
@@ -73,7 +73,7 @@ def kill_at_file(at, when):
             die()
         return result
 
-    fragments.write_tables = waves.write_tables = around
+    fragments.write_tables = rewriting.write_tables = around
 
 
 def shift_clock(seconds):

@@ -1,0 +1,158 @@
+"""Files of a table written anew by the driver: without some of their rows, or many small ones as one."""
+
+import contextlib
+import sys
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.claim import RENEW_SECONDS
+from jobs.progress import Progress
+from jobs.stop import StopSignal
+from schemas.embeddings import vector_column, vectors_of
+from schemas.fragments import KEPT, Fragment, new_name, windows, write_tables
+from schemas.store import CHECK_THREADS, Table
+
+_Read = TypeVar("_Read")
+SMALL_BYTES = 16 << 20
+MANY_SMALL_FILES = 32
+COMPACTED_BYTES = 128 << 20
+
+
+def rewrite(
+    table: Table, run: str, gone: Mapping[Fragment, np.ndarray], made: Sequence[Fragment]
+) -> tuple[list[Fragment], list[Fragment]]:
+    """Write files of a table without some of their rows, and with those that take their place.
+
+    So new rows lie where the old ones lay: the next refresh finds the rows of one piece of the source
+    together, and no small files are left to join. Files of other recipes or columns take none.
+
+    Args:
+        table: the one that holds the files.
+        run: its name goes into theirs.
+        gone: positions of the rows that go, by file.
+        made: files of new rows, in the table's folder and not yet in the table.
+
+    Returns:
+        The files to commit, and those of `made` whose rows are in them.
+
+    Raises:
+        StoreError: a file of `made` is not there as it was reported.
+    """
+    kept = [file for file, rows in gone.items() if len(rows) < file.n_rows]
+    takes: set[Fragment] = set()
+    if kept and made:
+        table.check(made)
+        wanted = table.file_schema(made[0].name)
+        schemas = zip(kept, _ahead(table.file_schema, kept), strict=True)
+        takes = {file for file, has in schemas if has.equals(wanted, check_metadata=True)}
+    share = -(-sum(file.n_rows for file in made) // max(1, len(takes)))
+    coming = windows(_ahead(table.read_file, made if takes else ()), share, sys.maxsize)
+    written = [] if takes else [*made]
+    for file in kept:
+        rows = table.read_file(file.name)
+        stays = np.ones(len(rows), bool)
+        stays[gone[file]] = False
+        parts = [fixed_size(rows.filter(pa.array(stays)))]
+        if file in takes:
+            parts += [part for part in [next(coming, None)] if part is not None]
+        name = new_name(run, KEPT, file.name)
+        written.append(write_tables(table.filesystem, name, parts[0].schema, parts))
+    return written, [*made] if takes else []
+
+
+def discard(table: Table, files: Sequence[Fragment]) -> None:
+    """Delete files that no version holds; what cannot be deleted is left to `vacuum`."""
+
+    def delete(file: Fragment) -> None:
+        with contextlib.suppress(OSError):
+            table.filesystem.delete_file(file.name)
+
+    with ThreadPoolExecutor(CHECK_THREADS) as pool:
+        list(pool.map(delete, files))
+
+
+def fixed_size(rows: pa.Table) -> pa.Table:
+    """Rows with vectors of fixed size, also where a foreign tool wrote lists."""
+    at = rows.schema.get_field_index("embedding")
+    if at < 0 or pa.types.is_fixed_size_list(rows.schema.field(at).type):
+        return rows
+    vectors = vector_column(vectors_of(rows["embedding"]))
+    return rows.set_column(at, rows.schema.field(at).with_type(vectors.type), vectors)
+
+
+def compact(
+    table: Table, note: Mapping[str, Any], stop: StopSignal | None = None, *, quiet: bool = True
+) -> int:
+    """Join small files, when there are many, in the order of their names.
+
+    Files of different recipes stay apart, since the recipe stands in the file. Where it takes long,
+    what was joined so far is committed now and then, which also renews the claim.
+
+    Returns:
+        How many files were joined.
+
+    Raises:
+        Refused: somebody else wrote to the table; what was committed stays.
+        Stopped: a signal came; what was joined is committed.
+    """
+    small = [file for file in table.files() if file.size_bytes < SMALL_BYTES]
+    if len(small) <= MANY_SMALL_FILES:
+        return 0
+    alike: dict[bytes, list[Fragment]] = defaultdict(list)
+    schemas = _ahead(table.file_schema, small)
+    for file, schema in zip(small, schemas, strict=True):
+        alike[schema.serialize().to_pybytes()].append(file)
+    batches = [batch for files in alike.values() for batch in _by_size(files) if len(batch) > 1]
+    if not batches:
+        return 0
+    n_joined, joined, added, last_commit = 0, [], [], time.monotonic()
+    with Progress("join", sum(map(len, batches)), "files", quiet=quiet) as progress:
+        for batch in batches:
+            name, schema = (
+                new_name(note["run"], KEPT, batch[0].name),
+                table.file_schema(batch[0].name),
+            )
+            rows = _ahead(table.read_file, batch)
+            added.append(write_tables(table.filesystem, name, schema, rows))
+            joined += batch
+            progress.add(len(batch))
+            is_stopped = stop is not None and stop.signum is not None
+            is_late = time.monotonic() - last_commit > RENEW_SECONDS
+            if is_stopped or is_late or batch is batches[-1]:
+                told = {**note, "state": "compacted", "n_files": len(joined)}
+                table.commit(told, add=added, remove=joined)
+                n_joined, last_commit = n_joined + len(joined), time.monotonic()
+                joined, added = [], []
+            if stop is not None:
+                stop.check()
+    return n_joined
+
+
+def _ahead(read: Callable[[str], _Read], files: Sequence[Fragment]) -> Iterator[_Read]:
+    """What is read of each file, in their order, a few files before it is asked for."""
+    with ThreadPoolExecutor(CHECK_THREADS) as pool:
+        coming: deque[Future[_Read]] = deque()
+        for file in files:
+            coming.append(pool.submit(read, file.name))
+            if len(coming) > CHECK_THREADS:
+                yield coming.popleft().result()
+        for future in coming:
+            yield future.result()
+
+
+def _by_size(files: list[Fragment]) -> list[list[Fragment]]:
+    batches: list[list[Fragment]] = [[]]
+    size = 0
+    for file in files:
+        if batches[-1] and size + file.size_bytes > COMPACTED_BYTES:
+            batches.append([])
+            size = 0
+        batches[-1].append(file)
+        size += file.size_bytes
+    return batches

@@ -1,0 +1,181 @@
+"""Files are written anew: small ones joined, old rows replaced where they lay, and no row is elsewhere."""
+
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from jobs import rewriting
+from jobs.claim import holder
+from jobs.rewriting import MANY_SMALL_FILES, compact, rewrite
+from jobs.stop import Stopped, StopSignal
+from schemas.fragments import new_name, write_rows
+from schemas.store import Refused, StoreError, Table
+
+from .conftest import FINGERPRINT, SCHEMA, append_foreign, ids_in, note, rows_of, write
+
+IDS = [f"row {number:03}" for number in range(MANY_SMALL_FILES + 8)]
+ALL = [*IDS, "a", "b"]  # other files are of other programs, and come last
+
+
+@pytest.fixture
+def many(table):
+    """A table of many files of one row each, before one of the ids a and b."""
+    table.commit(note(), add=[write(table, new_name("run-1", "00000"), [name]) for name in IDS])
+    return table
+
+
+@pytest.fixture
+def in_parts(many, monkeypatch):
+    """Fourteen files are joined into one, which is committed at once."""
+    size = max(file.size_bytes for file in many.files()[:-1])
+    monkeypatch.setattr(rewriting, "COMPACTED_BYTES", int(14.5 * size))
+    monkeypatch.setattr(rewriting, "RENEW_SECONDS", 0.0)
+    return many
+
+
+def compacted(table):
+    """How many files each commit has joined, oldest first."""
+    told = [commit["note"] for commit in table.history() if "note" in commit]
+    return [one["n_files"] for one in reversed(told) if one["state"] == "compacted"]
+
+
+def test_names_sort_as_they_were_made_and_a_file_takes_another_s_place():
+    names = [new_name("run-1", "00000") for _ in range(100)]
+    assert names == sorted(set(names))
+    instead = new_name("run-2", "kept", names[7])
+    assert sorted([*names, instead]).index(instead) in (7, 8)
+
+
+def test_small_files_are_joined_in_their_order(many):
+    before = many.version
+    assert compact(many, note()) == len(IDS) + 1
+    assert len(many.files()) == 1
+    assert many.read()["id"].to_pylist() == ALL
+    assert many.version == before + 1
+    assert compacted(many) == [len(IDS) + 1]
+
+
+def test_a_few_small_files_are_left_alone(table):
+    before = table.version
+    assert compact(table, note()) == 0
+    assert table.version == before
+
+
+def test_files_of_another_recipe_stay_apart(many):
+    anew = replace(FINGERPRINT, recipe="recipe-2").metadata()
+    schema = SCHEMA.set(1, SCHEMA.field("embedding").with_metadata(anew))
+    for name in ("y", "z"):
+        rows = rows_of([name]).cast(schema)
+        file = write_rows(many.filesystem, new_name("run-2", "00000"), rows)
+        many.commit(note(), add=[file])
+    assert compact(many, note()) == len(IDS) + 3
+    recipes = [many.file_schema(file.name) for file in many.files()]
+    assert recipes == [SCHEMA, schema]
+    assert ids_in(many) == sorted([*ALL, "y", "z"])
+
+
+def test_what_takes_long_is_committed_in_parts_that_hold_the_claim(in_parts):
+    before = in_parts.version
+    assert compact(in_parts, note()) == len(IDS) + 1
+    parts = compacted(in_parts)
+    assert parts == [14, 14, 13]
+    assert in_parts.version == before + len(parts)
+    for version in range(before, in_parts.version + 1):
+        assert ids_in(Table.open(in_parts.uri, version=version)) == sorted(ALL)
+    assert in_parts.read()["id"].to_pylist() == ALL
+    assert holder(in_parts, "another run")["run"] == "run-1"
+
+
+def test_a_rival_s_rows_end_it_and_what_was_joined_stays(in_parts, monkeypatch):
+    write_tables, turns = rewriting.write_tables, iter(range(100))
+
+    def disturbed(*args):
+        if next(turns) == 2:
+            append_foreign(in_parts.uri, ["rival"])
+        return write_tables(*args)
+
+    monkeypatch.setattr(rewriting, "write_tables", disturbed)
+    with pytest.raises(Refused):
+        compact(in_parts, note())
+    newest = Table.open(in_parts.uri)
+    assert len(compacted(newest)) == 2
+    assert ids_in(newest) == sorted([*ALL, "rival"])
+
+
+def test_a_signal_ends_it_after_the_files_at_hand(in_parts, monkeypatch):
+    monkeypatch.setattr(rewriting, "RENEW_SECONDS", 1e6)
+    stop = StopSignal()
+    stop.signum = signal.SIGTERM
+    with pytest.raises(Stopped):
+        compact(in_parts, note(), stop)
+    assert compacted(in_parts) == [14]
+    assert ids_in(in_parts) == sorted(ALL)
+    stop.signum = None
+    monkeypatch.setattr(rewriting, "MANY_SMALL_FILES", 0)
+    assert compact(in_parts, note(), stop) == 28
+    assert ids_in(in_parts) == sorted(ALL)
+
+
+def test_files_are_read_ahead_in_order_and_an_error_is_raised_in_its_turn(many):
+    files = many.files()
+    assert list(rewriting._ahead(lambda name: name, files)) == [file.name for file in files]
+
+    def fails(name):
+        if name == files[20].name:
+            raise OSError(name)
+        return name
+
+    read = rewriting._ahead(fails, files)
+    assert [next(read) for _ in range(20)] == [file.name for file in files[:20]]
+    with pytest.raises(OSError, match=files[20].name):
+        next(read)
+
+
+@pytest.fixture
+def three(table):
+    """The table's files, of ids ab, cdef and gh."""
+    files = [write(table, f"{index}.parquet", ids) for index, ids in enumerate(("cdef", "gh"), 8)]
+    table.commit(note(), add=files)
+    return dict(zip(("cdef", "gh", "ab"), table.files(), strict=True))
+
+
+def ids_of(table, file):
+    return "".join(table.read_file(file.name)["id"].to_pylist())
+
+
+def test_new_rows_lie_where_the_old_ones_lay(table, three):
+    gone = {three["ab"]: np.array([0]), three["cdef"]: np.array([1, 3]), three["gh"]: np.arange(2)}
+    made = [write(table, new_name("run-2", "00001"), ids) for ids in ("x", "yz")]
+    written, joined = rewrite(table, "run-2", gone, made)
+    assert [ids_of(table, file) for file in written] == ["bxy", "cez"]
+    assert [file.n_rows for file in written] == [3, 3]
+    assert joined == made
+
+
+def test_without_rows_that_stay_the_new_files_are_taken_as_they_are(table, three):
+    made = [write(table, new_name("run-2", "00001"), "xy")]
+    assert rewrite(table, "run-2", {three["gh"]: np.arange(2)}, made) == (made, [])
+
+
+def test_without_new_rows_files_are_only_cut(table, three):
+    written, joined = rewrite(table, "run-2", {three["cdef"]: np.array([0])}, [])
+    assert [ids_of(table, file) for file in written] == ["def"]
+    assert joined == []
+
+
+def test_files_of_another_recipe_take_no_new_rows(table, three):
+    anew = replace(FINGERPRINT, recipe="recipe-2").metadata()
+    schema = SCHEMA.set(1, SCHEMA.field("embedding").with_metadata(anew))
+    made = [write_rows(table.filesystem, new_name("run-2", "00001"), rows_of("x").cast(schema))]
+    written, joined = rewrite(table, "run-2", {three["ab"]: np.array([0])}, made)
+    assert [ids_of(table, file) for file in written] == ["x", "b"]
+    assert joined == []
+
+
+def test_a_new_file_that_is_not_as_reported_is_one_message(table, three):
+    made = write(table, new_name("run-2", "00001"), "x")
+    wrong = replace(made, size_bytes=made.size_bytes + 1)
+    with pytest.raises(StoreError, match="all of them share"):
+        rewrite(table, "run-2", {three["ab"]: np.array([0])}, [wrong])
