@@ -13,6 +13,7 @@ from jobs.cluster import WINDOW_ROWS
 from jobs.pipeline import WINDOW_BYTES
 from jobs.rewriting import COMPACTED_BYTES, MANY_SMALL_FILES
 from jobs.scan import SCAN_THREADS
+from jobs.waves import PORTION_BYTES
 from schemas.plan import WAVE_ROWS
 from schemas.store import CHECK_THREADS
 from sources.parquet import PIECE_BYTES, PIECE_ROWS
@@ -132,7 +133,9 @@ def reckon(
         asked += touched * REQUESTS["schema"] + small * (REQUESTS["read"] + REQUESTS["delete"])
     writing += asked * request / CHECK_THREADS
     working = max(model, reading)  # workers do not wait for commits
-    commits = math.ceil(working / WAVE_SECONDS) + 2  # at most; the claim and the end
+    portions = min(groups, math.ceil(touched * file_rows * work.row_bytes / PORTION_BYTES))
+    waves = max(portions, math.ceil(working / WAVE_SECONDS))
+    commits = waves + 2  # at most; the claim and the end
     listed = small / 2 if first else files
     commit_ms = m["commit_ms"] + m["commit_us_a_file_in_the_table"] * listed / 1e3
     driver = writing + commits * commit_ms / 1e3

@@ -4,7 +4,7 @@ import contextlib
 import sys
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from schemas.fragments import KEPT, Fragment, new_name, windows, write_tables
 from schemas.store import CHECK_THREADS, Table
 
 _Read = TypeVar("_Read")
+_Item = TypeVar("_Item")
 SMALL_BYTES = 16 << 20
 MANY_SMALL_FILES = 32
 COMPACTED_BYTES = 128 << 20
@@ -89,7 +90,7 @@ def fixed_size(rows: pa.Table) -> pa.Table:
 def compact(
     table: Table, note: Mapping[str, Any], stop: StopSignal | None = None, *, quiet: bool = True
 ) -> int:
-    """Join small files, when there are many, in the order of their names.
+    """Join small files, when there are many, in the table's order.
 
     Files of different recipes stay apart, since the recipe stands in the file. Where it takes long,
     what was joined so far is committed now and then, which also renews the claim.
@@ -108,23 +109,22 @@ def compact(
     schemas = _ahead(table.file_schema, small)
     for file, schema in zip(small, schemas, strict=True):
         alike[schema.serialize().to_pybytes()].append(file)
-    batches = [batch for files in alike.values() for batch in _by_size(files) if len(batch) > 1]
-    if not batches:
+    cuts = (batches(files, lambda f: f.size_bytes, COMPACTED_BYTES) for files in alike.values())
+    many = [batch for cut in cuts for batch in cut if len(batch) > 1]
+    if not many:
         return 0
     n_joined, joined, added, last_commit = 0, [], [], time.monotonic()
-    with Progress("join", sum(map(len, batches)), "files", quiet=quiet) as progress:
-        for batch in batches:
-            name, schema = (
-                new_name(note["run"], KEPT, batch[0].name),
-                table.file_schema(batch[0].name),
-            )
+    with Progress("join", sum(map(len, many)), "files", quiet=quiet) as progress:
+        for batch in many:
+            name = new_name(note["run"], KEPT, batch[0].name)
+            schema = table.file_schema(batch[0].name)
             rows = _ahead(table.read_file, batch)
             added.append(write_tables(table.filesystem, name, schema, rows))
             joined += batch
             progress.add(len(batch))
             is_stopped = stop is not None and stop.signum is not None
             is_late = time.monotonic() - last_commit > RENEW_SECONDS
-            if is_stopped or is_late or batch is batches[-1]:
+            if is_stopped or is_late or batch is many[-1]:
                 told = {**note, "state": "compacted", "n_files": len(joined)}
                 table.commit(told, add=added, remove=joined)
                 n_joined, last_commit = n_joined + len(joined), time.monotonic()
@@ -146,13 +146,16 @@ def _ahead(read: Callable[[str], _Read], files: Sequence[Fragment]) -> Iterator[
             yield future.result()
 
 
-def _by_size(files: list[Fragment]) -> list[list[Fragment]]:
-    batches: list[list[Fragment]] = [[]]
-    size = 0
-    for file in files:
-        if batches[-1] and size + file.size_bytes > COMPACTED_BYTES:
-            batches.append([])
-            size = 0
-        batches[-1].append(file)
-        size += file.size_bytes
-    return batches
+def batches(
+    items: Iterable[_Item], size_of: Callable[[_Item], float], limit: float
+) -> list[list[_Item]]:
+    """Cut a sequence so that the items of a batch have no more than a limit together, or are one."""
+    cut: list[list[_Item]] = []
+    size = 0.0
+    for item in items:
+        size += size_of(item)
+        if not cut or size > limit:
+            cut.append([])
+            size = size_of(item)
+        cut[-1].append(item)
+    return cut

@@ -198,12 +198,12 @@ class Sync:
         try:
             if len(plan.due):
                 self._watch(work, waves)
-            waves.commit()
+            waves.commit(self.stop, quiet=options.quiet)
         except Refused:
             raise
         except BaseException:
             with contextlib.suppress(StoreError, OSError):  # the error that got us here is the news
-                waves.commit()
+                waves.commit(self.stop)
             raise
         finally:
             self.embed_seconds += time.monotonic() - started

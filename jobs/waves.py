@@ -17,11 +17,15 @@ import pyarrow as pa
 
 from jobs.claim import RENEW_SECONDS
 from jobs.events import Events
-from jobs.rewriting import discard, rewrite
+from jobs.progress import Progress
+from jobs.rewriting import batches, discard, rewrite
+from jobs.stop import StopSignal
 from schemas.failures import CHANGED, FailureLog
 from schemas.fragments import Fragment
 from schemas.plan import NEW, REPLACED, UPDATED, Plan
 from schemas.store import Table
+
+PORTION_BYTES = 2 << 30  # of files that are rewritten for one commit
 
 
 @dataclass
@@ -132,6 +136,10 @@ class Waves:
         self._failed: dict[int, list[dict[str, Any]]] = defaultdict(list)
         self._open_groups = {g for g in range(1, self.plan.n_groups + 1)}
         self._last_commit = time.monotonic()
+        in_group, n_groups = self.plan.group_of_file, self.plan.n_groups + 1
+        sizes = [file.size_bytes for file in self.files]
+        self._n_files = np.bincount(in_group, in_group > 0, n_groups)
+        self._bytes = np.bincount(in_group, np.where(in_group > 0, sizes, 0), n_groups)
 
     def take(self, report: Mapping[str, Any]) -> None:
         """Note what a worker has done for one group."""
@@ -148,49 +156,57 @@ class Waves:
         """Time since the table last heard of this run."""
         return time.monotonic() - self._last_commit
 
-    def commit(self) -> int:
+    def commit(self, stop: StopSignal | None = None, *, quiet: bool = True) -> None:
         """Commit what is complete, or renew the claim where that takes long.
 
-        Returns:
-            Rows of the table that were added.
+        Where much is to be rewritten it takes several commits, after each of which a signal ends it.
 
         Raises:
-            Refused: somebody else wrote to the table; nothing of this wave is in it.
+            Refused: somebody else wrote to the table; nothing of the commit at hand is in it.
+            Stopped: a signal came, and there is more to commit.
         """
-        ready = [0] + [g for g in sorted(self._open_groups) if self._waiting[g] == 0]
-        if self.at_once:
-            ready = []
-        failed = [failure for group in ready for failure in self._failed[group]]
-        added = [fragment for group in ready for fragment in self._fragments[group]]
-        old = self._old_rows(ready[1:], failed)
-        if not (failed or added or old):
-            if self.seconds_since_commit() > RENEW_SECONDS:
-                self.table.commit({**self.note, "state": "claim"})
-                self._last_commit = time.monotonic()
-            return 0
-        started = self._last_commit = time.monotonic()
+        ready = [0] if self._fragments[0] or self._failed[0] else []
+        ready += [group for group in sorted(self._open_groups) if self._waiting[group] == 0]
+        ready = [] if self.at_once else ready
+        portions = batches(ready, self._bytes.__getitem__, PORTION_BYTES)
+        quiet |= len(portions) < 2
+        n_files = int(self._n_files[ready].sum())
+        with Progress("rewrite", n_files, "files", quiet=quiet) as progress:
+            for groups in portions:
+                self._commit(groups)
+                progress.add(int(self._n_files[groups].sum()))
+                if stop is not None and groups is not portions[-1]:
+                    stop.check()
+        if self.seconds_since_commit() > RENEW_SECONDS:
+            self.table.commit({**self.note, "state": "claim"})
+            self._last_commit = time.monotonic()
+
+    def _commit(self, groups: list[int]) -> None:
+        """Commit some groups whose due rows are all in; group 0 is of rows that replace none."""
+        failed = [failure for group in groups for failure in self._failed[group]]
+        old = self._old_rows(groups, failed)
+        started = time.monotonic()
         self._record(failed)
-        n_added = sum(fragment.n_rows for fragment in added)
+        added, spare, n_added = list[Fragment](), list[Fragment](), 0
+        for group in groups:
+            mine = (index for index in old if self.plan.group_of_file[index] == group)
+            gone = {self.files[index]: old[index] for index in mine}
+            made = self._fragments[group]
+            written, joined = rewrite(self.table, self.note["run"], gone, made)
+            added += written
+            spare += joined
+            n_added += sum(fragment.n_rows for fragment in made)
         if added or old:
-            files, spare = [*self._fragments[0]], list[Fragment]()
-            for group in ready[1:]:
-                mine = (index for index in old if self.plan.group_of_file[index] == group)
-                gone = {self.files[index]: old[index] for index in mine}
-                made = self._fragments[group]
-                written, joined = rewrite(self.table, self.note["run"], gone, made)
-                files += written
-                spare += joined
-            self.table.commit(
-                self._wave_note(n_added), add=files, remove=[self.files[index] for index in old]
-            )
+            remove = [self.files[index] for index in old]
+            self.table.commit(self._wave_note(n_added), add=added, remove=remove)
+            self._last_commit = time.monotonic()
             self.n_waves += 1
             self.events.wave(time.monotonic() - started, n_added, self.table.version)
             discard(self.table, spare)
-        for group in ready:
+        for group in groups:
             self._fragments.pop(group, None)
             self._failed.pop(group, None)
-        self._open_groups -= set(ready)
-        return n_added
+        self._open_groups -= set(groups)
 
     def finish_overwrite(self, schema: pa.Schema) -> None:
         """Replace the whole table by what the workers wrote, in one commit."""

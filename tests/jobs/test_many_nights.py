@@ -1,52 +1,100 @@
 """A table after many small changes: as few files, each of one part of the source."""
 
 import random
+import signal
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
+from jobs.embed import EmbedConfig, run
+from jobs.stop import Stopped, StopSignal
+from jobs.waves import Waves
 from schemas.plan import make_plan
 from schemas.store import Table
-from tests.fault_runs import embed
-from tests.hash_model import vector_of
+from tests.hash_model import HashModel, vector_of
 from tests.tables import jsonl
 
 pytestmark = pytest.mark.usefixtures("few_rows_here")
-N_FILES, ROWS, NIGHTS = 8, 60, 6
+N_FILES, ROWS, NIGHTS, N_CHANGES = 8, 60, 6, 24
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Files of a few rows, and groups of a few of them."""
+    """Files of a few rows, and groups of a few files."""
     monkeypatch.setattr("jobs.cluster.SMALLEST_WINDOW", 30)
     monkeypatch.setitem(make_plan.__kwdefaults__, "wave_rows", 8)
 
 
-def test_rows_that_change_all_over_the_source_stay_in_their_place(tmp_path):
-    chance = random.Random(0)
-    source, table = tmp_path / "source", tmp_path / "table"
-    source.mkdir()
-    names = [f"{file}-{row:02}" for file in range(N_FILES) for row in range(ROWS)]
-    texts = {name: f"text of {name}" for name in names}
-    for night in range(NIGHTS):
-        for name in chance.sample(sorted(texts), len(texts) // 20 if night else 0):
-            texts[name] = f"text of {name} in night {night}"
+class Corpus:
+    """A folder of files, of which some rows in each night get another text."""
+
+    def __init__(self, folder):
+        self.source, self.table = folder / "source", folder / "table"
+        self.source.mkdir()
+        names = [f"{file}-{row:02}" for file in range(N_FILES) for row in range(ROWS)]
+        self.texts = {name: f"text of {name}" for name in names}
+        self.chance = random.Random(0)
+
+    def change(self, night):
+        for name in self.chance.sample(sorted(self.texts), N_CHANGES):
+            self.texts[name] = f"text of {name} in night {night}"
+
+    def embed(self, **named):
         for file in range(N_FILES):
-            rows = [{"id": n, "text": t} for n, t in texts.items() if n.startswith(f"{file}-")]
-            jsonl(source / f"{file}.jsonl", rows)
-        summary = embed(source, table)
-        changed = (summary.replaced, summary.unchanged)
-        assert changed == ((24, len(texts) - 24) if night else (0, 0))
-    held = Table.open(str(table))
-    parts = [held.read_file(file.name, ["id", "text", "embedding"]) for file in held.files()]
-    for at, part in enumerate(parts):  # a group is of two or three files
-        assert {abs(int(name[0]) - at) for name in part["id"].to_pylist()} <= {0, 1, 2}
-    rows = pa.concat_tables(parts).to_pylist()
-    assert {row["id"]: row["text"] for row in rows} == texts
-    assert len(rows) == len(texts)
-    assert all(row["embedding"] == vector_of(row["text"]).tolist() for row in rows)
-    versions = [DeltaTable(str(table), version=v) for v in range(held.version)]
-    committed = {Path(uri).name for each in versions for uri in each.file_uris()}
-    assert {path.name for path in table.glob("*.parquet")} == committed  # nothing is left behind
+            mine = (item for item in self.texts.items() if item[0].startswith(f"{file}-"))
+            jsonl(self.source / f"{file}.jsonl", [{"id": n, "text": t} for n, t in mine])
+        config = EmbedConfig(str(self.source), str(self.table), "hash", id_column="id", json=True)
+        return run(config, HashModel(), **named)
+
+    def check(self):
+        rows = Table.open(str(self.table)).read(["id", "text", "embedding"]).to_pylist()
+        assert {row["id"]: row["text"] for row in rows} == self.texts
+        assert len(rows) == len(self.texts)
+        assert all(row["embedding"] == vector_of(row["text"]).tolist() for row in rows)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return Corpus(tmp_path)
+
+
+@pytest.mark.parametrize(("portion_bytes", "commits_a_night"), [(2 << 30, 1), (1, 3)])
+def test_rows_that_change_all_over_the_source_stay_in_their_place(
+    corpus, monkeypatch, portion_bytes, commits_a_night
+):
+    monkeypatch.setattr("jobs.waves.PORTION_BYTES", portion_bytes)
+    corpus.embed()
+    for night in range(1, NIGHTS):
+        corpus.change(night)
+        summary = corpus.embed()
+        assert (summary.replaced, summary.unchanged) == (N_CHANGES, N_FILES * ROWS - N_CHANGES)
+        assert summary.waves == commits_a_night
+    corpus.check()
+    held = Table.open(str(corpus.table))
+    files = [held.read_file(file.name, ["id"])["id"].to_pylist() for file in held.files()]
+    assert len(files) == N_FILES
+    for at, ids in enumerate(files):  # a group is of two or three files
+        assert {abs(int(name[0]) - at) for name in ids} <= {0, 1, 2}
+    versions = [DeltaTable(str(corpus.table), version=v) for v in range(held.version)]
+    committed = {Path(uri).name for version in versions for uri in version.file_uris()}
+    assert {path.name for path in corpus.table.glob("*.parquet")} == committed
+
+
+def test_a_signal_comes_through_while_much_is_rewritten(corpus, monkeypatch):
+    monkeypatch.setattr("jobs.waves.PORTION_BYTES", 1)
+    corpus.embed()
+    corpus.change(1)
+    stop, commit = StopSignal(), Waves._commit
+
+    def signalled(self, groups):
+        stop.signum = signal.SIGTERM
+        commit(self, groups)
+
+    monkeypatch.setattr(Waves, "_commit", signalled)
+    with pytest.raises(Stopped):
+        corpus.embed(stop=stop)
+    monkeypatch.undo()
+    summary = corpus.embed()
+    assert 0 < summary.replaced < N_CHANGES
+    corpus.check()
