@@ -18,11 +18,12 @@ from schemas.embeddings import vector_column, vectors_of
 from schemas.fragments import KEPT, Fragment, new_name, windows, write_tables
 from schemas.store import CHECK_THREADS, Table
 
-_Read = TypeVar("_Read")
 _Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 SMALL_BYTES = 16 << 20
 MANY_SMALL_FILES = 32
 COMPACTED_BYTES = 128 << 20
+REWRITE_THREADS = 4  # each holds the rows of a file
 
 
 def rewrite(
@@ -50,21 +51,24 @@ def rewrite(
     if kept and made:
         table.check(made)
         wanted = table.file_schema(made[0].name)
-        schemas = zip(kept, _ahead(table.file_schema, kept), strict=True)
+        schemas = zip(kept, _ahead(table.file_schema, _names(kept)), strict=True)
         takes = {file for file, has in schemas if has.equals(wanted, check_metadata=True)}
     share = -(-sum(file.n_rows for file in made) // max(1, len(takes)))
-    coming = windows(_ahead(table.read_file, made if takes else ()), share, sys.maxsize)
-    written = [] if takes else [*made]
-    for file in kept:
+    coming = windows(_ahead(table.read_file, _names(made if takes else ())), share, sys.maxsize)
+
+    def write(task: tuple[Fragment, pa.Table | None]) -> Fragment:
+        file, new = task
         rows = table.read_file(file.name)
         stays = np.ones(len(rows), bool)
         stays[gone[file]] = False
-        parts = [fixed_size(rows.filter(pa.array(stays)))]
-        if file in takes:
-            parts += [part for part in [next(coming, None)] if part is not None]
+        old = fixed_size(rows.filter(pa.array(stays)))
+        parts = [old] if new is None else [old, new]
         name = new_name(run, KEPT, file.name)
-        written.append(write_tables(table.filesystem, name, parts[0].schema, parts))
-    return written, [*made] if takes else []
+        return write_tables(table.filesystem, name, old.schema, parts)
+
+    tasks = ((file, next(coming, None) if file in takes else None) for file in kept)
+    written = list(_ahead(write, tasks, REWRITE_THREADS))
+    return (written, [*made]) if takes else ([*made, *written], [])
 
 
 def discard(table: Table, files: Sequence[Fragment]) -> None:
@@ -106,7 +110,7 @@ def compact(
     if len(small) <= MANY_SMALL_FILES:
         return 0
     alike: dict[bytes, list[Fragment]] = defaultdict(list)
-    schemas = _ahead(table.file_schema, small)
+    schemas = _ahead(table.file_schema, _names(small))
     for file, schema in zip(small, schemas, strict=True):
         alike[schema.serialize().to_pybytes()].append(file)
     cuts = (batches(files, lambda f: f.size_bytes, COMPACTED_BYTES) for files in alike.values())
@@ -118,7 +122,7 @@ def compact(
         for batch in many:
             name = new_name(note["run"], KEPT, batch[0].name)
             schema = table.file_schema(batch[0].name)
-            rows = _ahead(table.read_file, batch)
+            rows = _ahead(table.read_file, _names(batch))
             added.append(write_tables(table.filesystem, name, schema, rows))
             joined += batch
             progress.add(len(batch))
@@ -134,16 +138,22 @@ def compact(
     return n_joined
 
 
-def _ahead(read: Callable[[str], _Read], files: Sequence[Fragment]) -> Iterator[_Read]:
-    """What is read of each file, in their order, a few files before it is asked for."""
-    with ThreadPoolExecutor(CHECK_THREADS) as pool:
-        coming: deque[Future[_Read]] = deque()
-        for file in files:
-            coming.append(pool.submit(read, file.name))
-            if len(coming) > CHECK_THREADS:
+def _ahead(
+    work: Callable[[_Item], _Result], items: Iterable[_Item], threads: int = CHECK_THREADS
+) -> Iterator[_Result]:
+    """The results for all items, in order, those of a few items before they are asked for."""
+    with ThreadPoolExecutor(threads) as pool:
+        coming: deque[Future[_Result]] = deque()
+        for item in items:
+            coming.append(pool.submit(work, item))
+            if len(coming) > threads:
                 yield coming.popleft().result()
         for future in coming:
             yield future.result()
+
+
+def _names(files: Iterable[Fragment]) -> Iterator[str]:
+    return (file.name for file in files)
 
 
 def batches(

@@ -1,9 +1,9 @@
 """What workers have written becomes the table, a wave at a time; the driver alone does this.
 
-A wave is one commit: the files of new rows that have come in, and, for each group of table files
-whose due rows are all in, the files rewritten without their old rows. Failures are committed
-before the rows they replace go, so that a row is never in neither table. What the source changed
-while the run went on stays as it is: the next run takes it.
+A wave is a commit: the files of new rows that have come in, and, for each group of table files
+whose due rows are all in, the files rewritten with those in the place of the old ones. Failures
+are committed before the rows they replace go, so that a row is never in neither table. What the
+source changed while the run went on stays as it is: the next run takes it.
 """
 
 import time

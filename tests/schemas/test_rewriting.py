@@ -118,19 +118,18 @@ def test_a_signal_ends_it_after_the_files_at_hand(in_parts, monkeypatch):
     assert ids_in(in_parts) == sorted(ALL)
 
 
-def test_files_are_read_ahead_in_order_and_an_error_is_raised_in_its_turn(many):
-    files = many.files()
-    assert list(rewriting._ahead(lambda name: name, files)) == [file.name for file in files]
+def test_work_is_done_ahead_in_order_and_an_error_is_raised_in_its_turn():
+    assert list(rewriting._ahead(str, range(50), 4)) == [str(number) for number in range(50)]
 
-    def fails(name):
-        if name == files[20].name:
-            raise OSError(name)
-        return name
+    def fails(number):
+        if number == 20:
+            raise OSError("the 20th")
+        return number
 
-    read = rewriting._ahead(fails, files)
-    assert [next(read) for _ in range(20)] == [file.name for file in files[:20]]
-    with pytest.raises(OSError, match=files[20].name):
-        next(read)
+    results = rewriting._ahead(fails, range(50), 4)
+    assert [next(results) for _ in range(20)] == list(range(20))
+    with pytest.raises(OSError, match="the 20th"):
+        next(results)
 
 
 @pytest.fixture
