@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 
 from jobs import claim
 from jobs.options import Flag, TableOptions, run_command
-from jobs.rewriting import fixed_size
+from jobs.rewriting import rewrite
 from schemas.failures import FailureLog
-from schemas.fragments import KEPT, new_name, write_rows
+from schemas.fragments import Fragment
 from schemas.store import Table
 
 
@@ -70,7 +70,7 @@ def run(config: DeleteConfig) -> DeleteSummary:
 def _delete(table: Table, ids: pa.Array, note: Mapping[str, Any]) -> DeleteSummary:
     columns = ["id", "parent_id"] if "parent_id" in table.schema.names else ["id"]
     found: set[str] = set()
-    n_deleted, add, remove = 0, [], []
+    gone: dict[Fragment, np.ndarray] = {}
     for file in table.files():
         keys = table.read_file(file.name, columns)
         hits = np.zeros(len(keys), bool)
@@ -78,18 +78,15 @@ def _delete(table: Table, ids: pa.Array, note: Mapping[str, Any]) -> DeleteSumma
             mask = pc.is_in(keys[name], value_set=ids).to_numpy()
             hits |= mask
             found |= set(keys[name].filter(pa.array(mask)).to_pylist())
-        if not hits.any():
-            continue
-        n_deleted += int(hits.sum())
-        remove.append(file)
-        rest = fixed_size(table.read_file(file.name).filter(pa.array(~hits)))
-        if len(rest):
-            add.append(write_rows(table.filesystem, new_name(note["run"], KEPT, file.name), rest))
+        if hits.any():
+            gone[file] = np.flatnonzero(hits)
+    kept, _ = rewrite(table, note["run"], gone, ())
     failures = FailureLog(table.uri, table.options)
     failed = pc.fill_null(pc.is_in(failures.rows["id"], value_set=ids), False).to_numpy()
     found |= set(failures.rows["id"].filter(pa.array(failed)).to_pylist())
     failures.keep(~failed, note)
-    table.commit({**note, "state": "deleted", "deleted": n_deleted}, add=add, remove=remove)
+    n_deleted = sum(map(len, gone.values()))
+    table.commit({**note, "state": "deleted", "deleted": n_deleted}, add=kept, remove=[*gone])
     return DeleteSummary(
         n_deleted, int(failed.sum()), len(set(ids.to_pylist()) - found), table.version
     )
