@@ -134,8 +134,7 @@ def reckon(
     writing += asked * request / CHECK_THREADS
     working = max(model, reading)  # workers do not wait for commits
     portions = min(groups, math.ceil(touched * file_rows * work.row_bytes / PORTION_BYTES))
-    waves = max(portions, math.ceil(working / WAVE_SECONDS))
-    commits = waves + 2  # at most; the claim and the end
+    commits = portions + math.ceil(working / WAVE_SECONDS) + 2  # at most; the claim and the end
     listed = small / 2 if first else files
     commit_ms = m["commit_ms"] + m["commit_us_a_file_in_the_table"] * listed / 1e3
     driver = writing + commits * commit_ms / 1e3

@@ -1,11 +1,11 @@
 """Files of a table written anew by the driver: without some of their rows, or many small ones as one."""
 
 import contextlib
-import sys
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,7 +15,7 @@ from jobs.claim import RENEW_SECONDS
 from jobs.progress import Progress
 from jobs.stop import StopSignal
 from schemas.embeddings import vector_column, vectors_of
-from schemas.fragments import KEPT, Fragment, new_name, windows, write_tables
+from schemas.fragments import KEPT, Fragment, new_name, write_tables
 from schemas.store import CHECK_THREADS, Table
 
 _Item = TypeVar("_Item")
@@ -23,6 +23,7 @@ _Result = TypeVar("_Result")
 SMALL_BYTES = 16 << 20
 MANY_SMALL_FILES = 32
 COMPACTED_BYTES = 128 << 20
+LARGEST_BYTES = 2 * COMPACTED_BYTES
 REWRITE_THREADS = 4  # each holds the rows of a file
 
 
@@ -31,13 +32,15 @@ def rewrite(
 ) -> tuple[list[Fragment], list[Fragment]]:
     """Write files of a table without some of their rows, and with those that take their place.
 
-    So new rows lie where the old ones lay: the next refresh finds the rows of one piece of the source
-    together, and no small files are left to join. Files of other recipes or columns take none.
+    So new rows lie about where the old ones lay: the next refresh finds the rows of one piece of the
+    source together, and few small files are left to join. Files of other recipes or columns take
+    none, nor do those that would become too large. Files of new rows are never divided, so that the
+    passages of a document stay together.
 
     Args:
         table: the one that holds the files.
         run: its name goes into theirs.
-        gone: positions of the rows that go, by file.
+        gone: positions of the rows that go, by file, in the table's order.
         made: files of new rows, in the table's folder and not yet in the table.
 
     Returns:
@@ -47,28 +50,45 @@ def rewrite(
         StoreError: a file of `made` is not there as it was reported.
     """
     kept = [file for file, rows in gone.items() if len(rows) < file.n_rows]
-    takes: set[Fragment] = set()
+    takes: dict[Fragment, list[Fragment]] = {}
     if kept and made:
         table.check(made)
         wanted = table.file_schema(made[0].name)
         schemas = zip(kept, _ahead(table.file_schema, _names(kept)), strict=True)
-        takes = {file for file, has in schemas if has.equals(wanted, check_metadata=True)}
-    share = -(-sum(file.n_rows for file in made) // max(1, len(takes)))
-    coming = windows(_ahead(table.read_file, _names(made if takes else ())), share, sys.maxsize)
+        alike = [file for file, has in schemas if has.equals(wanted, check_metadata=True)]
+        takes = _shared_out(alike, gone, sorted(made, key=lambda file: file.name))
 
-    def write(task: tuple[Fragment, pa.Table | None]) -> Fragment:
-        file, new = task
+    def write(file: Fragment) -> Fragment:
         rows = table.read_file(file.name)
         stays = np.ones(len(rows), bool)
         stays[gone[file]] = False
         old = fixed_size(rows.filter(pa.array(stays)))
-        parts = [old] if new is None else [old, new]
+        new = map(table.read_file, _names(takes.get(file, ())))
         name = new_name(run, KEPT, file.name)
-        return write_tables(table.filesystem, name, old.schema, parts)
+        return write_tables(table.filesystem, name, old.schema, chain([old], new))
 
-    tasks = ((file, next(coming, None) if file in takes else None) for file in kept)
-    written = list(_ahead(write, tasks, REWRITE_THREADS))
-    return (written, [*made]) if takes else ([*made, *written], [])
+    joined = [file for files in takes.values() for file in files]
+    apart = [file for file in made if file not in joined]
+    return [*apart, *_ahead(write, kept, REWRITE_THREADS)], joined
+
+
+def _shared_out(
+    files: Sequence[Fragment], gone: Mapping[Fragment, np.ndarray], made: Sequence[Fragment]
+) -> dict[Fragment, list[Fragment]]:
+    """Which new files go into which: as far on among the new rows as the old ones among the old."""
+    takes: dict[Fragment, list[Fragment]] = {file: [] for file in files}
+    if not files:
+        return takes
+    n_gone = np.cumsum([len(gone[file]) for file in files])
+    n_rows = np.array([file.n_rows for file in made])
+    middles = (np.cumsum(n_rows) - n_rows / 2) * n_gone[-1] / n_rows.sum()
+    sizes = {file: file.size_bytes * (1 - len(gone[file]) / file.n_rows) for file in files}
+    for new, index in zip(made, np.searchsorted(n_gone, middles), strict=True):
+        file = files[index]
+        sizes[file] += new.size_bytes
+        if sizes[file] <= LARGEST_BYTES:
+            takes[file].append(new)
+    return takes
 
 
 def discard(table: Table, files: Sequence[Fragment]) -> None:

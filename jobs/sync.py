@@ -129,11 +129,9 @@ class Sync:
             self._n_unreadable_new = max(0, len(scan.failures) - n_before)
             self._first_plan = plan
         self.events.plan(len(plan.due) + plan.deferred)
+        modality, fingerprint = self.source.options.modality, self.planner.fingerprint
         schema = table_schema(
-            columns.values(),
-            self.planner.fingerprint,
-            with_text=options.with_text,
-            modality=self.source.options.modality,
+            columns.values(), fingerprint, with_text=options.with_text, modality=modality
         )
         if table is None:
             claimed = {**self.note, "state": "claim"}
@@ -173,6 +171,7 @@ class Sync:
             self.tally,
             self.events,
             at_once=at_once,
+            apart=options.replace,
         )
         target = Target(
             uri=options.table,
@@ -196,15 +195,16 @@ class Sync:
         )
         started = time.monotonic()
         try:
-            if len(plan.due):
-                self._watch(work, waves)
+            try:
+                if len(plan.due):
+                    self._watch(work, waves)
+            except Refused:
+                raise
+            except BaseException:  # the error that got us here is the news
+                with contextlib.suppress(StoreError, OSError, Stopped):
+                    waves.commit(self.stop)
+                raise
             waves.commit(self.stop, quiet=options.quiet)
-        except Refused:
-            raise
-        except BaseException:
-            with contextlib.suppress(StoreError, OSError):  # the error that got us here is the news
-                waves.commit(self.stop)
-            raise
         finally:
             self.embed_seconds += time.monotonic() - started
             self.n_waves += waves.n_waves
@@ -248,8 +248,8 @@ class Sync:
                         self.tally.gemm_share, self.tally.starved_share(elapsed, use.n_actors)
                     )
                 progress.add()
-                if waves.seconds_since_commit() > self.options.wave_seconds:
-                    waves.commit()
+                if waves.seconds_since_wave() > self.options.wave_seconds:
+                    waves.commit(self.stop)
                     self._check_hopeless()
                 self.stop.check()
 
@@ -277,7 +277,8 @@ class Sync:
             over &= log.of_model & np.isin(id_hashes(log.rows["id"])[:, 0], scan.keys["id"][:, 0])
         log.keep(~over, self.note)
         counts = self._counts(plan, scan)
-        compact(table, self.note, self.stop, quiet=self.options.quiet)
+        if not self.options.replace:  # files say which run made their rows, should it plan again
+            compact(table, self.note, self.stop, quiet=self.options.quiet)
         table.commit({**self.note, "state": "done", **vars(counts)})
         self.events.tell("end", state="done", version=table.version, **vars(counts))
         if table.version % CHECKPOINT_VERSIONS == 0:

@@ -117,6 +117,7 @@ class Waves:
         tally: counts what is on record.
         events: told of each wave.
         at_once: hold everything back for `finish_overwrite`.
+        apart: new rows keep files of their own, which say who made them.
     """
 
     table: Table
@@ -128,6 +129,7 @@ class Waves:
     tally: Tally
     events: Events
     at_once: bool = False
+    apart: bool = False
     n_waves: int = 0
 
     def __post_init__(self) -> None:
@@ -135,7 +137,7 @@ class Waves:
         self._fragments: dict[int, list[Fragment]] = defaultdict(list)
         self._failed: dict[int, list[dict[str, Any]]] = defaultdict(list)
         self._open_groups = {g for g in range(1, self.plan.n_groups + 1)}
-        self._last_commit = time.monotonic()
+        self._last_wave = self._last_commit = time.monotonic()
         in_group, n_groups = self.plan.group_of_file, self.plan.n_groups + 1
         sizes = [file.size_bytes for file in self.files]
         self._n_files = np.bincount(in_group, in_group > 0, n_groups)
@@ -152,9 +154,9 @@ class Waves:
             )
         self._failed[group] += report["failures"]
 
-    def seconds_since_commit(self) -> float:
-        """Time since the table last heard of this run."""
-        return time.monotonic() - self._last_commit
+    def seconds_since_wave(self) -> float:
+        """Time since the last `commit`, or since the beginning."""
+        return time.monotonic() - self._last_wave
 
     def commit(self, stop: StopSignal | None = None, *, quiet: bool = True) -> None:
         """Commit what is complete, or renew the claim where that takes long.
@@ -177,7 +179,8 @@ class Waves:
                 progress.add(int(self._n_files[groups].sum()))
                 if stop is not None and groups is not portions[-1]:
                     stop.check()
-        if self.seconds_since_commit() > RENEW_SECONDS:
+        self._last_wave = time.monotonic()
+        if self._last_wave - self._last_commit > RENEW_SECONDS:
             self.table.commit({**self.note, "state": "claim"})
             self._last_commit = time.monotonic()
 
@@ -192,17 +195,26 @@ class Waves:
             mine = (index for index in old if self.plan.group_of_file[index] == group)
             gone = {self.files[index]: old[index] for index in mine}
             made = self._fragments[group]
-            written, joined = rewrite(self.table, self.note["run"], gone, made)
-            added += written
+            merged = [] if self.apart else made
+            written, joined = rewrite(self.table, self.note["run"], gone, merged)
+            added += written if merged else [*made, *written]
             spare += joined
             n_added += sum(fragment.n_rows for fragment in made)
         if added or old:
             remove = [self.files[index] for index in old]
-            self.table.commit(self._wave_note(n_added), add=added, remove=remove)
+            version = self.table.version
+            try:
+                self.table.commit(self._wave_note(n_added), add=added, remove=remove)
+            finally:
+                if self.table.version > version:  # whatever comes now, it is in the table
+                    self._close(groups)
             self._last_commit = time.monotonic()
             self.n_waves += 1
-            self.events.wave(time.monotonic() - started, n_added, self.table.version)
             discard(self.table, spare)
+            self.events.wave(time.monotonic() - started, n_added, self.table.version)
+        self._close(groups)
+
+    def _close(self, groups: list[int]) -> None:
         for group in groups:
             self._fragments.pop(group, None)
             self._failed.pop(group, None)

@@ -55,7 +55,8 @@ def new_name(run: str, task: str, instead_of: str = "") -> str:
 
 def is_made_by(name: str, run: str) -> bool:
     """Whether a run wrote this file and embedded its rows, rather than kept them."""
-    task = _PLACE.sub("", name)
+    place = _PLACE.match(name)
+    task = name[place.end() :] if place else name
     return task.startswith(f"{run}-") and not task.startswith(f"{run}-{KEPT}-")
 
 

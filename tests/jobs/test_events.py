@@ -55,7 +55,7 @@ def test_the_log_has_a_line_for_each_event_with_the_runs_id(tmp_path, few_rows_h
 def test_the_log_tells_why_a_run_ended(tmp_path, few_rows_here, monkeypatch):
     log = str(tmp_path / "log.jsonl")
 
-    def broken(*_):
+    def broken(*_, **__):
         raise OSError("No space left on device")
 
     monkeypatch.setattr("jobs.waves.Waves.commit", broken)

@@ -2,6 +2,7 @@
 
 import random
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,23 @@ def small(monkeypatch):
     monkeypatch.setitem(make_plan.__kwdefaults__, "wave_rows", 8)
 
 
+class Counted(HashModel):
+    """Counts the texts that are embedded."""
+
+    def load(self, *given, **named):
+        encoder = super().load(*given, **named)
+        forward = encoder.forward
+
+        def counted(ids):
+            counted.n += len(ids)
+            return forward(ids)
+
+        counted.n = 0
+        encoder.forward = counted
+        Counted.last = counted
+        return encoder
+
+
 class Corpus:
     """A folder of files, of which some rows in each night get another text."""
 
@@ -40,12 +58,13 @@ class Corpus:
         for name in self.chance.sample(sorted(self.texts), N_CHANGES):
             self.texts[name] = f"text of {name} in night {night}"
 
-    def embed(self, **named):
+    def embed(self, model=None, *, stop=None, wave_seconds=30.0, **options):
         for file in range(N_FILES):
             mine = (item for item in self.texts.items() if item[0].startswith(f"{file}-"))
             jsonl(self.source / f"{file}.jsonl", [{"id": n, "text": t} for n, t in mine])
         config = EmbedConfig(str(self.source), str(self.table), "hash", id_column="id", json=True)
-        return run(config, HashModel(), **named)
+        model = model or HashModel()
+        return run(replace(config, **options), model, stop=stop, wave_seconds=wave_seconds)
 
     def check(self):
         rows = Table.open(str(self.table)).read(["id", "text", "embedding"]).to_pylist()
@@ -97,4 +116,48 @@ def test_a_signal_comes_through_while_much_is_rewritten(corpus, monkeypatch):
     monkeypatch.undo()
     summary = corpus.embed()
     assert 0 < summary.replaced < N_CHANGES
+    corpus.check()
+
+
+def test_passages_of_a_document_stay_together(corpus):
+    chunks = {"chunk_tokens": 2, "chunk_overlap": 0}
+    corpus.embed(**chunks)
+    assert len(Table.open(str(corpus.table)).read()) == 2 * len(corpus.texts)
+    for night in range(1, NIGHTS):
+        corpus.change(night)
+        summary = corpus.embed(**chunks)
+        assert (summary.replaced, summary.deleted) == (N_CHANGES, 0)
+        held = Table.open(str(corpus.table))
+        assert len(held.files()) == N_FILES
+        parents = [set(held.read_file(file.name)["parent_id"].to_pylist()) for file in held.files()]
+        assert sum(map(len, parents)) == len(set.union(*parents)) == len(corpus.texts)
+    assert corpus.embed(**chunks).unchanged == len(corpus.texts)
+
+
+def test_replace_embeds_each_text_once_also_where_rows_stay(corpus):
+    corpus.embed()
+    del corpus.texts["0-00"]  # without --prune its row stays
+    corpus.texts["1-00"] = corpus.texts["7-00"]  # one of the two is copied by a second plan
+    summary = corpus.embed(Counted(), replace=True)
+    assert Counted.last.n == len(corpus.texts) - 1
+    assert summary.replaced == len(corpus.texts)
+    table = Table.open(str(corpus.table)).read(["id", "text"]).to_pylist()
+    assert sorted(row["id"] for row in table) == ["0-00", *sorted(corpus.texts)]
+
+
+def test_an_error_right_after_a_commit_commits_nothing_twice(corpus, monkeypatch):
+    def broken(*_):
+        raise OSError("No space left on device")
+
+    corpus.embed()
+    for row in range(10):
+        del corpus.texts[f"0-{row:02}"]
+        corpus.texts[f"7-{row + ROWS:02}"] = f"a new text {row}"
+    with monkeypatch.context() as patch:
+        patch.setattr("jobs.events.Events.wave", broken)
+        with pytest.raises(OSError, match="No space left"):
+            corpus.embed(wave_seconds=0.0, prune=True)
+    ids = Table.open(str(corpus.table)).read(["id"])["id"].to_pylist()
+    assert len(ids) == len(set(ids)) == len(corpus.texts)
+    corpus.embed(prune=True)
     corpus.check()

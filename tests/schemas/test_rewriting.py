@@ -148,8 +148,8 @@ def test_new_rows_lie_where_the_old_ones_lay(table, three):
     gone = {three["ab"]: np.array([0]), three["cdef"]: np.array([1, 3]), three["gh"]: np.arange(2)}
     made = [write(table, new_name("run-2", "00001"), ids) for ids in ("x", "yz")]
     written, joined = rewrite(table, "run-2", gone, made)
-    assert [ids_of(table, file) for file in written] == ["bxy", "cez"]
-    assert [file.n_rows for file in written] == [3, 3]
+    assert [ids_of(table, file) for file in written] == ["bx", "ceyz"]
+    assert [file.n_rows for file in written] == [2, 4]
     assert joined == made
 
 
@@ -171,6 +171,14 @@ def test_files_of_another_recipe_take_no_new_rows(table, three):
     written, joined = rewrite(table, "run-2", {three["ab"]: np.array([0])}, made)
     assert [ids_of(table, file) for file in written] == ["x", "b"]
     assert joined == []
+
+
+def test_a_file_that_would_become_too_large_takes_no_new_rows(table, three, monkeypatch):
+    made = [write(table, new_name("run-2", "00001"), ids) for ids in "xy"]
+    monkeypatch.setattr(rewriting, "LARGEST_BYTES", int(1.8 * made[0].size_bytes))
+    written, joined = rewrite(table, "run-2", {three["ab"]: np.array([0])}, made)
+    assert [ids_of(table, file) for file in written] == ["y", "bx"]
+    assert joined == made[:1]
 
 
 def test_a_new_file_that_is_not_as_reported_is_one_message(table, three):
