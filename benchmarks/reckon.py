@@ -127,9 +127,10 @@ def reckon(
     anew = (REQUESTS["read"] + REQUESTS["write"]) * request
     writing = touched * (file_rows * row_seconds + anew)
     asked = (small + touched) * REQUESTS["check"]  # of several files at once, here and below
-    merges = run == "scattered"  # files that are rewritten take the new rows
+    merges = not first  # files that are rewritten take the new rows, for the old or beside them
+    added = due if run == "scattered" else 0
     if merges:
-        writing += due * row_seconds
+        writing += added * row_seconds
         asked += touched * REQUESTS["schema"] + small * (REQUESTS["read"] + REQUESTS["delete"])
     writing += asked * request / CHECK_THREADS
     working = max(model, reading)  # workers do not wait for commits
@@ -149,7 +150,7 @@ def reckon(
     adds, removes = touched + (0 if merges else small + joined), touched + joins * small
     log = commits * m["commit_bytes"] + adds * m["add_bytes"] + removes * m["remove_bytes"]
     checkpoints = commits // CHECKPOINT_COMMITS * listed * m["checkpoint_bytes_a_file"]
-    copied = touched * file_rows * work.row_bytes + (joins or merges) * due * work.row_bytes
+    copied = touched * file_rows * work.row_bytes + (joins * due + added) * work.row_bytes
     row = m["driver_bytes_a_row"] if first else m["plan_refresh_bytes_a_row"]
     seconds = m["start_seconds"] + scan + held + plan + max(working, driver) + joining
     return {

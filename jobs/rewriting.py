@@ -5,17 +5,17 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs.claim import RENEW_SECONDS
 from jobs.progress import Progress
 from jobs.stop import StopSignal
 from schemas.embeddings import vector_column, vectors_of
-from schemas.fragments import KEPT, Fragment, new_name, write_tables
+from schemas.fragments import KEPT, Fragment, is_made_by, new_name, write_tables
 from schemas.store import CHECK_THREADS, Table
 
 _Item = TypeVar("_Item")
@@ -23,7 +23,7 @@ _Result = TypeVar("_Result")
 SMALL_BYTES = 16 << 20
 MANY_SMALL_FILES = 32
 COMPACTED_BYTES = 128 << 20
-LARGEST_BYTES = 2 * COMPACTED_BYTES
+MERGED_BYTES = 2 * COMPACTED_BYTES  # of new rows, which are in memory then
 REWRITE_THREADS = 4  # each holds the rows of a file
 
 
@@ -32,10 +32,8 @@ def rewrite(
 ) -> tuple[list[Fragment], list[Fragment]]:
     """Write files of a table without some of their rows, and with those that take their place.
 
-    So new rows lie about where the old ones lay: the next refresh finds the rows of one piece of the
-    source together, and few small files are left to join. Files of other recipes or columns take
-    none, nor do those that would become too large. Files of new rows are never divided, so that the
-    passages of a document stay together.
+    So new rows lie where the old ones lay: the next refresh finds the rows of one piece of the source
+    together, and no small files are left to join. Files of other recipes or columns take none.
 
     Args:
         table: the one that holds the files.
@@ -44,51 +42,47 @@ def rewrite(
         made: files of new rows, in the table's folder and not yet in the table.
 
     Returns:
-        The files to commit, and those of `made` whose rows are in them.
+        The files to commit, and those of `made` whose rows are in them: all, or none.
 
     Raises:
         StoreError: a file of `made` is not there as it was reported.
     """
-    kept = [file for file, rows in gone.items() if len(rows) < file.n_rows]
-    takes: dict[Fragment, list[Fragment]] = {}
-    if kept and made:
+    takes: dict[Fragment, pa.Table] = {}
+    if gone and made and sum(file.size_bytes for file in made) <= MERGED_BYTES:
         table.check(made)
         wanted = table.file_schema(made[0].name)
-        schemas = zip(kept, _ahead(table.file_schema, _names(kept)), strict=True)
+        schemas = zip(gone, _ahead(table.file_schema, _names(gone)), strict=True)
         alike = [file for file, has in schemas if has.equals(wanted, check_metadata=True)]
-        takes = _shared_out(alike, gone, sorted(made, key=lambda file: file.name))
+        if alike:
+            new = pa.concat_tables(_ahead(table.read_file, sorted(_names(made))))
+            weights = [len(gone[file]) for file in alike]
+            takes = dict(zip(alike, _shares(new, weights), strict=True))
 
     def write(file: Fragment) -> Fragment:
-        rows = table.read_file(file.name)
-        stays = np.ones(len(rows), bool)
-        stays[gone[file]] = False
-        old = fixed_size(rows.filter(pa.array(stays)))
-        new = map(table.read_file, _names(takes.get(file, ())))
+        parts = [takes[file]] if file in takes else []
+        if len(gone[file]) < file.n_rows:
+            rows = table.read_file(file.name)
+            stays = np.ones(len(rows), bool)
+            stays[gone[file]] = False
+            parts.insert(0, fixed_size(rows.filter(pa.array(stays))))
         name = new_name(run, KEPT, file.name)
-        return write_tables(table.filesystem, name, old.schema, chain([old], new))
+        return write_tables(table.filesystem, name, parts[0].schema, parts)
 
-    joined = [file for files in takes.values() for file in files]
-    apart = [file for file in made if file not in joined]
-    return [*apart, *_ahead(write, kept, REWRITE_THREADS)], joined
+    left = (file for file in gone if len(gone[file]) < file.n_rows or len(takes.get(file, ())))
+    written = list(_ahead(write, left, REWRITE_THREADS))
+    return (written, [*made]) if takes else ([*made, *written], [])
 
 
-def _shared_out(
-    files: Sequence[Fragment], gone: Mapping[Fragment, np.ndarray], made: Sequence[Fragment]
-) -> dict[Fragment, list[Fragment]]:
-    """Which new files go into which: as far on among the new rows as the old ones among the old."""
-    takes: dict[Fragment, list[Fragment]] = {file: [] for file in files}
-    if not files:
-        return takes
-    n_gone = np.cumsum([len(gone[file]) for file in files])
-    n_rows = np.array([file.n_rows for file in made])
-    middles = (np.cumsum(n_rows) - n_rows / 2) * n_gone[-1] / n_rows.sum()
-    sizes = {file: file.size_bytes * (1 - len(gone[file]) / file.n_rows) for file in files}
-    for new, index in zip(made, np.searchsorted(n_gone, middles), strict=True):
-        file = files[index]
-        sizes[file] += new.size_bytes
-        if sizes[file] <= LARGEST_BYTES:
-            takes[file].append(new)
-    return takes
+def _shares(new: pa.Table, weights: Sequence[int]) -> list[pa.Table]:
+    """Cut rows into parts of about these weights, in order, and no document's passages in two."""
+    ends = np.round(np.cumsum(weights) / sum(weights) * len(new)).astype(int)
+    if "parent_id" in new.column_names and len(new):
+        parents = new["parent_id"].combine_chunks()
+        begins = np.flatnonzero(pc.not_equal(parents[1:], parents[:-1]).to_numpy(False)) + 1
+        borders = np.concatenate([[0], begins, [len(new)]])
+        ends = borders[np.searchsorted(borders, ends)]
+    starts = [0, *ends[:-1]]
+    return [new.slice(start, end - start) for start, end in zip(starts, ends, strict=True)]
 
 
 def discard(table: Table, files: Sequence[Fragment]) -> None:
@@ -140,7 +134,8 @@ def compact(
     n_joined, joined, added, last_commit = 0, [], [], time.monotonic()
     with Progress("join", sum(map(len, many)), "files", quiet=quiet) as progress:
         for batch in many:
-            name = new_name(note["run"], KEPT, batch[0].name)
+            is_mine = all(is_made_by(file.name, note["run"]) for file in batch)
+            name = new_name(note["run"], "joined" if is_mine else KEPT, batch[0].name)
             schema = table.file_schema(batch[0].name)
             rows = _ahead(table.read_file, _names(batch))
             added.append(write_tables(table.filesystem, name, schema, rows))

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Stopped(Exception):  # no error: the user asked for it
-    """A signal ended the run; what was complete is committed."""
+    """A signal ended the run; what was complete, and quick to write, is committed."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")

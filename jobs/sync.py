@@ -75,7 +75,7 @@ class Sync:
 
         Raises:
             SyncError, WorkerError: the run cannot go on; what was committed stays.
-            Stopped: SIGINT or SIGTERM came; what was complete is committed.
+            Stopped: SIGINT or SIGTERM came; what was complete, and quick to write, is committed.
             TableBusy: another run holds the table.
         """
         table = self.planner.open_table()
@@ -277,8 +277,7 @@ class Sync:
             over &= log.of_model & np.isin(id_hashes(log.rows["id"])[:, 0], scan.keys["id"][:, 0])
         log.keep(~over, self.note)
         counts = self._counts(plan, scan)
-        if not self.options.replace:  # files say which run made their rows, should it plan again
-            compact(table, self.note, self.stop, quiet=self.options.quiet)
+        compact(table, self.note, self.stop, quiet=self.options.quiet)
         table.commit({**self.note, "state": "done", **vars(counts)})
         self.events.tell("end", state="done", version=table.version, **vars(counts))
         if table.version % CHECKPOINT_VERSIONS == 0:

@@ -4,13 +4,14 @@ import signal
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from jobs import rewriting
 from jobs.claim import holder
-from jobs.rewriting import MANY_SMALL_FILES, compact, rewrite
+from jobs.rewriting import MANY_SMALL_FILES, _shares, compact, rewrite
 from jobs.stop import Stopped, StopSignal
-from schemas.fragments import new_name, write_rows
+from schemas.fragments import is_made_by, new_name, write_rows
 from schemas.store import Refused, StoreError, Table
 
 from .conftest import FINGERPRINT, SCHEMA, append_foreign, ids_in, note, rows_of, write
@@ -148,14 +149,28 @@ def test_new_rows_lie_where_the_old_ones_lay(table, three):
     gone = {three["ab"]: np.array([0]), three["cdef"]: np.array([1, 3]), three["gh"]: np.arange(2)}
     made = [write(table, new_name("run-2", "00001"), ids) for ids in ("x", "yz")]
     written, joined = rewrite(table, "run-2", gone, made)
-    assert [ids_of(table, file) for file in written] == ["bx", "ceyz"]
-    assert [file.n_rows for file in written] == [2, 4]
+    assert [ids_of(table, file) for file in written] == ["bx", "cey", "z"]
+    assert [file.n_rows for file in written] == [2, 3, 1]
     assert joined == made
 
 
-def test_without_rows_that_stay_the_new_files_are_taken_as_they_are(table, three):
+def test_new_rows_take_the_place_of_a_whole_file(table):
+    old = write(table, new_name("run-1", "00001"), "gh")
+    table.commit(note(), add=[old])
     made = [write(table, new_name("run-2", "00001"), "xy")]
-    assert rewrite(table, "run-2", {three["gh"]: np.arange(2)}, made) == (made, [])
+    (file,), joined = rewrite(table, "run-2", {old: np.arange(2)}, made)
+    assert (ids_of(table, file), joined) == ("xy", made)
+    assert file.name[:20] == old.name[:20]
+
+
+def test_shares_are_by_weight_and_divide_no_document():
+    rows = rows_of("abcdefghij")
+    parts = ["".join(part["id"].to_pylist()) for part in _shares(rows, [3, 1, 1])]
+    assert parts == ["abcdef", "gh", "ij"]
+    passages = rows.append_column("parent_id", pa.array(list("1122223344")))
+    parts = ["".join(part["id"].to_pylist()) for part in _shares(passages, [1, 1, 1, 1])]
+    assert parts == ["ab", "cdef", "gh", "ij"]
+    assert [len(part) for part in _shares(rows.slice(0, 0), [1, 1])] == [0, 0]
 
 
 def test_without_new_rows_files_are_only_cut(table, three):
@@ -173,12 +188,22 @@ def test_files_of_another_recipe_take_no_new_rows(table, three):
     assert joined == []
 
 
-def test_a_file_that_would_become_too_large_takes_no_new_rows(table, three, monkeypatch):
+def test_more_new_rows_than_fit_in_memory_stay_apart(table, three, monkeypatch):
     made = [write(table, new_name("run-2", "00001"), ids) for ids in "xy"]
-    monkeypatch.setattr(rewriting, "LARGEST_BYTES", int(1.8 * made[0].size_bytes))
+    monkeypatch.setattr(rewriting, "MERGED_BYTES", made[0].size_bytes)
     written, joined = rewrite(table, "run-2", {three["ab"]: np.array([0])}, made)
-    assert [ids_of(table, file) for file in written] == ["y", "bx"]
-    assert joined == made[:1]
+    assert [ids_of(table, file) for file in written] == ["x", "y", "b"]
+    assert joined == []
+
+
+def test_files_joined_of_one_run_alone_are_still_its_own(many):
+    compact(many, note())
+    (mixed,) = many.files()  # a and b were another program's
+    assert not is_made_by(mixed.name, "run-1")
+    many.overwrite(note(), SCHEMA, [write(many, new_name("run-1", "0"), [name]) for name in IDS])
+    compact(many, note())
+    (mine,) = many.files()
+    assert is_made_by(mine.name, "run-1")
 
 
 def test_a_new_file_that_is_not_as_reported_is_one_message(table, three):
