@@ -643,8 +643,8 @@ def test_a_run_that_is_killed_around_a_commit_is_finished_by_the_next(
         "embed": asked | {"storage_option": bucket.pairs},
         "model": {},
         "run": {"wave_seconds": 0.0},
-        "group_rows": 10,
-        "kill": {"table": "main", "at": at, "when": when},
+        "settings": {"group_rows": 10},
+        "faults": {"commit": {"table": "main", "at": at, "when": when}},
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     command = [sys.executable, "-m", "fault_driver", str(tmp_path / "config.json")]

@@ -160,7 +160,7 @@ def test_prometheus_scrapes_what_the_dashboard_shows(tmp_path, cluster, promethe
     asked = vars(config(tmp_path, n, address=cluster[0], bad={5})) | {"wait": False}
     path = tmp_path / "run.json"
     told = {"embed": asked, "model": {"poison": "POISON", "seconds_a_row": 8e-3}}
-    told |= {"run": {"wave_seconds": 1.0}, "group_rows": 1500, "kill": None}
+    told |= {"run": {"wave_seconds": 1.0}, "settings": {"group_rows": 1500}, "faults": {}}
     path.write_text(json.dumps(told))
     with subprocess.Popen([sys.executable, "-m", "fault_driver", str(path)]) as run:
         dashboard = json.loads((ROOT / "deploy" / "grafana.json").read_text())

@@ -42,7 +42,7 @@ class Run(subprocess.Popen):
         path = folder / "run.json"
         model = {"seconds_a_row": seconds_a_row}
         told = {"embed": asked, "model": model, "run": {"wave_seconds": 1.0}}
-        path.write_text(json.dumps({**told, "group_rows": 1500, "kill": None}))
+        path.write_text(json.dumps({**told, "settings": {"group_rows": 1500}, "faults": {}}))
         self.out, self.err = folder / "out", folder / "err"
         with self.out.open("w") as out, self.err.open("w") as err:
             super().__init__(
