@@ -227,7 +227,7 @@ def _lines(prompt: str) -> Iterator[str]:
         if not line:
             return
         if line.strip():
-            yield line.strip()
+            yield line.removesuffix("\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
