@@ -16,8 +16,8 @@ FAILED = pa.struct(
         ("position", pa.int64()),
         ("stage", pa.string()),
         ("reason", pa.string()),
-        ("kind", pa.uint8()),  # `schemas.plan`: what the row would have counted as
-        ("planned_id", pa.uint64()),  # `schemas.plan.DUE`: of the row that was due here
+        ("at", pa.uint64()),  # `schemas.plan.DUE`: which row of the source was due here
+        ("planned_id", pa.uint64()),  # and its id
     ]
 )
 REPORT = pa.schema(
@@ -51,10 +51,10 @@ DUE_FIELDS = (
     pa.field("id", pa.string()),
     pa.field("content_hash", pa.binary(16)),
     pa.field("row_hash", pa.uint64()),
+    pa.field("due:at", pa.uint64()),
     pa.field("due:source_file", pa.string()),
     pa.field("due:position", pa.int64()),
     pa.field("due:action", pa.uint8()),
-    pa.field("due:kind", pa.uint8()),
     pa.field("due:group", pa.int32()),
     pa.field("due:id", pa.uint64()),
     pa.field("due:from_file", pa.string()),

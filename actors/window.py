@@ -272,7 +272,7 @@ class EmbedWindow:
             "position": rows["due:position"][index].as_py(),
             "stage": rows["due:stage"][index].as_py() or "embed",
             "reason": reason,
-            "kind": rows["due:kind"][index].as_py(),
+            "at": rows["due:at"][index].as_py(),
             "planned_id": rows["due:id"][index].as_py(),
         }
 

@@ -74,12 +74,13 @@ def keys_child(n: int, path: str) -> dict[str, float]:
     from jobs.scan import gather, scan_piece
     from schemas.plan import make_plan
     from sources import open_source
-    from sources.rows import SourceOptions
+    from sources.rows import SourceOptions, numbered
 
     idle = resident_peak_mb(os.getpid())
     source = open_source(SourceOptions(path, ("text",), id_column="id"))
-    scans = [scan_piece(source, at, piece) for at, piece in enumerate(source.pieces())]
-    keys = gather(scans, all_listed=True).keys
+    pieces = numbered(source.pieces())
+    scans = [scan_piece(source, at, piece) for at, piece in enumerate(pieces)]
+    keys = gather(scans, pieces, all_listed=True).keys
     del scans
     plan = make_plan(keys, keys[:0], keys[:0], current_file=np.zeros(0, bool))
     assert len(plan.due) == n

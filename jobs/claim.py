@@ -125,6 +125,35 @@ def held(table: Table, note: Mapping[str, Any], *, wait: bool) -> Iterator[Table
 
 
 @contextlib.contextmanager
+def kept(table: Table | None, note: Mapping[str, Any]) -> Iterator[None]:
+    """Renew a claim from a thread by the table's own handle, while its holder only reads for long.
+
+    Raises:
+        Refused: somebody else wrote meanwhile.
+    """
+    over, refusals = threading.Event(), list[Refused]()
+
+    def renew() -> None:
+        while table is not None and not refusals and not over.wait(RENEW_SECONDS):
+            try:
+                table.commit({**note, "state": "claim"})
+            except Refused as refusal:
+                refusals.append(refusal)
+            except StoreError:
+                continue  # the next time, then
+
+    thread = threading.Thread(target=renew, daemon=True, name="claim")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    if refusals:
+        raise refusals[0]
+
+
+@contextlib.contextmanager
 def renewed(uri: str, options: Mapping[str, str], note: Mapping[str, Any]) -> Iterator[None]:
     """Renew a claim from a thread, while its holder does other things than write to the table."""
     over = threading.Event()

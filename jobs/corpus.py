@@ -118,8 +118,9 @@ class CorpusOptions:
         reserved = self.label_column in pa.schema(PREPARED_FIELDS).names
         column = f"source_{self.label_column}" if reserved else self.label_column
         for piece in source.pieces():
-            for rows, failures in source.read(piece):
+            for rows, failures, left_out in source.read(piece):
                 unread.update(failures["reason"].to_pylist())
+                unread.update(left_out)
                 yield rows, column
 
 

@@ -11,6 +11,7 @@ or a change: it plans first and pays only for what is due.
 """
 
 import contextlib
+import glob
 import os
 import sys
 import time
@@ -24,7 +25,7 @@ from actors.templates import templates_of
 from jobs.cluster import cluster, native_noise_in_a_file
 from jobs.events import Events, open_log
 from jobs.options import Flag, parse, storage_options, table_uri, user_errors
-from jobs.outcome import DryRunSummary, EmbedSummary, TooManyFailures, too_many_failures
+from jobs.outcome import DryRunSummary, EmbedSummary, TooManyFailures
 from jobs.planning import SyncModel, SyncOptions, refuse_nesting
 from jobs.preview import dry_run
 from jobs.stop import Stopped, StopSignal
@@ -185,7 +186,8 @@ def run(
     options = SyncOptions(
         table=table,
         storage_options=storage_options(config.storage_option),
-        source_name=without_secrets(config.source),
+        source_name=without_secrets(address(config.source)),
+        given_source=without_secrets(config.source),
         given_model=os.path.abspath(config.model) if os.path.exists(config.model) else config.model,
         word_weights=os.path.abspath(config.word_weights) if config.word_weights else "",
         prune=config.prune,
@@ -228,10 +230,18 @@ def run(
         passages=bool(config.chunk_tokens),
         seconds=time.monotonic() - started,
     )
-    if outcome.failure_share > config.max_failures:
-        message = too_many_failures(outcome.failure_share, config.max_failures, config.table)
-        raise TooManyFailures(message, summary)
+    if outcome.complaint:
+        raise TooManyFailures(outcome.complaint, summary)
     return summary
+
+
+def address(source: str) -> str:
+    """SOURCE as it is known however it is spelled: an absolute path, a URI, or a hub name."""
+    path = source.removeprefix("file://")
+    if "://" in path:
+        return path.rstrip("/")
+    is_local = os.path.exists(path) or glob.has_magic(path)
+    return os.path.abspath(path) if is_local else path
 
 
 def source_of(config: EmbedConfig) -> Source:

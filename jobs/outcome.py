@@ -1,50 +1,20 @@
 """What a run reports: counts that add up, and the lines and keys that people and machines read."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from jobs.ledger import LEAST_TRIED, Counts, Ledger
 from jobs.planning import SyncError
 from jobs.waves import Tally
 
-_MEANINGS = {
-    "unchanged": "unchanged",
-    "embedded": "embedded",
-    "replaced": "replaced: new content or recipe",
-    "updated": "updated: other columns changed, vector kept",
-    "duplicates": "duplicates of another row of the source",
-    "failed": "failed",
-}
 _REASONS_SHOWN = 5
 
 
-@dataclass(frozen=True)
-class Counts:
-    """Where the rows of the source went; all but `deleted` add up to `rows_read`."""
-
-    rows_read: int
-    unchanged: int
-    embedded: int
-    replaced: int
-    updated: int
-    duplicates: int
-    failed: int
-    deleted: int
-
-    def __post_init__(self) -> None:
-        parts = sum(getattr(self, name) for name in _MEANINGS)
-        if parts != self.rows_read:
-            raise AssertionError(f"{self.rows_read} rows read, {parts} accounted for: {self!r}")
-
-    def lines(self) -> list[str]:
-        """The sum, as one would write it by hand."""
-        signs = "=" + "+" * (len(_MEANINGS) - 1)
-        rows = zip(signs, _MEANINGS.items(), strict=True)
-        return [
-            f"{self.rows_read:>12,}  rows read",
-            *(f"{sign} {getattr(self, name):>10,}  {meaning}" for sign, (name, meaning) in rows),
-            f"{self.deleted:>12,}  deleted from the table",
-        ]
+ALL_FAILED = (
+    "No row could be embedded, and the table is empty. `embatch failures {table}` says why."
+)
 
 
 @dataclass(frozen=True)
@@ -55,8 +25,9 @@ class Outcome:
         embed_seconds: of the embedding stage, of which
         start_seconds: passed until the first worker was ready.
         n_actors: processes that hosted the model.
-        failure_share: rows that failed in this run over rows due.
+        complaint: why the run counts as failed; empty where it does not.
         reasons: rows without a vector, by reason.
+        files_left_out: files that are not read, by ending.
     """
 
     counts: Counts
@@ -67,8 +38,9 @@ class Outcome:
     n_actors: int
     n_waves: int
     n_replans: int
-    failure_share: float
+    complaint: str
     reasons: dict[str, int]
+    files_left_out: dict[str, int]
     warnings: list[str]
 
 
@@ -79,6 +51,7 @@ class Preview:
     counts: Counts
     n_to_embed: int
     sample: list[Any]
+    files_left_out: dict[str, int]
     warnings: list[str]
 
 
@@ -103,6 +76,7 @@ class EmbedSummary(Counts):
             rows, for other workers to start, for commits.
         replans: times that somebody else wrote in between.
         failures: rows that have no vector, by reason.
+        files_left_out: files that are not read, by ending.
     """
 
     seconds: float
@@ -125,6 +99,7 @@ class EmbedSummary(Counts):
     waves: int
     replans: int
     failures: dict[str, int]
+    files_left_out: dict[str, int]
     warnings: list[str]
 
     @classmethod
@@ -165,12 +140,13 @@ class EmbedSummary(Counts):
             waves=outcome.n_waves,
             replans=outcome.n_replans,
             failures=outcome.reasons,
+            files_left_out=outcome.files_left_out,
             warnings=outcome.warnings + sorted(tally.remarks),
         )
 
     def text(self) -> str:
         """For a person."""
-        lines = self.lines()
+        lines = self.lines() + left_out_line(self.files_left_out)
         if self.n_passages:
             lines.append(f"{self.n_passages:>12,}  passages written")
         if self.n_truncated:
@@ -204,12 +180,20 @@ class EmbedSummary(Counts):
         return json.dumps(asdict(self))
 
 
-def too_many_failures(share: float, allowed: float, table: str) -> str:
-    """The message for a run that failed too often."""
+def left_out_line(files: Mapping[str, int]) -> list[str]:
+    """Which files are not read, in one line; none where all are."""
+    kinds = ", ".join(f"{n:,} {ending}" for ending, n in files.items())
+    return [f"{sum(files.values()):>12,}  files left out: {kinds}"] if files else []
+
+
+def too_many_failures(ledger: Ledger, allowed: float, table: str) -> str:
+    """The message for a run that failed too often; empty where it did not."""
+    if ledger.new_share <= allowed:
+        return ""
     return (
-        f"{share:.1%} of the rows due failed, more than --max-failures {allowed:g}. What was "
-        f"committed stays; see `embatch failures {table}`, then fix the source, or raise "
-        "--max-failures."
+        f"{ledger.n_new:,} rows failed that did not before, {ledger.new_share:.1%} of those tried (of "
+        f"{LEAST_TRIED} at least) and more than --max-failures {allowed:g}. What was committed "
+        f"stays; see `embatch failures {table}`, then fix the source, or raise --max-failures."
     )
 
 
@@ -229,11 +213,12 @@ class DryRunSummary(Counts):
     tokens_to_embed: int
     seconds_expected: float
     rows_per_second: float
+    files_left_out: dict[str, int]
     warnings: list[str]
 
     def text(self) -> str:
         """For a person."""
-        lines = self.lines()
+        lines = self.lines() + left_out_line(self.files_left_out)
         lines.append(
             f"\nDry run: nothing was written. {self.rows_to_embed:,} rows and about "
             f"{self.tokens_to_embed:,} tokens to embed, about {self.seconds_expected:,.0f} s at "

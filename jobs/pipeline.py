@@ -41,7 +41,7 @@ class Work:
 
     Attributes:
         source: where the rows are.
-        pieces: its pieces, which `due` points into.
+        pieces: its pieces, numbered.
         due: (k,) `schemas.plan.DUE`, in the order of work.
         files: names of the table's files, which `due` points into.
         columns: the source's other columns with the table's fields for them.
@@ -148,7 +148,9 @@ def _dataset(work: Work, use: Allocation, precision: str, token_budget: int) -> 
 
     warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")  # else no bound on retries
     warnings.filterwarnings("ignore", "The minimum number of concurrent actors")
-    tasks = [{"due": due.tobytes()} for due in tasks_of(work.due, n_rows * WINDOWS_A_TASK)]
+    tasks = [
+        {"due": due.tobytes()} for due in tasks_of(work.due, work.pieces, n_rows * WINDOWS_A_TASK)
+    ]
     dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks))
     # A block is what one call of an actor gets and what is reported at once: one row, one window.
     dataset.context.target_max_block_size = 1
@@ -213,10 +215,10 @@ def due_windows(work: Work, due: np.ndarray, n_rows: int, *, threads: int) -> It
     """
     rows = (
         table
-        for part in due_by_piece(due)
+        for piece, part in due_by_piece(due, work.pieces)
         for table in read_due(
             work.source,
-            work.pieces[part["piece"][0]],
+            work.pieces[piece],
             part,
             work.files,
             work.columns,
@@ -226,10 +228,10 @@ def due_windows(work: Work, due: np.ndarray, n_rows: int, *, threads: int) -> It
     return windows(rows, n_rows, WINDOW_BYTES)
 
 
-def tasks_of(due: np.ndarray, n_rows: int) -> list[np.ndarray]:
+def tasks_of(due: np.ndarray, pieces: Sequence[Piece], n_rows: int) -> list[np.ndarray]:
     """Cut due rows into read tasks: pieces with few due rows go together, up to about n_rows."""
     tasks: list[list[np.ndarray]] = []
-    for part in due_by_piece(due):
+    for _, part in due_by_piece(due, pieces):
         if tasks and sum(map(len, tasks[-1])) + len(part) <= n_rows:
             tasks[-1].append(part)
         else:

@@ -1,6 +1,7 @@
 """What a run will do: the table opened and checked, the source read, the two compared."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow as pa
 from actors.precision import HostedModel
 from jobs import claim
 from jobs.cluster import Cluster
+from jobs.ledger import LEAST_TRIED, Ledger
 from jobs.pipeline import scan_pieces
 from jobs.progress import Progress
 from jobs.scan import SourceScan, TableScan, gather, scan_piece, scan_table
@@ -21,9 +23,9 @@ from schemas.embeddings import Fingerprint, is_of_words
 from schemas.failures import FailureLog
 from schemas.keys import KEYS
 from schemas.places import in_store
-from schemas.plan import Plan, make_plan
+from schemas.plan import NO_IDS, Plan, make_plan
 from schemas.store import Table
-from sources.rows import Source
+from sources.rows import Source, numbered
 
 DRIVER_BYTES = 256 << 20  # a source up to this size is scanned in the driver while Ray starts
 SMALL_BYTES = 1 << 20
@@ -64,6 +66,7 @@ class SyncOptions:
 
     table: str
     source_name: str
+    given_source: str
     given_model: str
     word_weights: str
     storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -94,7 +97,7 @@ class Planner:
 
     Attributes:
         fingerprint: what the vectors will be.
-        pieces: of the source.
+        pieces: of the source, numbered.
         warnings: what the user should know of it.
     """
 
@@ -110,7 +113,7 @@ class Planner:
         self.source, self.options, self.note = source, options, note
         self.cluster, self.stop = cluster, stop
         self.fingerprint = fingerprint_of(model, options)
-        self.pieces = source.pieces()
+        self.pieces = numbered(source.pieces())
         unlisted = source.unlisted()
         self.all_listed = not unlisted
         self.warnings = [f"{path} could not be listed: {reason}" for path, reason in unlisted]
@@ -191,7 +194,7 @@ class Planner:
                 n_rows += len(scan["keys"]) // KEYS.itemsize
                 if limit is not None and n_rows >= limit:
                     break
-        found = gather(done, all_listed=self.all_listed, limit=limit)
+        found = gather(done, self.pieces, all_listed=self.all_listed, limit=limit)
         if self.options.prune and not found.complete:
             self.warnings.append("nothing is pruned: a part of the source could not be read")
         return found
@@ -210,14 +213,15 @@ class Planner:
             held.keys,
             log.keys(self.fingerprint.recipe, only_seen=options.retry_failed or options.replace),
             current_file=held.current_file,
+            unreadable=NO_IDS if options.limit else scan.unreadable_ids,
             passages=passages,
             prune=options.prune and scan.complete,
             defer=defer,
         )
         return held, plan
 
-    def guard_prune(self, table: Table, scan: SourceScan, plan: Plan) -> int:
-        """Stop before an empty mount empties a table.
+    def guard(self, table: Table, scan: SourceScan, plan: Plan, ledger: Ledger) -> int:
+        """Stop before an empty mount, or a source that cannot be read any more, empties a table.
 
         Returns:
             How many ids a table that is rebuilt will lose, since the source lacks them.
@@ -225,6 +229,15 @@ class Planner:
         Raises:
             SyncError: more than PRUNE_SHARE of the table's ids would go.
         """
+        many = plan.withdrawn > PRUNE_SHARE * max(plan.n_ids_stored, LEAST_TRIED)
+        if many and ledger.new_share > self.options.max_failures:
+            reasons = Counter(row["reason"] for row in ledger.unreadable)
+            why = "; ".join(f"{n:,}: {reason}" for reason, n in reasons.most_common(3))
+            raise SyncError(
+                f"{plan.withdrawn:,} of the {plan.n_ids_stored:,} rows of the table can no longer be "
+                f"read from the source, and would leave it ({why}). Nothing was changed. Look at the "
+                "source; if that is meant, add --max-failures 1."
+            )
         n_held, n_gone = plan.n_ids_stored, plan.deleted
         rebuilds = self.rebuilds(table)
         if rebuilds:

@@ -32,8 +32,9 @@ def sample_due(
         return sample
     chosen = due[np.linspace(0, len(due) - 1, min(n, len(due))).astype(int)]
     images = None if preprocess is None else Images(preprocess)
-    for part in due_by_piece(np.sort(chosen, order=["group", "piece", "position"])):
-        for rows in read_due(source, pieces[part["piece"][0]], part, [], {}, images):
+    ordered = np.sort(chosen, order=["group", "file", "position"])
+    for piece, part in due_by_piece(ordered, pieces):
+        for rows in read_due(source, pieces[piece], part, [], {}, images):
             if preprocess is None:
                 sample += [text for text in rows["text"].to_pylist() if text]
                 continue
@@ -64,5 +65,6 @@ def dry_run(preview: Preview, model: HostedModel, device: str, precision: str) -
         tokens_to_embed=round(n_due * tokens_a_row),
         seconds_expected=round(n_due / rate, 1) if rate else 0.0,
         rows_per_second=round(rate, 1),
+        files_left_out=preview.files_left_out,
         warnings=preview.warnings,
     )

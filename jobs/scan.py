@@ -4,7 +4,9 @@ Small sources are read here, in the driver; large ones by Ray Data's tasks, whic
 `scan_piece`. The pieces are read once more for the rows that are due (`read_due`).
 """
 
+import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from schemas.embeddings import IMAGE_TYPE, Fingerprint
 from schemas.failures import CHANGED
 from schemas.fragments import Fragment, is_made_by
 from schemas.keys import KEYS, from_binary, from_hex, id_hashes
-from schemas.plan import CONFLICT, COPY, DUE, EMBED
+from schemas.plan import COPY, DUE, EMBED, REFUSE
 from schemas.store import Table
 from sources.rows import FAILURE_SCHEMA, PREPARED_FIELDS, Piece, Source
 
@@ -39,13 +41,22 @@ class SourceScan:
         keys: (n,) KEYS in order of file and position.
         schemas: the other columns of each piece, in the same order.
         failures: rows that could not be read, `sources.rows.FAILURE_SCHEMA`.
+        left_out: rows that the source does not take, by reason.
         complete: whether every file could be listed and read to its end.
+        files: the names of those that were, where not all could.
     """
 
     keys: np.ndarray
     schemas: list[pa.Schema]
     failures: pa.Table
+    left_out: Counter[str]
     complete: bool
+    files: set[str]
+
+    @property
+    def unreadable_ids(self) -> np.ndarray:
+        """(u, 2) uint64: hashed ids of rows that could not be read, where they have one."""
+        return id_hashes(self.failures["id"].drop_null())
 
 
 @dataclass(frozen=True)
@@ -62,19 +73,22 @@ def scan_piece(source: Source, index: int, piece: Piece) -> dict[str, Any]:
 
     Returns:
         `piece` (its index), `keys` (bytes of KEYS), `columns` (a serialised schema of the other
-        columns) and `failures` (a serialised table): what fits in one row of a Ray dataset.
+        columns), `failures` (a serialised table) and `left_out` (JSON, rows by reason): what fits in
+        one row of a Ray dataset.
     """
     keys, failures, schemas = [], [], []
-    for table, failed in source.read(piece):
+    left_out: Counter[str] = Counter()
+    for table, failed, skipped in source.read(piece):
         part = np.zeros(len(table), KEYS)
         part["id"] = id_hashes(table["id"])
         part["content"] = from_binary(table["content_hash"])
         part["row"] = table["row_hash"].to_numpy()
-        part["where"] = index
+        part["where"] = piece.file_number + table["piece_file"].to_numpy().astype(np.int32)
         part["position"] = table["position"].to_numpy()
         keys.append(part)
         failures.append(failed)
         schemas.append(_others(table).schema)
+        left_out.update(skipped)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, FAILURE_SCHEMA) as stream:
         for failed in failures:
@@ -84,33 +98,55 @@ def scan_piece(source: Source, index: int, piece: Piece) -> dict[str, Any]:
         "keys": np.concatenate(keys).tobytes() if keys else b"",
         "columns": common_schema(schemas).serialize().to_pybytes(),
         "failures": sink.getvalue().to_pybytes(),
+        "left_out": json.dumps(left_out),
     }
 
 
 def gather(
-    scans: Sequence[Mapping[str, Any]], *, all_listed: bool, limit: int | None = None
+    scans: Sequence[Mapping[str, Any]],
+    pieces: Sequence[Piece],
+    *,
+    all_listed: bool,
+    limit: int | None = None,
 ) -> SourceScan:
     """The pieces' scans as one, in the pieces' order, of the first `limit` rows."""
     keys, failures = [], [FAILURE_SCHEMA.empty_table()]
-    n_left = limit
+    left_out: Counter[str] = Counter()
+    n_left, cut = limit, set[str]()
     ordered = sorted(scans, key=lambda scan: int(scan["piece"]))
     for scan in ordered:
+        piece = pieces[scan["piece"]]
         found = np.frombuffer(scan["keys"], KEYS)
         failed = pa.ipc.open_stream(scan["failures"]).read_all()
+        left_out.update(json.loads(scan["left_out"]))
         if n_left is not None and len(found) >= n_left:
             found = found[:n_left]
-            last = found["position"].max(initial=0)
-            failed = failed.filter(pa.array(failed["position"].to_numpy() < last))
+            failed = _before(failed, piece, found)
+            cut = set(piece.files)
         n_left = None if n_left is None else n_left - len(found)
         keys.append(found)
         failures.append(failed)
     rows = pa.concat_tables(failures)
+    unread = set(rows.filter(pc.field("stage") == "file")["source_file"].to_pylist())
+    complete = all_listed and limit is None and not unread
+    read = () if complete else (name for s in ordered for name in pieces[s["piece"]].files)
     return SourceScan(
         keys=np.concatenate([np.zeros(0, KEYS), *keys]),
         schemas=[pa.ipc.read_schema(pa.py_buffer(scan["columns"])) for scan in ordered],
         failures=rows,
-        complete=all_listed and limit is None and "file" not in rows["stage"].to_pylist(),
+        left_out=left_out,
+        complete=complete,
+        files=set(read) - unread - cut,
     )
+
+
+def _before(failed: pa.Table, piece: Piece, found: np.ndarray) -> pa.Table:
+    """The failures of a piece that stand before the last of the rows found in it, (n,) KEYS."""
+    last = (int(found["where"][-1]) - piece.file_number, int(found["position"][-1]))
+    number = {name: number for number, name in enumerate(piece.files)}
+    names, positions = failed["source_file"].to_pylist(), failed["position"].to_pylist()
+    kept = [(number[n], at) < last for n, at in zip(names, positions, strict=True)]
+    return failed.filter(pa.array(kept, pa.bool_()))
 
 
 def scan_table(
@@ -185,7 +221,7 @@ def read_due(
     Args:
         source: where the piece is read.
         piece: one of the source's pieces.
-        due: (k,) DUE rows of this piece, sorted by position.
+        due: (k,) DUE rows of this piece, sorted by file and position.
         files: names of the table's files, which `due["from_file"]` points into.
         columns: the source's other columns with the table's fields for them.
         images: None where the source holds texts.
@@ -199,13 +235,14 @@ def read_due(
     items = ITEM_FIELDS["text" if images is None else "image"]
     fields = [*DUE_FIELDS, *items, *columns.values()]
     why_lost = CHANGED_REASON
-    for table, failed in source.read(piece):
+    wanted_at = _addresses(due["file"] - piece.file_number, due["position"])
+    for table, failed, _ in source.read(piece):
         for failure in failed.filter(pc.field("stage") == "file").to_pylist():
             why_lost = f"{failure['source_file']} could not be read again: {failure['reason']}"
-        positions = table["position"].to_numpy()
-        at = np.searchsorted(due["position"], positions)
+        found_at = _addresses(table["piece_file"].to_numpy(), table["position"].to_numpy())
+        at = np.searchsorted(wanted_at, found_at)
         inside = np.flatnonzero(at < len(due))
-        inside = inside[due["position"][at[inside]] == positions[inside]]
+        inside = inside[wanted_at[at[inside]] == found_at[inside]]
         if not len(inside):
             continue
         n_found[at[inside]] = True
@@ -218,7 +255,7 @@ def read_due(
             changed = id_hashes(rows["id"])[:, 0] != mine["id"]
             changed |= (from_binary(rows["content_hash"]) != mine["content"]).any(axis=1)
             changed |= rows["row_hash"].to_numpy() != mine["row"]
-            refused = mine["action"] == CONFLICT
+            refused = mine["action"] == REFUSE
             reasons = np.where(changed, CHANGED_REASON, np.where(refused, CONFLICT_REASON, ""))
             stages = np.where(changed, CHANGED, np.where(refused, "id", ""))
             if images is not None:
@@ -233,11 +270,11 @@ def read_due(
             others = {columns[name].name: rows[name] for name in names}
             ours = {n: pc.if_else(pa.array(changed), None, rows[n]) for n in ("id", "content_hash")}
             known |= others | ours
-            yield _due_table(mine, files, _named(piece), fields, known, reasons, stages)
+            yield _due_table(mine, files, piece, fields, known, reasons, stages)
     lost = due[~n_found]
     if len(lost):
         reasons, stages = np.full(len(lost), why_lost), np.full(len(lost), CHANGED)
-        yield _due_table(lost, files, _named(piece), fields, {}, reasons, stages)
+        yield _due_table(lost, files, piece, fields, {}, reasons, stages)
 
 
 def _images(
@@ -267,7 +304,7 @@ def _images(
 def _due_table(
     due: np.ndarray,
     files: Sequence[str],
-    source_file: str,
+    piece: Piece,
     fields: Sequence[pa.Field],
     values: Mapping[str, pa.ChunkedArray],
     reasons: np.ndarray,
@@ -278,12 +315,15 @@ def _due_table(
     from_files = [
         files[index] if copy else None for index, copy in zip(due["from_file"], copies, strict=True)
     ]
+    source_files = pa.array(piece.files, pa.string()).take(
+        pa.array(due["file"] - piece.file_number)
+    )
     known: dict[str, Any] = {
         "row_hash": pa.array(due["row"]),
-        "due:source_file": pa.array([source_file] * n, pa.string()),
+        "due:at": pa.array(due["at"]),
+        "due:source_file": source_files,
         "due:position": pa.array(due["position"].astype(np.int64)),
         "due:action": pa.array(due["action"]),
-        "due:kind": pa.array(due["kind"]),
         "due:group": pa.array(due["group"]),
         "due:id": pa.array(due["id"]),
         "due:from_file": pa.array(from_files, pa.string()),
@@ -302,12 +342,26 @@ def _due_table(
     return pa.table(arrays, schema=pa.schema(fields))
 
 
-def due_by_piece(due: np.ndarray) -> list[np.ndarray]:
-    """Cut due rows, (k,) DUE in the order of work, where the group or the piece changes."""
+def due_by_piece(due: np.ndarray, pieces: Sequence[Piece]) -> list[tuple[int, np.ndarray]]:
+    """Cut due rows, (k,) DUE in the order of work, where the group or the piece changes.
+
+    Returns:
+        The index of the piece with its due rows, one for each stretch.
+    """
     if len(due) == 0:
         return []
-    edge = (due["group"][1:] != due["group"][:-1]) | (due["piece"][1:] != due["piece"][:-1])
-    return np.split(due, np.flatnonzero(edge) + 1)
+    starts = np.array([(piece.file_number, piece.first_row) for piece in pieces], np.uint64)
+    addresses = _addresses(due["file"], due["position"])
+    piece_of = np.searchsorted(_addresses(*starts.T), addresses, side="right") - 1
+    edge = (due["group"][1:] != due["group"][:-1]) | (piece_of[1:] != piece_of[:-1])
+    cuts = np.flatnonzero(edge) + 1
+    firsts = piece_of[np.concatenate([[0], cuts])]
+    return list(zip(firsts.tolist(), np.split(due, cuts), strict=True))
+
+
+def _addresses(files: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """One number for a file's number and a position in it, in their order; (n,) uint64."""
+    return (files.astype(np.uint64) << np.uint64(32)) | positions.astype(np.uint64)
 
 
 def due_from_bytes(data: bytes) -> np.ndarray:
@@ -317,7 +371,3 @@ def due_from_bytes(data: bytes) -> np.ndarray:
 
 def _others(table: pa.Table) -> pa.Table:
     return table.select(range(len(PREPARED_FIELDS), table.num_columns))
-
-
-def _named(piece: Piece) -> str:
-    return piece.files[0] if len(piece.files) == 1 else f"{piece.files[0]} … {piece.files[-1]}"

@@ -6,17 +6,16 @@ somebody else writes to the table in between, the commit is refused and the run 
 
 import contextlib
 import time
-from collections.abc import Mapping
-from typing import Any
+from contextlib import AbstractContextManager
 
-import numpy as np
 import pyarrow as pa
 
 from actors.window import Target
 from jobs import claim
 from jobs.cluster import Cluster, allocate, this_machine
 from jobs.events import Events
-from jobs.outcome import Counts, Outcome, Preview, too_many_failures
+from jobs.ledger import Ledger
+from jobs.outcome import ALL_FAILED, Outcome, Preview, too_many_failures
 from jobs.pipeline import Work, reports, reports_here
 from jobs.planning import Planner, SyncError, SyncModel, SyncOptions
 from jobs.preview import sample_due
@@ -27,9 +26,7 @@ from jobs.stop import Stopped, StopSignal
 from jobs.waves import Tally, Waves
 from schemas.columns import source_columns
 from schemas.embeddings import table_schema
-from schemas.failures import OF_RECIPE, FailureLog
-from schemas.keys import id_hashes
-from schemas.plan import CONFLICT, EMBED, Plan
+from schemas.plan import EMBED, Plan
 from schemas.store import Refused, StoreError, Table
 from sources.rows import Source, without_secrets
 
@@ -65,10 +62,6 @@ class Sync:
         self.n_actors = 1
         self.n_waves = 0
         self.n_replans = 0
-        self._first_plan: Plan | None = None  # its counts are the run's
-        self._n_lost = 0  # ids that a rebuilt table loses, since the source lacks them
-        self._n_unreadable_new = 0
-        self._seen: set[int] = set()  # failures that this run has met
 
     def run(self) -> Outcome:
         """Do the work.
@@ -93,17 +86,36 @@ class Sync:
     def preview(self, n_sample: int) -> Preview:
         """Plan, write nothing, and take a few of the texts or images that are due."""
         scan = self.planner.scan_source()
-        log = FailureLog(self.options.table, self.options.storage_options)
+        ledger = self._ledger(scan)
+        log = ledger.open(self.options.table, self.options.storage_options)
         _, plan = self.planner.compare(self.planner.open_table(), scan, log, defer=True)
+        ledger.plan(plan)
         due = plan.due[plan.due["action"] == EMBED]
         sample = sample_due(self.source, self.planner.pieces, due, n_sample, self.model.preprocess)
-        return Preview(self._counts(plan, scan), len(due), sample, self.planner.warnings)
+        return Preview(
+            ledger.counts, len(due), sample, self.source.left_out(), self.planner.warnings
+        )
+
+    def _ledger(self, scan: SourceScan) -> Ledger:
+        return Ledger(
+            scan,
+            self.planner.pieces,
+            source=self.options.source_name,
+            also_known_as=self.options.given_source,
+            recipe=self.planner.fingerprint.recipe,
+            note=self.note,
+        )
 
     def _until_undisturbed(self, table: Table | None) -> Outcome:
-        scan = self.planner.scan_source()
+        try:
+            with self._claim_kept(table):
+                scan = self.planner.scan_source()
+        except Refused:
+            table = self.planner.claim_table(self.planner.open_table())
+        ledger = self._ledger(scan)
         while True:
             try:
-                return self._until_agreed(table, scan)
+                return self._until_agreed(table, scan, ledger)
             except Refused as refusal:
                 self.n_replans += 1
                 self.events.tell("replan", reason=str(refusal))
@@ -115,19 +127,22 @@ class Sync:
                     ) from refusal
                 table = self.planner.claim_table(self.planner.open_table())
 
-    def _until_agreed(self, table: Table | None, scan: SourceScan) -> Outcome:
+    def _claim_kept(self, table: Table | None) -> AbstractContextManager[None]:
+        return claim.kept(table if self.options.claims else None, self.note)
+
+    def _until_agreed(self, table: Table | None, scan: SourceScan, ledger: Ledger) -> Outcome:
         options = self.options
-        log = FailureLog(options.table, options.storage_options, self._seen)
+        log = ledger.open(options.table, options.storage_options)
         columns, remarks = source_columns(scan.schemas)
         rebuilds = table is not None and self.planner.rebuilds(table)
-        held, plan = self.planner.compare(table, scan, log, defer=not rebuilds)
-        if self._first_plan is None:
+        with self._claim_kept(table):
+            held, plan = self.planner.compare(table, scan, log, defer=not rebuilds)
+        is_first = not ledger.is_planned
+        ledger.plan(plan)
+        if is_first:
             self.planner.warnings += remarks
             if table is not None:
-                self._n_lost = self.planner.guard_prune(table, scan, plan)
-            n_before = log.n_unreadable(options.source_name)
-            self._n_unreadable_new = max(0, len(scan.failures) - n_before)
-            self._first_plan = plan
+                ledger.n_deleted += self.planner.guard(table, scan, plan, ledger)
         self.events.plan(len(plan.due) + plan.deferred)
         modality, fingerprint = self.source.options.modality, self.planner.fingerprint
         schema = table_schema(
@@ -138,23 +153,23 @@ class Sync:
             table = Table.create(options.table, schema, claimed, options.storage_options)
         if not rebuilds:
             columns, schema = self.planner.fit(table, columns)
-        unreadable = [self._failure(row) for row in scan.failures.to_pylist()]
-        log.add(unreadable, self.note)
         while True:
-            log.meet(plan.known_failures)
-            waves = self._work(table, held, plan, log, columns, schema, rebuilds)
+            ledger.record(plan)
+            waves = self._work(table, held, plan, ledger, columns, schema, rebuilds)
             if rebuilds:
                 waves.finish_overwrite(schema)
             if not plan.deferred:
-                return self._finish(table, scan, log)
-            held, plan = self.planner.compare(table, scan, log, defer=False)
+                return self._finish(table, ledger)
+            with self._claim_kept(table):
+                held, plan = self.planner.compare(table, scan, log, defer=False)
+            ledger.plan(plan)
 
     def _work(
         self,
         table: Table,
         held: TableScan,
         plan: Plan,
-        log: FailureLog,
+        ledger: Ledger,
         columns: dict[str, pa.Field],
         schema: pa.Schema,
         at_once: bool,
@@ -165,9 +180,8 @@ class Sync:
             table,
             held.files,
             plan,
-            log,
+            ledger,
             self.note,
-            self._failure,
             self.tally,
             self.events,
             at_once=at_once,
@@ -250,40 +264,25 @@ class Sync:
                 progress.add()
                 if waves.seconds_since_wave() > self.options.wave_seconds:
                     waves.commit(self.stop)
-                    self._check_hopeless()
+                    self._check_hopeless(waves.ledger)
                 self.stop.check()
 
-    def _failure(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """A failure of a source or a worker as the failures table has it."""
-        content = row["content_hash"]
-        return {
-            **row,
-            "source_file": without_secrets(row["source_file"]),
-            "reason": without_secrets(row["reason"]),
-            "content_hash": content.hex() if isinstance(content, bytes) else content,
-            "recipe": self.planner.fingerprint.recipe if row["stage"] in OF_RECIPE else None,
-            "source": self.options.source_name,
-            "run": self.note["run"],
-        }
-
-    # What is told
-
-    def _finish(self, table: Table, scan: SourceScan, log: FailureLog) -> Outcome:
-        plan = self._first_plan
-        assert plan is not None  # set before any work
-        sources = log.rows["source"].to_pylist()
-        over = ~log.seen & np.array([name == self.options.source_name for name in sources], bool)
-        if not scan.complete:  # what was read and is not refused again is over all the same
-            over &= log.of_model & np.isin(id_hashes(log.rows["id"])[:, 0], scan.keys["id"][:, 0])
-        log.keep(~over, self.note)
-        counts = self._counts(plan, scan)
+    def _finish(self, table: Table, ledger: Ledger) -> Outcome:
+        ledger.close()
+        counts = ledger.counts
         compact(table, self.note, self.stop, quiet=self.options.quiet)
-        table.commit({**self.note, "state": "done", **vars(counts)})
-        self.events.tell("end", state="done", version=table.version, **vars(counts))
+        end = {**vars(counts), "files_left_out": self.source.left_out()}
+        table.commit({**self.note, "state": "done", **end})
+        self.events.tell("end", state="done", version=table.version, **end)
         if table.version % CHECKPOINT_VERSIONS == 0:
             table.checkpoint()
-        reasons = np.array(log.rows["reason"].to_pylist(), object)[log.seen]
-        names, numbers = np.unique(reasons.astype(str), return_counts=True)
+        complaint = too_many_failures(ledger, self.options.max_failures, self.options.table)
+        if counts.failed and self.options.max_failures < 1 and not table.n_rows:
+            complaint = complaint or ALL_FAILED.format(table=self.options.table)
+        if ledger.n_new and not complaint:
+            self.planner.warnings.append(
+                f"of the rows that failed, {ledger.n_new:,} did not before"
+            )
         return Outcome(
             counts=counts,
             tally=self.tally,
@@ -293,32 +292,13 @@ class Sync:
             n_actors=self.n_actors,
             n_waves=self.n_waves,
             n_replans=self.n_replans,
-            failure_share=self._failure_share(),
-            reasons=dict(zip(names.tolist(), numbers.tolist(), strict=True)),
+            complaint=complaint,
+            reasons=ledger.reasons,
+            files_left_out=self.source.left_out(),
             warnings=self.planner.warnings,
         )
 
-    def _counts(self, plan: Plan, scan: SourceScan) -> Counts:
-        tally = self.tally
-        return Counts(
-            rows_read=plan.n_rows + len(scan.failures),
-            unchanged=plan.unchanged,
-            embedded=plan.embedded - tally.n_failed_new,
-            replaced=plan.replaced - tally.n_failed_replaced,
-            updated=plan.updated - tally.n_failed_updated,
-            duplicates=plan.duplicates,
-            failed=len(scan.failures) + plan.conflicts + plan.known + tally.n_failed,
-            deleted=plan.deleted + self._n_lost,
-        )
-
-    def _failure_share(self) -> float:
-        plan = self._first_plan
-        assert plan is not None  # set before any work
-        n_conflicts = int((plan.due["action"] == CONFLICT).sum())
-        n_failed = self.tally.n_failed + n_conflicts + self._n_unreadable_new
-        return n_failed / max(1, len(plan.due) + plan.deferred + self._n_unreadable_new)
-
-    def _check_hopeless(self) -> None:
-        share, allowed = self._failure_share(), self.options.max_failures
-        if self.tally.n_failed >= HOPELESS_FAILURES and share > allowed:
-            raise SyncError(too_many_failures(share, allowed, self.options.table))
+    def _check_hopeless(self, ledger: Ledger) -> None:
+        complaint = too_many_failures(ledger, self.options.max_failures, self.options.table)
+        if ledger.n_refused >= HOPELESS_FAILURES and complaint:
+            raise SyncError(complaint)

@@ -8,7 +8,7 @@ source changed while the run went on stays as it is: the next run takes it.
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,12 +17,13 @@ import pyarrow as pa
 
 from jobs.claim import RENEW_SECONDS
 from jobs.events import Events
+from jobs.ledger import Ledger
 from jobs.progress import Progress
 from jobs.rewriting import batches, discard, rewrite
 from jobs.stop import StopSignal
-from schemas.failures import CHANGED, FailureLog
+from schemas.failures import CHANGED
 from schemas.fragments import Fragment
-from schemas.plan import NEW, REPLACED, UPDATED, Plan
+from schemas.plan import Plan
 from schemas.store import Table
 
 PORTION_BYTES = 2 << 30  # of files that are rewritten for one commit
@@ -33,9 +34,6 @@ class Tally:
     """What the workers have reported so far, summed."""
 
     n_due: int = 0
-    n_failed_new: int = 0
-    n_failed_replaced: int = 0
-    n_failed_updated: int = 0
     n_tokens: int = 0
     n_truncated: int = 0
     n_unknown: int = 0
@@ -47,7 +45,6 @@ class Tally:
     token_budget: int = 0
     precisions: set[str] = field(default_factory=set)
     remarks: set[str] = field(default_factory=set)
-    _failed: set[tuple[str, int]] = field(default_factory=set)
 
     def work(self, report: Mapping[str, Any]) -> None:
         """Add what a worker has done."""
@@ -81,27 +78,6 @@ class Tally:
         """Share of the tokens computed that are padding."""
         return 1 - self.n_tokens / self.n_computed if self.n_computed else 0.0
 
-    def fail(self, failure: Mapping[str, Any]) -> None:
-        """Add a failure that is on record; a conflict of ids is the plan's to count.
-
-        A row that fails again when the run plans once more counts once.
-        """
-        row, kind = (failure["source_file"], failure["position"]), failure["kind"]
-        if row in self._failed:
-            return
-        self._failed.add(row)
-        if kind == NEW:
-            self.n_failed_new += 1
-        elif kind == REPLACED:
-            self.n_failed_replaced += 1
-        elif kind == UPDATED:
-            self.n_failed_updated += 1
-
-    @property
-    def n_failed(self) -> int:
-        """Rows that failed in the workers."""
-        return self.n_failed_new + self.n_failed_replaced + self.n_failed_updated
-
 
 @dataclass
 class Waves:
@@ -111,10 +87,9 @@ class Waves:
         table: the table, at the version that the plan was made for.
         files: its files at that version; the plan's arrays point into them.
         plan: what is due.
-        failures: the failures table.
+        ledger: takes the rows that failed.
         note: what every commit's metadata holds (run, host, pid, model).
-        as_failure: a worker's failure as a row of the failures table.
-        tally: counts what is on record.
+        tally: sums what the workers report.
         events: told of each wave.
         at_once: hold everything back for `finish_overwrite`.
         apart: new rows keep files of their own, which say who made them.
@@ -123,9 +98,8 @@ class Waves:
     table: Table
     files: list[Fragment]
     plan: Plan
-    failures: FailureLog
+    ledger: Ledger
     note: Mapping[str, Any]
-    as_failure: Callable[[Mapping[str, Any]], dict[str, Any]]
     tally: Tally
     events: Events
     at_once: bool = False
@@ -189,7 +163,7 @@ class Waves:
         failed = [failure for group in groups for failure in self._failed[group]]
         old = self._old_rows(groups, failed)
         started = time.monotonic()
-        self._record(failed)
+        self.ledger.fail(failed)
         added, spare, n_added = list[Fragment](), list[Fragment](), 0
         for group in groups:
             mine = (index for index in old if self.plan.group_of_file[index] == group)
@@ -223,7 +197,7 @@ class Waves:
     def finish_overwrite(self, schema: pa.Schema) -> None:
         """Replace the whole table by what the workers wrote, in one commit."""
         failed = [failure for failures in self._failed.values() for failure in failures]
-        self._record(failed)
+        self.ledger.fail(failed)
         added = [fragment for fragments in self._fragments.values() for fragment in fragments]
         n_added = sum(fragment.n_rows for fragment in added)
         self.table.overwrite(self._wave_note(n_added), schema, added)
@@ -232,12 +206,6 @@ class Waves:
     def _wave_note(self, n_added: int) -> dict[str, Any]:
         note = {**self.note, "state": "wave", "n_added": n_added}
         return note | {"precision": self.tally.precision}
-
-    def _record(self, failed: list[dict[str, Any]]) -> None:
-        if failed:
-            self.failures.add([self.as_failure(failure) for failure in failed], self.note)
-            for failure in failed:
-                self.tally.fail(failure)
 
     def _old_rows(self, groups: list[int], failed: list[dict[str, Any]]) -> dict[int, np.ndarray]:
         """Positions of the rows that go with some groups, by the index of their file."""

@@ -41,18 +41,24 @@ _IDENTITY = ("id", "content_hash", "recipe", "source", "source_file", "position"
 
 
 def identities(failures: pa.Table) -> np.ndarray:
-    """A 64-bit hash of what makes a failure the same one the next night; (n,) uint64.
+    """A 64-bit hash of all that is said of each failure: its row's address, content and reason.
 
-    Where a row has an id, its place does not matter.
+    Returns:
+        (n,) uint64.
     """
-    columns = {name: failures[name].to_pylist() for name in _IDENTITY}
-    with_id = [name is not None for name in columns["id"]]
-    columns["position"] = [
-        None if known else place for known, place in zip(with_id, columns["position"], strict=True)
-    ]
-    rows = zip(*columns.values(), strict=True)
+    rows = zip(*(failures[name].to_pylist() for name in _IDENTITY), strict=True)
     hashes = (xxhash.xxh3_64_intdigest(repr(row).encode()) for row in rows)
     return np.fromiter(hashes, np.uint64, len(failures))
+
+
+def sameness(failure: Mapping[str, Any]) -> tuple[object, ...]:
+    """What a failure has in common with itself on another night, when its row has moved.
+
+    Rows without content, such as lines that are not JSON, are known by their file alone.
+    """
+    content = failure["content_hash"]
+    place = (failure["source"], failure["source_file"]) if content is None else (failure["id"],)
+    return failure["stage"], failure["recipe"], content, *place
 
 
 class FailureLog:
@@ -85,16 +91,6 @@ class FailureLog:
         """(len(rows),) bool: met in this run."""
         return np.isin(self._identities, np.array(sorted(self._seen), np.uint64))
 
-    @property
-    def of_model(self) -> np.ndarray:
-        """(len(rows),) bool: the model or its preprocessing refused the row."""
-        return np.isin(np.array(self.rows["stage"].to_pylist(), object), OF_RECIPE)
-
-    def n_unreadable(self, source: str) -> int:
-        """Rows and files of a source that could not be read."""
-        pairs = zip(self.rows["source"].to_pylist(), self.rows["stage"].to_pylist(), strict=True)
-        return sum(name == source and stage in ("file", "read") for name, stage in pairs)
-
     def keys(self, recipe: str, *, only_seen: bool = False) -> np.ndarray:
         """KEYS of the failures that a plan must know, `position` being the index into `rows`.
 
@@ -115,21 +111,17 @@ class FailureLog:
         keys["position"] = np.flatnonzero(chosen)
         return keys
 
-    def meet(self, indices: np.ndarray) -> None:
-        """Note that rows of the log still hold."""
-        self._seen.update(self._identities[indices].tolist())
-
     def add(self, failures: Sequence[Mapping[str, Any]], note: Mapping[str, Any]) -> int:
         """Record failures; those recorded already are only noted as met.
 
         Args:
-            failures: FAILURES without `failed_at`.
+            failures: FAILURES, with or without `failed_at`.
             note: the commit's metadata.
 
         Returns:
             How many were new.
         """
-        rows = pa.Table.from_pylist([{**row, "failed_at": now()} for row in failures], FAILURES)
+        rows = pa.Table.from_pylist([{"failed_at": now(), **row} for row in failures], FAILURES)
         mine = identities(rows)
         self._seen.update(mine.tolist())
         _, first = np.unique(mine, return_index=True)

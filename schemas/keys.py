@@ -9,7 +9,7 @@ KEYS = np.dtype(
         ("id", "<u8", 2),  # 128-bit hash of the id (of the parent's id for passages)
         ("content", "<u8", 2),
         ("row", "<u8"),
-        ("where", "<i4"),  # index of the piece or of the table file
+        ("where", "<i4"),  # index of the file of the source or of the table
         ("position", "<u4"),  # row within it
     ]
 )

@@ -10,22 +10,25 @@ import numpy as np
 
 from schemas.keys import dense_codes
 
-EMBED, COPY, CONFLICT = 0, 1, 2  # what a due row needs: the model, a vector of the table, a failure
-NEW, REPLACED, UPDATED, REFUSED = 0, 1, 2, 3  # what a due row is counted as
+EMBED, COPY, REFUSE = 0, 1, 2  # what a due row needs: the model, a vector of the table, a failure
+UNCHANGED, EMBEDDED, REPLACED, UPDATED, DUPLICATE, CONFLICT, KNOWN = range(7)
+"""The fate of a row of the source. CONFLICT: its id is that of another row with other content. KNOWN: it
+failed before under this recipe, and is not tried."""
 KNOWN_EMBED, KNOWN_CONFLICT = 1, 2
 WAVE_ROWS = 50_000  # rows that one group of rewritten files waits for
+NO_IDS = np.zeros((0, 2), np.uint64)
 
 DUE = np.dtype(
     [
-        ("piece", "<i4"),
+        ("at", "<u8"),  # index into the source's keys
+        ("file", "<i4"),
         ("position", "<u4"),
         ("id", "<u8"),  # the first half of its hash; with the next two it is checked when the row
         ("content", "<u8", 2),  # is read again
         ("row", "<u8"),
         ("action", "u1"),
-        ("kind", "u1"),
         ("group", "<i4"),  # 0: no old row; else the set of table files that is rewritten with it
-        ("from_file", "<i4"),  # COPY: where the vector stands
+        ("from_file", "<i4"),  # COPY: where the vector stands in the table
         ("from_position", "<u4"),
         ("from_count", "<u4"),
     ]
@@ -37,35 +40,29 @@ class Plan:
     """What a run will do.
 
     Attributes:
-        n_rows: rows of the source that could be read.
-        unchanged, embedded, replaced, updated, duplicates, conflicts, known: counts of source rows;
-            `known` failed before and are not tried. Together they are `n_rows`.
-        deleted: rows of the table that go because the source has them no longer.
+        fate: (n,) uint8, of each row of the source that could be read: UNCHANGED to KNOWN.
+        deleted: ids that leave the table because the source has them no longer.
+        withdrawn: ids that leave the table because their row can no longer be read.
         due: (k,) DUE, in the order in which it is to be worked.
-        deferred: rows counted as embedded or replaced that wait for another row of the same
+        deferred: rows whose fate is EMBEDDED or REPLACED that wait for another row of the same
             content; the next plan finds its vector in the table.
         drops: (m,) KEYS: rows of the table that go, sorted by file and position.
         group_of_file: (n files,) int32, 0 where a file stays as it is.
         n_groups: groups are 1 to n_groups.
-        known_failures: `position` of the failures given that still hold.
+        known: (r, 2) int64: rows of the source that failed before, and of each the `position` of one
+            of the failures given.
         n_ids_stored: distinct ids in the table.
     """
 
-    n_rows: int
-    unchanged: int
-    embedded: int
-    replaced: int
-    updated: int
-    duplicates: int
-    conflicts: int
-    known: int
+    fate: np.ndarray
     deleted: int
+    withdrawn: int
     due: np.ndarray
     deferred: int
     drops: np.ndarray
     group_of_file: np.ndarray
     n_groups: int
-    known_failures: np.ndarray
+    known: np.ndarray
     n_ids_stored: int
 
     def expected(self) -> np.ndarray:
@@ -79,6 +76,7 @@ def make_plan(
     failed: np.ndarray,
     *,
     current_file: np.ndarray,
+    unreadable: np.ndarray = NO_IDS,
     passages: bool = False,
     prune: bool = False,
     defer: bool = True,
@@ -93,6 +91,8 @@ def make_plan(
         failed: (f,) KEYS of known failures (`id` and `content`); `row` is KNOWN_EMBED where the
             model refused the row under this recipe, KNOWN_CONFLICT where its id was another's.
         current_file: (n files,) bool: written by this recipe.
+        unreadable: (u, 2) uint64, hashed ids of rows that could not be read: where no other row of the
+            source has such an id, the table's row of it goes.
         passages: the table holds several rows an id.
         prune: rows of the table that the source has no longer go.
         defer: of new rows with one content only the first is due.
@@ -102,12 +102,13 @@ def make_plan(
         The plan. An empty source gives an empty plan (with `prune`, one that deletes every row).
     """
     n = len(source)
-    ids = dense_codes(np.concatenate([source["id"], stored["id"], failed["id"]]))
+    ids = dense_codes(np.concatenate([source["id"], stored["id"], failed["id"], unreadable]))
     contents = dense_codes(
         np.concatenate([source["content"], stored["content"], failed["content"]])
     )
     n_ids = int(ids.max(initial=-1)) + 1
-    id_s, id_t, id_f = np.split(ids, [n, n + len(stored)])
+    ends = np.cumsum([n, len(stored), len(failed)])
+    id_s, id_t, id_f, id_u = np.split(ids, ends)
     content_s, content_t, content_f = np.split(contents, [n, n + len(stored)])
 
     first = np.full(n_ids, -1)
@@ -144,7 +145,6 @@ def make_plan(
     refused = failed["row"] == KNOWN_EMBED
     known = winner & ~right & np.isin(pair_s, pair_f[refused])
     reported = conflict & np.isin(pair_s, pair_f[~refused])
-    holds = np.where(refused, np.isin(pair_f, pair_s[known]), np.isin(pair_f, pair_s[reported]))
     need = winner & ~right & ~known
 
     # A vector that the table holds for the same content is copied; of new rows with one content
@@ -162,22 +162,20 @@ def make_plan(
 
     going = np.zeros(n_ids, bool)
     going[id_s[(known & has) | (need & has & ~deferred) | updated]] = True
-    gone = np.zeros(len(stored), bool)
-    if prune:
-        listed = np.zeros(n_ids, bool)
-        listed[id_s] = True
-        gone = ~listed[id_t]
-    dropped = going[id_t] | gone
+    listed, withdrawn = np.zeros(n_ids, bool), np.zeros(n_ids, bool)
+    withdrawn[id_u] = listed[id_u] = True
+    withdrawn[id_s], listed[id_s] = False, True
+    gone = ~listed[id_t] & prune
+    dropped = going[id_t] | withdrawn[id_t] | gone
 
     chosen = (need & ~deferred) | updated | (conflict & ~reported)
     due = np.zeros(int(chosen.sum()), DUE)
-    due["piece"], due["position"] = source["where"][chosen], source["position"][chosen]
+    due["at"] = np.flatnonzero(chosen)
+    due["file"], due["position"] = source["where"][chosen], source["position"][chosen]
     due["id"], due["row"] = source["id"][chosen, 0], source["row"][chosen]
     due["content"] = source["content"][chosen]
-    kinds = [conflict, updated, has]
-    due["kind"] = np.select(kinds, [REFUSED, UPDATED, REPLACED], NEW)[chosen]
     taken = source_of[chosen]
-    due["action"] = np.where(conflict[chosen], CONFLICT, np.where(taken >= 0, COPY, EMBED))
+    due["action"] = np.where(conflict[chosen], REFUSE, np.where(taken >= 0, COPY, EMBED))
     copied = taken >= 0
     due["from_file"][copied] = stored["where"][taken[copied]]
     due["from_position"][copied] = stored["position"][taken[copied]]
@@ -194,24 +192,46 @@ def make_plan(
     _, group_of_file[touched] = np.unique(group_of_file[touched], return_inverse=True)
     group_of_file[touched] += 1
     due["group"][old] = group_of_file[stored["where"][file_of[old]]]
-    due = due[np.lexsort((due["position"], due["piece"], due["group"]))]
+    due = due[np.lexsort((due["position"], due["file"], due["group"]))]
 
     drops = stored[dropped]
+    fates = {EMBEDDED: need & ~has, REPLACED: need & has, UPDATED: updated, DUPLICATE: duplicate}
+    fates |= {CONFLICT: conflict, KNOWN: known}
     return Plan(
-        n_rows=n,
-        unchanged=int(same_row.sum()),
-        embedded=int((need & ~has).sum()),
-        replaced=int((need & has).sum()),
-        updated=int(updated.sum()),
-        duplicates=int(duplicate.sum()),
-        conflicts=int(conflict.sum()),
-        known=int(known.sum()),
+        fate=np.select(list(fates.values()), list(fates), UNCHANGED).astype(np.uint8),
         deleted=len(np.unique(id_t[gone])),
+        withdrawn=len(np.unique(id_t[withdrawn[id_t]])),
         due=due,
         deferred=int(deferred.sum()),
         drops=drops[np.lexsort((drops["position"], drops["where"]))],
         group_of_file=group_of_file,
         n_groups=int(group_of_file.max(initial=0)),
-        known_failures=failed["position"][holds],
+        known=np.concatenate(
+            [
+                _pairs(pair_s, known, pair_f, refused, failed["position"]),
+                _pairs(pair_s, reported, pair_f, ~refused, failed["position"]),
+            ]
+        ),
         n_ids_stored=int((copies > 0).sum()),
     )
+
+
+def _pairs(
+    rows: np.ndarray, chosen: np.ndarray, failures: np.ndarray, of: np.ndarray, numbers: np.ndarray
+) -> np.ndarray:
+    """Rows that are chosen, and of each the number of the first failure among `of` that is the same.
+
+    Args:
+        rows: (n,) int64.
+        chosen: (n,) bool: each of these has a failure.
+        failures: (f,) int64, codes comparable with `rows`.
+        of: (f,) bool.
+        numbers: (f,) of the failures.
+
+    Returns:
+        (k, 2) int64.
+    """
+    at = np.flatnonzero(chosen)
+    codes, first = np.unique(failures[of], return_index=True)
+    found = numbers[of][first[np.searchsorted(codes, rows[at])]] if len(at) else at
+    return np.column_stack([at, found]).astype(np.int64)

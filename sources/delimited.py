@@ -33,7 +33,7 @@ def delimited_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
     return pa.schema((name, pa.string()) for name in _header(first, options.no_header))
 
 
-def read_delimited(file: SourceFile, options: SourceOptions, position: int) -> Iterator[Rows]:
+def read_delimited(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
     """Stream the rows of a file; empty lines are no rows and are not counted."""
     lines = Lines(file)
     reader = _reader(lines, options)
@@ -43,7 +43,7 @@ def read_delimited(file: SourceFile, options: SourceOptions, position: int) -> I
     failures: list[Failure] = []
     n_chars = 0
     lost: Exception | str | None = None
-    start = 1
+    start, position = 1, 0
     while True:
         try:
             row = next(reader, None)
@@ -72,11 +72,13 @@ def read_delimited(file: SourceFile, options: SourceOptions, position: int) -> I
         position += 1
         if len(rows) + len(failures) >= MAX_ROWS or n_chars >= MAX_BYTES:
             table = _table(header, rows, options)
-            yield prepare(table, options, file.name, positions, failures=failures)
+            yield prepare(
+                table, options, file.name, positions, numbers=file.number, failures=failures
+            )
             rows, positions, failures, n_chars = [], [], [], 0
     if rows or failures:
         table = _table(header, rows, options)
-        yield prepare(table, options, file.name, positions, failures=failures)
+        yield prepare(table, options, file.name, positions, numbers=file.number, failures=failures)
     if lost:
         yield unread(file.name, position, lost)
 

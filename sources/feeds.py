@@ -1,7 +1,8 @@
 """A folder of news feeds: `CATEGORY/…/FEED-YYYY-MM-DD/hh-mm.txt`, a file a fetch.
 
-A file holds items parted by a line that is one blank. Items of 50 characters or fewer are skipped,
-and feeds repeat themselves: the id is the content hash, so that what is fetched twice is one row.
+A file holds items parted by a line that is one blank. Items of 50 characters or fewer are left out
+and counted, and feeds repeat themselves: the id is the content hash, so that what is fetched twice
+is one row.
 """
 
 import re
@@ -14,13 +15,14 @@ import pyarrow as pa
 
 from sources.columns import with_columns
 from sources.folder import group_small
-from sources.listing import Listing, Place
+from sources.listing import Listing, Place, endings
 from sources.opening import BYTE_ORDER_MARK, SourceFile, ending
 from sources.prepare import prepare
 from sources.rows import MAX_ROWS, Piece, Rows, unread
 
 SEPARATOR = b"\n \n"
 MIN_CHARS = 51
+SHORT = f"items of fewer than {MIN_CHARS} characters"
 OTHERS = pa.schema(
     [("label", pa.string()), ("feed", pa.string()), ("published", pa.timestamp("us", "UTC"))]
 )
@@ -50,6 +52,7 @@ class FeedSource:
         self.columns = tuple(filter(self.options.wants, SCHEMA.names))
         feeds = (f for f in place.listing.files if ending(f.name) == ".txt" and f.size_bytes)
         self._listing: Listing | None = replace(place.listing, files=tuple(feeds))
+        self._left_out = endings(f for f in place.listing.files if ending(f.name) != ".txt")
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the listing, which can be long and is needed on the driver alone."""
@@ -65,30 +68,34 @@ class FeedSource:
         assert self._listing is not None, "files are listed on the driver"
         return list(self._listing.unlisted)
 
+    def left_out(self) -> dict[str, int]:
+        """Files that are no text files, by ending."""
+        return self._left_out
+
     def read(self, piece: Piece) -> Iterator[Rows]:
-        """Stream the items of a piece; a position counts the items that are kept."""
-        position = 0
-        for name in piece.files:
-            file = SourceFile(self.fs, f"{self.root.rstrip('/')}/{name}", name)
+        """Stream the items of a piece; those too short to be one are left out."""
+        for number, name in enumerate(piece.files):
+            file = SourceFile(self.fs, f"{self.root.rstrip('/')}/{name}", name, number)
             try:
                 where = described(name)
                 with file.open() as stream:
                     items = stream.read().removeprefix(BYTE_ORDER_MARK).split(SEPARATOR)
             except Exception as error:  # each file system has errors of its own
-                yield unread(name, position, error)
-                position += 1
+                yield unread(name, 0, error)
                 continue
-            kept = [item for item in map(_stripped, items) if item is not None]
-            for start in range(0, len(kept), MAX_ROWS):
-                part = kept[start : start + MAX_ROWS]
+            texts = [text for text in map(_stripped, items) if text]  # a file ends with a separator
+            for start in range(0, len(texts), MAX_ROWS):
+                part = texts[start : start + MAX_ROWS]
+                kept = [row for row, text in enumerate(part, start) if not _is_short(text)]
                 columns = {
-                    field.name: pa.repeat(pa.scalar(value, field.type), len(part))
+                    field.name: pa.repeat(pa.scalar(value, field.type), len(kept))
                     for field, value in zip(OTHERS, where, strict=True)
                 }
-                table = pa.table({"text": pa.array(part, pa.large_binary()), **columns})
-                positions = range(position, position + len(part))
-                yield prepare(table, self.options, name, positions)
-                position = positions.stop
+                long = pa.array([texts[row] for row in kept], pa.large_binary())
+                table = pa.table({"text": long, **columns})
+                rows = prepare(table, self.options, name, kept, numbers=number)
+                n_short = len(part) - len(kept)
+                yield rows._replace(left_out={SHORT: n_short} if n_short else {})
 
 
 def described(name: str) -> tuple[str, str, datetime]:
@@ -105,10 +112,13 @@ def described(name: str) -> tuple[str, str, datetime]:
     return match["label"], match["feed"], published.replace(tzinfo=UTC)
 
 
-def _stripped(item: bytes) -> bytes | None:
-    """An item without white space around it; None where it is too short to be one."""
+def _stripped(item: bytes) -> bytes:
+    """An item without white space around it."""
     try:
-        text = item.decode().strip()
+        return item.decode().strip().encode()
     except UnicodeDecodeError:
         return item  # prepare says so
-    return text.encode() if len(text) >= MIN_CHARS else None
+
+
+def _is_short(item: bytes) -> bool:
+    return len(item.decode("utf-8", "replace")) < MIN_CHARS

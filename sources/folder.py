@@ -13,7 +13,7 @@ from sources.columns import with_columns
 from sources.delimited import delimited_schema, read_delimited
 from sources.images import IMAGE_ENDINGS, image_schema, read_images
 from sources.jsonl import jsonl_schema, read_jsonl
-from sources.listing import Found, Listing, Place
+from sources.listing import Found, Listing, Place, endings
 from sources.opening import SourceFile, ending
 from sources.parquet import parquet_parts, parquet_schema, read_parquet
 from sources.rows import Piece, Rows, SourceError, SourceOptions, unread
@@ -31,13 +31,13 @@ class Kind:
     Attributes:
         family: Kinds of one family can be one table.
         schema: The columns of a file, or raises what makes it unreadable.
-        read: Streams a file from a position; None where a file is one item.
+        read: Streams a file; None where a file is one item.
         read_items: Streams files of which each is one item.
     """
 
     family: str
     schema: Callable[[SourceFile, SourceOptions], pa.Schema]
-    read: Callable[[SourceFile, SourceOptions, int], Iterator[Rows]] | None = None
+    read: Callable[[SourceFile, SourceOptions], Iterator[Rows]] | None = None
     read_items: Callable[[Sequence[SourceFile], SourceOptions], Iterator[Rows]] | None = None
 
 
@@ -87,7 +87,9 @@ class FolderSource:
         """
         options, listing = place.options, place.listing
         self.fs, self.root = place.fs, listing.root
-        self._listing: Listing | None = replace(listing, files=_known(listing, options))
+        known, others = _known(listing, options)
+        self._listing: Listing | None = replace(listing, files=known)
+        self._left_out = endings(others)
         if options.label_from_folder and any(
             _kind_of(file.name, options) is not IMAGES for file in self._listing.files
         ):
@@ -121,29 +123,30 @@ class FolderSource:
         assert self._listing is not None, "files are listed on the driver"
         return list(self._listing.unlisted)
 
+    def left_out(self) -> dict[str, int]:
+        """Files of other kinds than those that are read, by ending."""
+        return self._left_out
+
     def read(self, piece: Piece) -> Iterator[Rows]:
         """Stream the rows of a piece."""
-        files = [self._file(name) for name in piece.files]
+        files = [self._file(name, number) for number, name in enumerate(piece.files)]
         kind = self._kind(piece.files[0])
         if not self.options.text_column and self.options.image_column is None:
             reason = "no file could be read when the run began, so its columns are unknown"
-            for position, file in enumerate(files):
+            for file in files:
                 try:
                     kind.schema(file, self.options)
                 except Exception as error:
-                    yield unread(file.name, position, error)
+                    yield unread(file.name, 0, error)
                 else:
-                    yield unread(file.name, position, reason)
+                    yield unread(file.name, 0, reason)
         elif kind.read_items is not None:
             yield from kind.read_items(files, self.options)
         elif piece.part is not None:
-            yield from read_parquet(files[0], self.options, 0, piece.part)
+            yield from read_parquet(files[0], self.options, piece.part, piece.first_row)
         elif kind.read is not None:
-            position = 0
             for file in files:
-                for rows in kind.read(file, self.options, position):
-                    yield rows
-                    position = max(position, _after(rows))
+                yield from kind.read(file, self.options)
 
     def _schemas(self, options: SourceOptions) -> Iterator[pa.Schema]:
         assert self._listing is not None
@@ -156,8 +159,8 @@ class FolderSource:
             if schema.names:
                 yield schema
 
-    def _file(self, name: str) -> SourceFile:
-        return SourceFile(self.fs, f"{self.root.rstrip('/')}/{name}", name)
+    def _file(self, name: str, number: int = 0) -> SourceFile:
+        return SourceFile(self.fs, f"{self.root.rstrip('/')}/{name}", name, number)
 
     def _kind(self, name: str) -> Kind:
         return _kind_of(name, self.options)
@@ -168,19 +171,20 @@ class FolderSource:
             parts = parquet_parts(self._file(found.name))
         except Exception:  # its failure is told when the file is read
             return [whole]
-        if len(parts) < 2:
-            return [whole] if parts else []
-        return [Piece((found.name,), n_bytes, (start, stop)) for start, stop, n_bytes in parts]
+        return [whole] if len(parts) == 1 else parts
 
 
 def _kind_of(name: str, options: SourceOptions) -> Kind:
     return LINES if options.lines else KINDS[ending(name)]
 
 
-def _known(listing: Listing, options: SourceOptions) -> tuple[Found, ...]:
-    """The files to read: of known kinds, that can be one table, not empty."""
+def _known(listing: Listing, options: SourceOptions) -> tuple[tuple[Found, ...], tuple[Found, ...]]:
+    """The files to read, of known kinds that can be one table, and those that are left out.
+
+    Empty files of lines are in neither: they hold no rows.
+    """
     if options.lines:
-        return tuple(file for file in listing.files if file.size_bytes)
+        return tuple(file for file in listing.files if file.size_bytes), ()
     known = [file for file in listing.files if ending(file.name) in KINDS]
     if not known and listing.files:
         found = ", ".join(sorted({ending(file.name) or "none" for file in listing.files})[:8])
@@ -201,7 +205,13 @@ def _known(listing: Listing, options: SourceOptions) -> tuple[Found, ...]:
             f"{options.path} holds files that cannot be one table: {held}. Parquet and JSON lines "
             f"go together, other kinds stand alone. Give a glob of one kind, such as '{example}'."
         )
-    return tuple(file for file in known if file.size_bytes or KINDS[ending(file.name)] is IMAGES)
+    kept = (file for file in known if file.size_bytes or not _may_be_empty(file.name))
+    return tuple(kept), tuple(set(listing.files) - set(known))
+
+
+def _may_be_empty(name: str) -> bool:
+    """Whether a file of no bytes is one of no rows; else it is an item or a table that is broken."""
+    return KINDS[ending(name)] in (JSONL, DELIMITED)
 
 
 def _is_about(name: str) -> bool:
@@ -229,11 +239,3 @@ def group_small(pieces: Iterable[Piece]) -> Iterator[Piece]:
             n_bytes += piece.size_bytes
         if names:
             yield Piece(tuple(names), n_bytes)
-
-
-def _after(rows: Rows) -> int:
-    """The position behind the last row."""
-    return 1 + max(
-        (table["position"][-1].as_py() for table in rows if len(table)),
-        default=-1,
-    )

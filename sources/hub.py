@@ -86,12 +86,16 @@ class DatasetSource:
             step = max(1, min(PIECE_ROWS, PIECE_BYTES // row_bytes))
             for start in range(0, len(split), step):
                 stop = min(start + step, len(split))
-                pieces.append(Piece((name,), (stop - start) * row_bytes, (start, stop)))
+                pieces.append(Piece((name,), (stop - start) * row_bytes, (start, stop), start))
         return pieces
 
     def unlisted(self) -> list[tuple[str, str]]:
         """Nothing: a dataset loads as a whole."""
         return []
+
+    def left_out(self) -> dict[str, int]:
+        """Nothing."""
+        return {}
 
     def read(self, piece: Piece) -> Iterator[Rows]:
         """Stream a range of rows."""
@@ -107,10 +111,9 @@ class DatasetSource:
                 table = _with_names(split[done : min(done + step, stop)], split)
                 if len(splits) > 1 and "split" not in table.column_names:
                     table = table.append_column("split", pa.array([name] * len(table), pa.string()))
-                positions = range(done - start, done - start + len(table))
-                yield prepare(table, self.options, name, positions)
+                yield prepare(table, self.options, name, range(done, done + len(table)))
         except Exception as error:
-            yield unread(name, done - start, error)
+            yield unread(name, done, error)
 
     def _splits(self) -> dict[str, "Dataset"]:
         return _load(*self._load_key)

@@ -45,13 +45,13 @@ def jsonl_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
     return pa.schema([(name, array.type) for name, array in columns_of(records).items()])
 
 
-def read_jsonl(file: SourceFile, options: SourceOptions, position: int) -> Iterator[Rows]:
+def read_jsonl(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
     """Stream the rows of a file; blank lines are no rows and are not counted."""
     records: list[Record] = []
     positions: list[int] = []
     failures: list[Failure] = []
     n_bytes = 0
-    first = position
+    position = 0
     lines = Lines(file)
     for number, raw in enumerate(lines.as_bytes(), start=1):
         if not raw.strip():
@@ -60,7 +60,7 @@ def read_jsonl(file: SourceFile, options: SourceOptions, position: int) -> Itera
             records.append(parse_line(raw))
             positions.append(position)
         except NotAnObject as error:
-            if position == first and ending(file.name) == ".json":
+            if position == 0 and ending(file.name) == ".json":
                 yield unread(file.name, position, f"not one JSON object a line: {error}")
                 return
             reason = f"line {number} is not a JSON object: {error}"
@@ -68,10 +68,10 @@ def read_jsonl(file: SourceFile, options: SourceOptions, position: int) -> Itera
         position += 1
         n_bytes += len(raw)
         if len(records) + len(failures) >= MAX_ROWS or n_bytes >= MAX_BYTES:
-            yield _prepared(records, positions, failures, file.name, options)
+            yield _prepared(records, positions, failures, file, options)
             records, positions, failures, n_bytes = [], [], [], 0
     if records or failures:
-        yield _prepared(records, positions, failures, file.name, options)
+        yield _prepared(records, positions, failures, file, options)
     if lines.error:
         yield unread(file.name, position, lines.error)
 
@@ -120,7 +120,7 @@ def _prepared(
     records: list[Record],
     positions: list[int],
     failures: list[Failure],
-    name: str,
+    file: SourceFile,
     options: SourceOptions,
 ) -> Rows:
     """Text, id and hash come from the Python values: Arrow's types depend on the neighbours."""
@@ -135,7 +135,15 @@ def _prepared(
         table[column] = _strings(text_of(record.get(column)) for record in records)
     if options.id_column is not None and options.id_column not in options.text_column:
         table[options.id_column] = _strings(id_of(r.get(options.id_column)) for r in records)
-    return prepare(pa.table(table), options, name, positions, row_hashes=hashes, failures=failures)
+    return prepare(
+        pa.table(table),
+        options,
+        file.name,
+        positions,
+        numbers=file.number,
+        row_hashes=hashes,
+        failures=failures,
+    )
 
 
 def _strings(values: Iterable[str | None]) -> pa.Array:

@@ -49,6 +49,10 @@ class LabelSource:
         """Nothing."""
         return []
 
+    def left_out(self) -> dict[str, int]:
+        """Nothing."""
+        return {}
+
     def read(self, piece: Piece) -> Iterator[Rows]:
         """The classes; blank lines and lines that begin with # are none."""
         lines = Lines(self._file)

@@ -5,7 +5,8 @@ import difflib
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -19,6 +20,7 @@ from fsspec.utils import glob_translate
 from pyarrow.fs import FileSelector, FileType
 
 from schemas.places import filesystem, in_bucket, in_store, reason
+from sources.opening import ending
 from sources.rows import SourceError, SourceOptions, short_reason
 
 _MAGIC = re.compile(r"[*?[]")
@@ -135,6 +137,11 @@ class Place:
     def missing(self) -> str:
         """Say that there is no such path, and what is where it was expected."""
         return f"There is no file or folder {self.options.path}. {beside(self.fs, self.path)}"
+
+
+def endings(files: Iterable[Found]) -> dict[str, int]:
+    """How many files have which ending, most first; `none` where there is none."""
+    return dict(Counter(ending(file.name) or "none" for file in files).most_common())
 
 
 def beside(fs: AbstractFileSystem, path: str) -> str:

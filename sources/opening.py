@@ -22,11 +22,12 @@ def ending(name: str) -> str:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file to read; `name` is what failures call it."""
+    """A file to read; `name` is what failures call it, `number` its index in the piece."""
 
     fs: AbstractFileSystem
     path: str
     name: str
+    number: int = 0
 
     @property
     def is_far(self) -> bool:

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from sources.opening import SourceFile
 from sources.prepare import prepare
-from sources.rows import MAX_BYTES, MAX_ROWS, Rows, SourceOptions, short_reason, unread
+from sources.rows import MAX_BYTES, MAX_ROWS, Piece, Rows, SourceOptions, short_reason, unread
 
 PIECE_BYTES = 64 << 20
 PIECE_ROWS = 100_000
@@ -23,8 +23,8 @@ def parquet_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
         return parquet.schema_arrow
 
 
-def parquet_parts(file: SourceFile) -> list[tuple[int, int, int]]:
-    """Cut a file into (first row group, the one after the last, bytes uncompressed).
+def parquet_parts(file: SourceFile) -> list[Piece]:
+    """Cut a file into parts of whole row groups, their size in bytes uncompressed.
 
     A part ends before the row group that would carry it over 64 MB or 100,000 rows. Empty where
     the file has no row groups.
@@ -32,9 +32,9 @@ def parquet_parts(file: SourceFile) -> list[tuple[int, int, int]]:
     Raises:
         Exception: The file cannot be read.
     """
-    parts: list[tuple[int, int, int]] = []
+    parts: list[Piece] = []
     with file.open(jumps=True) as stream, pq.ParquetFile(stream) as parquet:
-        start = n_bytes = n_rows = 0
+        start = first_row = n_bytes = n_rows = 0
         for number in range(parquet.num_row_groups):
             group = parquet.metadata.row_group(number)
             over = (
@@ -42,19 +42,30 @@ def parquet_parts(file: SourceFile) -> list[tuple[int, int, int]]:
                 or n_rows + group.num_rows > PIECE_ROWS
             )
             if over and number > start:
-                parts.append((start, number, n_bytes))
-                start, n_bytes, n_rows = number, 0, 0
+                parts.append(Piece((file.name,), n_bytes, (start, number), first_row))
+                start, first_row = number, first_row + n_rows
+                n_bytes = n_rows = 0
             n_bytes += group.total_byte_size
             n_rows += group.num_rows
         if parquet.num_row_groups:
-            parts.append((start, parquet.num_row_groups, n_bytes))
+            parts.append(Piece((file.name,), n_bytes, (start, parquet.num_row_groups), first_row))
     return parts
 
 
 def read_parquet(
-    file: SourceFile, options: SourceOptions, position: int, part: tuple[int, int] | None = None
+    file: SourceFile,
+    options: SourceOptions,
+    part: tuple[int, int] | None = None,
+    position: int = 0,
 ) -> Iterator[Rows]:
-    """Stream the row groups [start, stop) of a file, or all; a bad one costs no other its rows."""
+    """Stream the row groups [start, stop) of a file, or all; a bad one costs no other its rows.
+
+    Args:
+        file: To read.
+        options: Which columns are which.
+        part: The row groups; None is all.
+        position: Of the part's first row.
+    """
     try:
         stream = file.open(jumps=True)
     except Exception as error:  # each file system has errors of its own
@@ -81,7 +92,8 @@ def read_parquet(
             try:
                 for batch in parquet.iter_batches(size, [number], wanted, use_threads=False):
                     table = pa.Table.from_batches([batch])
-                    yield prepare(table, options, file.name, range(first, first + len(table)))
+                    positions = range(first, first + len(table))
+                    yield prepare(table, options, file.name, positions, numbers=file.number)
                     first += len(table)
             except Exception as error:
                 yield unread(file.name, first, f"row group {number}: {short_reason(error)}")

@@ -32,6 +32,7 @@ def prepare(
     source_files: str | Sequence[str],
     positions: Sequence[int] | range,
     *,
+    numbers: int | Sequence[int] = 0,
     ids: Sequence[str] | None = None,
     row_hashes: Hashes | None = None,
     failures: Iterable[Failure] = (),
@@ -42,7 +43,8 @@ def prepare(
         table: n rows with the text, id and other columns. Strings may hold invalid UTF-8.
         options: Which columns are which; `text_column` is not empty, or there is an `image_column`.
         source_files: The file of all rows, or n of them.
-        positions: n indices within the piece.
+        positions: n indices of rows, each within its file.
+        numbers: Index of the rows' file in the piece, one for all or n of them.
         ids: n ids where the file is the item; else the id column or the content hash is the id.
         row_hashes: (n,) uint64 where the reader hashed the other columns before Arrow saw them.
         failures: Rows that the reader could not even parse, to stand with the failures.
@@ -62,11 +64,20 @@ def prepare(
     content = _content_hashes(hashed)
     found = pa.array(ids, pa.string()) if ids is not None else _ids(table, options, content, bad)
     others, hashes = _others(table, options, bad)
+    number = pa.array(np.broadcast_to(np.asarray(numbers, np.uint32), len(table)))
     position = pa.array(positions, pa.uint32())
     if row_hashes is None:
         row_hashes = hashes
     good = pa.table(
-        [found, content, pa.array(row_hashes, pa.uint64()), position, items, *others.values()],
+        [
+            found,
+            content,
+            pa.array(row_hashes, pa.uint64()),
+            number,
+            position,
+            items,
+            *others.values(),
+        ],
         pa.schema([*PREPARED_FIELDS[:-1], item, *(pa.field(n, c.type) for n, c in others.items())]),
     )
     if bad:

@@ -2,10 +2,13 @@
 
 A source is listed once on the driver into pieces. A piece is read twice in a run, to plan and to
 embed, each time perhaps on another machine: a source pickles small and reads the same both times.
+The address of a row is its file and its position, which counts the rows of the whole file from 0,
+however the file was cut into pieces.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
@@ -37,11 +40,12 @@ PREPARED_FIELDS = (
     pa.field("id", pa.string(), nullable=False),
     pa.field("content_hash", pa.binary(16), nullable=False),
     pa.field("row_hash", pa.uint64(), nullable=False),
+    pa.field("piece_file", pa.uint32(), nullable=False),
     pa.field("position", pa.uint32(), nullable=False),
     pa.field("text", pa.large_string(), nullable=False),
 )
-"""The first columns of `Rows.table`; of images, `image` (IMAGE) in place of `text`. Other columns of
-these names get the prefix `source_`."""
+"""The first columns of `Rows.table`; of images, `image` (IMAGE) in place of `text`. `piece_file` is the
+index of the row's file in `Piece.files`. Other columns of these names get the prefix `source_`."""
 
 
 class SourceError(ValueError):
@@ -139,11 +143,33 @@ class Piece:
         files: Names relative to SOURCE (a dataset's splits for datasets).
         size_bytes: About what is read from storage.
         part: Row groups [start, stop) of one Parquet file, or rows [start, stop) of a split.
+        first_row: Position of the first row of that part.
+        file_number: Index of the first of `files` among all files of the source; see `numbered`.
     """
 
     files: tuple[str, ...]
     size_bytes: int
     part: tuple[int, int] | None = None
+    first_row: int = 0
+    file_number: int = 0
+
+
+def numbered(pieces: Iterable[Piece]) -> list[Piece]:
+    """Pieces in the order of their files with `file_number` set; the parts of a file share it."""
+    result: list[Piece] = []
+    n_files = 0
+    for piece in pieces:
+        goes_on = piece.part is not None and bool(result) and result[-1].files == piece.files
+        number = n_files - 1 if goes_on else n_files
+        result.append(replace(piece, file_number=number))
+        n_files = number + len(piece.files)
+    return result
+
+
+def file_name(pieces: Sequence[Piece], number: int) -> str:
+    """The name of a file by its number, given all pieces of the source, numbered."""
+    at = bisect_right(pieces, number, key=lambda piece: piece.file_number) - 1
+    return pieces[at].files[number - pieces[at].file_number]
 
 
 class Rows(NamedTuple):
@@ -153,10 +179,12 @@ class Rows(NamedTuple):
         table: `PREPARED_FIELDS`, then the other columns in their source types.
         failures: `FAILURE_SCHEMA`. Stage `read` is a bad row; stage `file` says that a file or
             the rest of it could not be read.
+        left_out: How many rows the source does not take, by reason, such as items too short to be one.
     """
 
     table: pa.Table
     failures: pa.Table
+    left_out: Mapping[str, int] = {}
 
 
 class Source(Protocol):
@@ -176,6 +204,9 @@ class Source(Protocol):
 
     def unlisted(self) -> list[tuple[str, str]]:
         """What could not be listed: (path, reason)."""
+
+    def left_out(self) -> dict[str, int]:
+        """How many files are of kinds that are not read here, by ending."""
 
     def read(self, piece: Piece) -> Iterator[Rows]:
         """Stream a piece. Bad data becomes failures and never raises."""

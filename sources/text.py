@@ -26,10 +26,10 @@ def read_documents(files: Sequence[SourceFile], options: SourceOptions) -> Itera
     return read_whole(files, options, table_of)
 
 
-def read_lines(file: SourceFile, options: SourceOptions, position: int) -> Iterator[Rows]:
+def read_lines(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
     """Stream a file whose lines are documents; blank lines are no rows and are not counted."""
     texts: list[bytes] = []
-    n_bytes = 0
+    n_bytes = position = 0
     lines = Lines(file)
     for line in lines.as_bytes():
         text = line.removeprefix(BYTE_ORDER_MARK).rstrip(b"\r\n")
@@ -39,11 +39,11 @@ def read_lines(file: SourceFile, options: SourceOptions, position: int) -> Itera
         n_bytes += len(text)
         if len(texts) >= MAX_ROWS or n_bytes >= MAX_BYTES:
             positions = range(position, position + len(texts))
-            yield prepare(text_table(texts), options, file.name, positions)
+            yield prepare(text_table(texts), options, file.name, positions, numbers=file.number)
             position, texts, n_bytes = positions.stop, [], 0
     positions = range(position, position + len(texts))
     if texts:
-        yield prepare(text_table(texts), options, file.name, positions)
+        yield prepare(text_table(texts), options, file.name, positions, numbers=file.number)
     if lines.error:
         yield unread(file.name, positions.stop, lines.error)
 

@@ -40,25 +40,25 @@ def webdataset_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
     return SCHEMA
 
 
-def read_webdataset(file: SourceFile, options: SourceOptions, position: int) -> Iterator[Rows]:
+def read_webdataset(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
     """Stream a tar's samples; those without an image are failures."""
     waiting: list[_Sample] = []
-    n_bytes = 0
+    n_bytes = position = 0
     try:
         with file.open() as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
             for sample in _samples(tar):
                 waiting.append(sample)
                 n_bytes += len(sample.image or b"")
                 if len(waiting) >= MAX_ROWS or n_bytes >= MAX_BYTES:
-                    yield _rows(waiting, file.name, options, position)
+                    yield _rows(waiting, file, options, position)
                     position, waiting, n_bytes = position + len(waiting), [], 0
     except Exception as error:  # a tar that was cut off, or each file system's own
         if waiting:
-            yield _rows(waiting, file.name, options, position)
+            yield _rows(waiting, file, options, position)
         yield unread(file.name, position + len(waiting), error)
         return
     if waiting:
-        yield _rows(waiting, file.name, options, position)
+        yield _rows(waiting, file, options, position)
 
 
 def _samples(tar: tarfile.TarFile) -> Iterator[_Sample]:
@@ -88,7 +88,8 @@ def _split(name: str) -> tuple[str, str]:
     return folder + slash + stem, (dot + ending).lower()
 
 
-def _rows(samples: list[_Sample], tar: str, options: SourceOptions, position: int) -> Rows:
+def _rows(samples: list[_Sample], file: SourceFile, options: SourceOptions, position: int) -> Rows:
+    tar = file.name
     columns = {
         "image": image_column([s.image for s in samples], [f"{tar}/{s.path}" for s in samples])
     }
@@ -96,7 +97,7 @@ def _rows(samples: list[_Sample], tar: str, options: SourceOptions, position: in
         columns[name] = pa.array([_text(s.columns.get(name)) for s in samples], pa.string())
     positions = range(position, position + len(samples))
     ids = [f"{tar}/{sample.name}" for sample in samples]
-    return prepare(pa.table(columns), options, tar, positions, ids=ids)
+    return prepare(pa.table(columns), options, tar, positions, numbers=file.number, ids=ids)
 
 
 def _text(value: bytes | None) -> str | None:

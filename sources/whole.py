@@ -17,7 +17,7 @@ def read_whole(
     options: SourceOptions,
     table_of: Callable[[list[bytes], list[str]], pa.Table],
 ) -> Iterator[Rows]:
-    """Stream files; every file counts as one position.
+    """Stream files, each of one row.
 
     Args:
         files: Of one kind.
@@ -25,23 +25,24 @@ def read_whole(
         table_of: Makes rows of files' contents and names.
     """
     contents: list[bytes] = []
-    positions: list[int] = []
+    read: list[SourceFile] = []
     n_bytes = 0
 
     def rows() -> Rows:
-        names = [files[position].name for position in positions]
-        return prepare(table_of(contents, names), options, names, positions, ids=names)
+        names, numbers = [file.name for file in read], [file.number for file in read]
+        table = table_of(contents, names)
+        return prepare(table, options, names, [0] * len(read), numbers=numbers, ids=names)
 
-    for position, (file, content) in enumerate(zip(files, _contents(files), strict=True)):
+    for file, content in zip(files, _contents(files), strict=True):
         if isinstance(content, Exception):
-            yield unread(file.name, position, short_reason(content))
+            yield unread(file.name, 0, short_reason(content))
             continue
         contents.append(content)
-        positions.append(position)
+        read.append(file)
         n_bytes += len(content)
         if len(contents) >= MAX_ROWS or n_bytes >= MAX_BYTES:
             yield rows()
-            contents, positions, n_bytes = [], [], 0
+            contents, read, n_bytes = [], [], 0
     if contents:
         yield rows()
 

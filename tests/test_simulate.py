@@ -17,6 +17,7 @@ from benchmarks.reckon import IMAGE_WINDOW, WAVE_SECONDS, Work, reckon, work_of
 from jobs.scan import due_by_piece
 from schemas.keys import KEYS
 from schemas.plan import make_plan
+from sources.rows import Piece, numbered
 
 DOCUMENT = (Path(__file__).resolve().parents[1] / "docs" / "scale.md").read_text(encoding="utf-8")
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
@@ -127,7 +128,8 @@ def test_reads_of_the_source_are_those_of_a_real_plan(monkeypatch):
     current = np.ones(100, bool)
     plan = make_plan(source, stored, source[:0], current_file=current, wave_rows=wave_rows)
     assert len(np.unique(plan.drops["where"])) == 100
-    read = len(due_by_piece(plan.due)) * WORK.piece_rows / n
+    pieces = numbered(Piece((str(file),), 1) for file in range(-(-n // WORK.piece_rows)))
+    read = len(due_by_piece(plan.due, pieces)) * WORK.piece_rows / n
     monkeypatch.setattr("benchmarks.reckon.WAVE_ROWS", wave_rows)
     rates = ZEROS | {"plan_rows": 2}
     told = reckon(n, WORK, rates, "scattered", 1, workers=n_workers, changed=changed)

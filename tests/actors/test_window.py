@@ -12,7 +12,7 @@ from actors.exchange import DUE_FIELDS, ITEM_FIELDS, REPORT
 from actors.window import EmbedWindow, Target
 from schemas.embeddings import Fingerprint, table_schema, vectors_of
 from schemas.places import filesystem
-from schemas.plan import EMBED, NEW, REFUSED
+from schemas.plan import EMBED
 
 FIELDS = (*DUE_FIELDS, *ITEM_FIELDS["text"])
 SCHEMA = table_schema([], Fingerprint("hash", 8, "hash", "hash-1"))
@@ -57,7 +57,7 @@ def due(texts, groups=None, reasons=None):
         "due:position": list(range(n)),
         "text": texts,
         "due:action": [EMBED] * n,
-        "due:kind": [REFUSED if reason else NEW for reason in reasons or [None] * n],
+        "due:at": [10 + row for row in range(n)],
         "due:group": groups or [0] * n,
         "due:id": [7] * n,
         "due:stage": ["read" if reason else None for reason in reasons or [None] * n],
@@ -130,7 +130,7 @@ def test_rows_that_failed_before_need_no_model(target):
     assert (row["n_due"], row["remarks"]) == (2, [])
     assert row["failures"][1] == {
         **{"id": "1", "content_hash": "01" * 16, "source_file": "a.parquet", "position": 1},
-        **{"stage": "read", "reason": "changed", "kind": REFUSED, "planned_id": 7},
+        **{"stage": "read", "reason": "changed", "at": 11, "planned_id": 7},
     }
 
 
@@ -138,9 +138,9 @@ def test_a_row_that_cannot_be_embedded_is_reported_and_the_others_are_written(ta
     window = EmbedWindow(HashModel(poison="poison"), target)
     (row,) = window(due(["fine", "poison", "lost"], reasons=[None, None, "gone"])).to_pylist()
     assert (row["n_due"], row["n_rows"], row["n_computed"]) == (3, 1, 4)
-    assert [(f["id"], f["stage"], f["reason"], f["kind"]) for f in row["failures"]] == [
-        ("1", "embed", "RuntimeError: cannot embed 'poison'", NEW),
-        ("2", "read", "gone", REFUSED),
+    assert [(f["id"], f["stage"], f["reason"], f["at"]) for f in row["failures"]] == [
+        ("1", "embed", "RuntimeError: cannot embed 'poison'", 11),
+        ("2", "read", "gone", 12),
     ]
     assert written(target, row["name"])["text"].to_pylist() == ["fine"]
 

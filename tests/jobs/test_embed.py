@@ -75,7 +75,7 @@ def embed(source, table, model=None, *, id_column="id", **options):
     """Embed; what the summary says must add up and be what the table holds."""
     config = EmbedConfig(str(source), str(table), "hash", id_column=id_column, **options)
     summary = run(config, model or HashModel())
-    assert summary.rows_read == sum(getattr(summary, name) for name in COUNTS[:-1])
+    assert summary.rows_read == summary.left_out + sum(getattr(summary, n) for n in COUNTS[:-1])
     if not options.get("dry_run"):
         assert summary.table_version == DeltaTable(table).version()
     return summary
@@ -251,7 +251,10 @@ def test_prune_stops_at_a_fifth_and_at_a_file_that_cannot_be_read(tmp_path):
     (source / "b.parquet").write_bytes(b"PAR1 was here")
     summary = embed(source, table, prune=True, force_prune=True, max_failures=1)
     assert counts(summary) == {"unchanged": 15, "failed": 1}
-    assert summary.warnings == ["nothing is pruned: a part of the source could not be read"]
+    assert summary.warnings == [
+        "nothing is pruned: a part of the source could not be read",
+        "of the rows that failed, 1 did not before",
+    ]
     assert rows_of(table) == before
     (source / "b.parquet").unlink()
     summary = embed(source, table, prune=True, force_prune=True)
@@ -391,12 +394,15 @@ def test_rows_that_fail_leave_the_table_and_are_tried_again_only_when_asked(tmp_
 
 def test_too_many_failures_end_the_run_with_an_error_and_what_was_good_stays(tmp_path):
     source, table = tmp_path / "a.jsonl", tmp_path / "table"
-    write(source, [{"id": str(n), "text": f"bad {n}" if n < 3 else f"good {n}"} for n in range(20)])
-    message = r"15.0% of the rows due failed, more than --max-failures 0.1. .*embatch failures"
+    rows = [{"id": str(n), "text": f"bad {n}" if n < 40 else f"good {n}"} for n in range(200)]
+    write(source, rows)
+    message = r"40 rows failed .* 20.0% of those tried .* --max-failures 0.1. .*embatch failures"
     with pytest.raises(SyncError, match=message):
         embed(source, table, HashModel(poison="bad"))
-    assert (len(rows_of(table)), len(failures_of(table))) == (17, 3)
-    assert counts(embed(source, table, Absent(), max_failures=0)) == {"unchanged": 17, "failed": 3}
+    assert (len(rows_of(table)), len(failures_of(table))) == (160, 40)
+    summary = embed(source, table, Absent(), max_failures=0)
+    assert counts(summary) == {"unchanged": 160, "failed": 40}
+    assert summary.warnings == []
 
 
 # -- columns and types --------------------------------------------------------------------------
@@ -456,7 +462,7 @@ def test_a_folder_of_feeds_is_embedded_from_end_to_end(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n \n".join(texts))
     summary = embed(source, table, id_column="", prune=True)
-    assert counts(summary) == {"embedded": 3, "duplicates": 1}
+    assert (counts(summary), summary.left_out) == ({"embedded": 3, "duplicates": 1}, 1)
     found = sorted(
         (row["text"], row["label"], row["feed"], f"{row['published']:%Y-%m-%d %H:%M %Z}")
         for row in rows_of(table).values()

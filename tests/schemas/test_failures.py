@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from schemas.failures import FAILURES, MANY_FILES, FailureLog, identities
+from schemas.failures import FAILURES, MANY_FILES, FailureLog, identities, sameness
 from schemas.keys import hex_of, id_hashes
 from schemas.plan import KNOWN_CONFLICT, KNOWN_EMBED
 from schemas.store import Refused, Table
@@ -80,6 +80,7 @@ def test_a_failure_of_another_night_is_only_marked_as_seen(log, uri):
         {"source_file": "b.jsonl"},
         {"stage": "id"},
         {"reason": "other"},
+        {"position": 9},
     ],
     ids=lambda changed: next(iter(changed)),
 )
@@ -87,10 +88,13 @@ def test_a_failure_is_another_if_anything_but_its_run_differs(log, changed):
     assert log.add([failure(0), failure(0, **changed)], note()) == 2
 
 
-def test_a_place_matters_only_where_there_is_no_id(log):
-    assert log.add([failure(0), failure(0, position=9)], note()) == 1
-    nameless = failure(0, id=None)
-    assert log.add([nameless, {**nameless, "position": 9}], note()) == 2
+def test_a_failure_on_another_night_is_the_same_by_its_content_else_by_its_file():
+    row, nameless = failure(0), failure(0, id=None, content_hash=None)
+    assert sameness(row) == sameness(failure(9) | {"id": "id-0", "source_file": "b.jsonl"})
+    assert sameness(nameless) == sameness(nameless | {"position": 9, "reason": "line 9"})
+    others = [{"content_hash": HASHES[1]}, {"id": "b"}, {"stage": "read"}, {"recipe": "r"}]
+    assert all(sameness(row | other) != sameness(row) for other in others)
+    assert sameness(nameless | {"source_file": "b.jsonl"}) != sameness(nameless)
 
 
 def test_identities_do_not_depend_on_run_or_time():
@@ -161,8 +165,7 @@ def test_keys_may_be_those_that_this_run_has_met(log, uri):
     met = set()
     again = FailureLog(uri, seen=met)
     assert again.keys("recipe-1", only_seen=True)["position"].tolist() == []
-    again.add([failure(1)], note("run-2"))
-    again.meet(np.array([2]))
+    again.add([failure(1), failure(2)], note("run-2"))
     assert again.keys("recipe-1", only_seen=True)["position"].tolist() == [1, 2]
     assert FailureLog(uri, seen=met).seen.tolist() == [False, True, True]
 

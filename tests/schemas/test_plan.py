@@ -15,10 +15,10 @@ from schemas.plan import (
     CONFLICT,
     COPY,
     EMBED,
+    EMBEDDED,
     KNOWN_CONFLICT,
     KNOWN_EMBED,
-    NEW,
-    REFUSED,
+    REFUSE,
     REPLACED,
     UPDATED,
     make_plan,
@@ -78,13 +78,18 @@ def plan_of(source, stored=(), failed=(), current=None, **options):
 
 
 def counts_of(plan):
-    return {name: getattr(plan, name) for name in COUNTS if getattr(plan, name)}
+    counts = Counter(COUNTS[fate] for fate in plan.fate.tolist())
+    return dict(counts)
 
 
 def due_of(plan):
-    """(piece, position): (kind, action, group) of each due row."""
+    """(file, position): (fate, action, group) of each due row."""
     return {
-        (int(d["piece"]), int(d["position"])): (int(d["kind"]), int(d["action"]), int(d["group"]))
+        (int(d["file"]), int(d["position"])): (
+            int(plan.fate[d["at"]]),
+            int(d["action"]),
+            int(d["group"]),
+        )
         for d in plan.due
     }
 
@@ -135,7 +140,7 @@ class Expected:
     """What a plan must say, each row in the words of the table in ARCHITECTURE.md."""
 
     counts: Counter
-    due: dict  # (piece, position): (kind, action)
+    due: dict  # (file, position): (kind, action)
     drops: list
     deferred: int
     deleted: int
@@ -161,9 +166,9 @@ def expected_plan(source, stored, failed, current, *, passages, prune, defer):
 
     counts, due, dropped_ids, deferred, seen_failures = Counter(), {}, set(), 0, set()
     won, led = {}, set()
-    for piece, rows in enumerate(source):
+    for file, rows in enumerate(source):
         for position, row in enumerate(rows):
-            at, (stage, number) = (piece, position), failures.get(row[:2], (None, None))
+            at, (stage, number) = (file, position), failures.get(row[:2], (None, None))
             if row.id in won:
                 if won[row.id].content == row.content:
                     counts["duplicates"] += 1
@@ -172,7 +177,7 @@ def expected_plan(source, stored, failed, current, *, passages, prune, defer):
                 if stage == KNOWN_CONFLICT:
                     seen_failures.add(number)
                 else:
-                    due[at] = (REFUSED, CONFLICT)
+                    due[at] = (CONFLICT, REFUSE)
                 continue
             won[row.id] = row
             twin = held[row.id][0][2] if held[row.id] else None
@@ -196,7 +201,7 @@ def expected_plan(source, stored, failed, current, *, passages, prune, defer):
                 continue
             if not copied:
                 led.add(row.content)
-            due[at] = (REPLACED if twin else NEW, COPY if copied else EMBED)
+            due[at] = (REPLACED if twin else EMBEDDED, COPY if copied else EMBED)
             dropped_ids.add(row.id)
     gone = {id_ for id_ in held if held[id_] and id_ not in won} if prune else set()
     drops = [(f, p) for id_ in dropped_ids | gone for f, p, _ in held[id_]]
@@ -211,19 +216,19 @@ def assert_as_expected(source, stored, failed, current, wave_rows, **options):
     assert drops_of(plan) == expected.drops
     assert plan.deferred == expected.deferred
     assert plan.deleted == expected.deleted
-    assert set(plan.known_failures.tolist()) == expected.known_failures
+    assert set(plan.known[:, 1].tolist()) == expected.known_failures
     assert plan.n_ids_stored == len({row.id for rows in stored for row in rows})
-    assert plan.n_rows == sum(len(rows) for rows in source) == sum(expected.counts.values())
+    assert len(plan.fate) == sum(len(rows) for rows in source) == sum(expected.counts.values())
     check_due(plan, source, stored, current, options["passages"])
     check_groups(plan, stored, wave_rows)
 
 
 def check_due(plan, source, stored, current, passages):
     """Due rows say what the source says, in the order of work, and copy from where they can."""
-    order = [(d["group"], d["piece"], d["position"]) for d in plan.due]
+    order = [(d["group"], d["file"], d["position"]) for d in plan.due]
     assert order == sorted(order)
     for due in plan.due:
-        row = source[due["piece"]][due["position"]]
+        row = source[due["file"]][due["position"]]
         assert (tuple(due["content"].tolist()), due["row"]) == (WORDS[row.content], row.row)
         if due["action"] == COPY:
             file, start, count = due["from_file"], due["from_position"], due["from_count"]
@@ -250,7 +255,7 @@ def check_groups(plan, stored, wave_rows):
         files_of[stored[file][position].id].add(int(groups[file]))
     assert all(len(of_id) == 1 for of_id in files_of.values())
     for due in plan.due:
-        assert (due["group"] > 0) == (due["kind"] in (REPLACED, UPDATED))
+        assert (due["group"] > 0) == (plan.fate[due["at"]] in (REPLACED, UPDATED))
 
 
 @settings(max_examples=400)
@@ -300,7 +305,7 @@ class Run:
         plan = plan_of(
             self.source, self.files, self.failures, self.current, passages=self.passages, **options
         )
-        assert sum(getattr(plan, name) for name in COUNTS) == plan.n_rows
+        assert len(plan.fate) == sum(len(rows) for rows in self.source)
         return plan
 
     def sync(self, *, replace, prune, wave_rows):
@@ -340,8 +345,8 @@ class Run:
         self.current = [*self.current, *[True] * len(added)]
 
     def work(self, due, old):
-        row = self.source[due["piece"]][due["position"]]
-        if due["action"] == CONFLICT:
+        row = self.source[due["file"]][due["position"]]
+        if due["action"] == REFUSE:
             self.failures.append((row.id, row.content, KNOWN_CONFLICT))
             return []
         if due["action"] == COPY:
@@ -451,22 +456,34 @@ def test_one_row_of_each_kind():
     plan = plan_of(source, stored, prune=True)
     one_each = ("unchanged", "embedded", "replaced", "updated", "duplicates", "conflicts")
     assert counts_of(plan) == dict.fromkeys(one_each, 1)
-    assert (plan.n_rows, plan.deleted, plan.deferred, plan.n_ids_stored) == (6, 1, 0, 4)
+    assert (len(plan.fate), plan.deleted, plan.deferred, plan.n_ids_stored) == (6, 1, 0, 4)
     assert due_of(plan) == {
         (0, 1): (UPDATED, COPY, 1),
         (0, 2): (REPLACED, EMBED, 1),
-        (1, 0): (NEW, EMBED, 0),
-        (1, 2): (REFUSED, CONFLICT, 0),
+        (1, 0): (EMBEDDED, EMBED, 0),
+        (1, 2): (CONFLICT, REFUSE, 0),
     }
     assert drops_of(plan) == [(0, 1), (1, 0), (1, 1)]
     assert plan.group_of_file.tolist() == [1, 1]
     assert plan.expected().tolist() == [2, 2]
 
 
+@pytest.mark.parametrize("prune", [False, True])
+def test_a_row_that_cannot_be_read_any_more_leaves_the_table_unless_another_has_its_id(prune):
+    stored = [[Held(0, 0, 0), Held(1, 1, 0)], [Held(2, 2, 0)]]
+    unreadable = np.array([WORDS[0], WORDS[0], WORDS[2], WORDS[5]], np.uint64)
+    plan = plan_of(
+        [[Row(1, 1, 0), Row(2, 2, 0)]], stored, unreadable=unreadable, prune=prune, wave_rows=1
+    )
+    assert counts_of(plan) == {"unchanged": 2}
+    assert (plan.withdrawn, plan.deleted, drops_of(plan)) == (1, 0, [(0, 0)])
+    assert (plan.group_of_file.tolist(), plan.expected().tolist()) == ([1, 0], [0, 0])
+
+
 def test_an_empty_source_leaves_the_table_and_with_prune_empties_it():
     stored = [[Held(0, 0, 0), Held(1, 1, 0)], [Held(2, 2, 0)]]
     plan = plan_of([], stored)
-    assert (plan.n_rows, len(plan.due), len(plan.drops), plan.n_groups) == (0, 0, 0, 0)
+    assert (len(plan.fate), len(plan.due), len(plan.drops), plan.n_groups) == (0, 0, 0, 0)
     assert plan.group_of_file.tolist() == [0, 0]
     assert plan.expected().tolist() == [0]
     plan = plan_of([], stored, prune=True)
@@ -477,20 +494,20 @@ def test_an_empty_source_leaves_the_table_and_with_prune_empties_it():
 def test_an_empty_table_takes_every_row():
     plan = plan_of([[Row(0, 0, 0)], [Row(1, 1, 0)]], prune=True)
     assert counts_of(plan) == {"embedded": 2}
-    assert due_of(plan) == {(0, 0): (NEW, EMBED, 0), (1, 0): (NEW, EMBED, 0)}
+    assert due_of(plan) == {(0, 0): (EMBEDDED, EMBED, 0), (1, 0): (EMBEDDED, EMBED, 0)}
     assert (plan.n_groups, len(plan.drops), plan.deleted, plan.n_ids_stored) == (0, 0, 0, 0)
 
 
 def test_nothing_against_nothing_is_an_empty_plan():
     plan = make_plan(NOTHING, NOTHING, NOTHING, current_file=np.zeros(0, bool), prune=True)
-    assert (plan.n_rows, len(plan.due), len(plan.drops), plan.deleted) == (0, 0, 0, 0)
+    assert (len(plan.fate), len(plan.due), len(plan.drops), plan.deleted) == (0, 0, 0, 0)
     assert plan.expected().tolist() == [0]
 
 
 def test_a_renamed_row_takes_its_old_vector():
     plan = plan_of([[Row(1, 0, 0)]], [[Held(5, 5, 0), Held(0, 0, 0)]])
     assert counts_of(plan) == {"embedded": 1}
-    assert due_of(plan) == {(0, 0): (NEW, COPY, 0)}
+    assert due_of(plan) == {(0, 0): (EMBEDDED, COPY, 0)}
     due = plan.due[0]
     assert (due["from_file"], due["from_position"], due["from_count"]) == (0, 1, 1)
 
@@ -515,19 +532,19 @@ def test_an_id_that_stands_twice_is_written_once():
 def test_of_new_rows_with_one_content_the_first_is_due_and_the_others_wait():
     source = [[Row(0, 0, 0), Row(1, 0, 0), Row(2, 0, 1)]]
     plan = plan_of(source)
-    assert due_of(plan) == {(0, 0): (NEW, EMBED, 0)}
-    assert (plan.embedded, plan.deferred) == (3, 2)
+    assert due_of(plan) == {(0, 0): (EMBEDDED, EMBED, 0)}
+    assert (counts_of(plan)["embedded"], plan.deferred) == (3, 2)
     plan = plan_of(source, defer=False)
-    assert due_of(plan) == {(0, p): (NEW, EMBED, 0) for p in range(3)}
-    assert (plan.embedded, plan.deferred) == (3, 0)
+    assert due_of(plan) == {(0, p): (EMBEDDED, EMBED, 0) for p in range(3)}
+    assert (counts_of(plan)["embedded"], plan.deferred) == (3, 0)
     plan = plan_of(source, [[Held(0, 0, 0)]], defer=False)
-    assert due_of(plan) == {(0, 1): (NEW, COPY, 0), (0, 2): (NEW, COPY, 0)}
+    assert due_of(plan) == {(0, 1): (EMBEDDED, COPY, 0), (0, 2): (EMBEDDED, COPY, 0)}
 
 
 def test_a_row_that_waits_keeps_its_old_row():
     plan = plan_of([[Row(0, 0, 0), Row(1, 0, 0)]], [[Held(1, 1, 0)]])
     assert counts_of(plan) == {"embedded": 1, "replaced": 1}
-    assert due_of(plan) == {(0, 0): (NEW, EMBED, 0)}
+    assert due_of(plan) == {(0, 0): (EMBEDDED, EMBED, 0)}
     assert (plan.deferred, len(plan.drops)) == (1, 0)
 
 
@@ -537,19 +554,19 @@ def test_a_known_failure_is_not_tried_and_its_old_row_goes():
     assert counts_of(plan) == {"known": 1}
     assert (len(plan.due), plan.n_groups) == (0, 1)
     assert drops_of(plan) == [(0, 0)]
-    assert plan.known_failures.tolist() == [1]
+    assert plan.known[:, 1].tolist() == [1]
 
 
 def test_a_row_that_stands_in_both_tables_is_no_failure():
     plan = plan_of([[Row(0, 0, 0)]], [[Held(0, 0, 0)]], [(0, 0, KNOWN_EMBED)])
     assert counts_of(plan) == {"unchanged": 1}
-    assert plan.known_failures.tolist() == []
+    assert plan.known[:, 1].tolist() == []
 
 
 def test_a_known_conflict_is_counted_and_not_told_again():
     plan = plan_of([[Row(0, 0, 0), Row(0, 1, 0)]], [[Held(0, 0, 0)]], [(0, 1, KNOWN_CONFLICT)])
     assert counts_of(plan) == {"unchanged": 1, "conflicts": 1}
-    assert (len(plan.due), plan.known_failures.tolist()) == (0, [0])
+    assert (len(plan.due), plan.known[:, 1].tolist()) == (0, [0])
 
 
 def test_a_row_that_was_in_conflict_and_now_wins_is_embedded():
@@ -558,12 +575,12 @@ def test_a_row_that_was_in_conflict_and_now_wins_is_embedded():
     assert due_of(plan) == {(0, 0): (REPLACED, EMBED, 1)}
 
 
-def test_every_record_of_a_failure_that_still_holds_is_kept():
+def test_every_row_in_conflict_that_is_known_is_paired_with_a_failure():
     source = [[Row(0, 0, 0), Row(0, 1, 0), Row(0, 1, 0)]]
     failed = [(0, 1, KNOWN_CONFLICT), (0, 1, KNOWN_CONFLICT)]  # one record a row of the source
     plan = plan_of(source, [[Held(0, 0, 0)]], failed)
     assert counts_of(plan) == {"unchanged": 1, "conflicts": 2}
-    assert (len(plan.due), sorted(plan.known_failures.tolist())) == (0, [0, 1])
+    assert (len(plan.due), plan.known.tolist()) == (0, [[1, 0], [2, 0]])
 
 
 @pytest.mark.parametrize("stages", [(KNOWN_EMBED, KNOWN_CONFLICT), (KNOWN_CONFLICT, KNOWN_EMBED)])
@@ -598,7 +615,7 @@ def test_rows_of_passages_go_and_come_as_documents():
     source = [[Row(0, 1, 0), Row(1, 2, 1), Row(2, 2, 0)]]
     plan = plan_of(source, [[*one, *two]], passages=True)
     assert counts_of(plan) == {"unchanged": 1, "updated": 1, "embedded": 1}
-    assert due_of(plan) == {(0, 1): (UPDATED, COPY, 1), (0, 2): (NEW, COPY, 0)}
+    assert due_of(plan) == {(0, 1): (UPDATED, COPY, 1), (0, 2): (EMBEDDED, COPY, 0)}
     assert drops_of(plan) == [(0, 2), (0, 3), (0, 4)]
     copied = plan.due[["from_file", "from_position", "from_count"]].tolist()
     assert copied == [(0, 2, 3), (0, 2, 3)]
@@ -608,7 +625,7 @@ def test_rows_of_passages_go_and_come_as_documents():
 def test_a_document_whose_passages_lie_apart_is_never_copied_from():
     mixed = [Held(0, 1, 0, 0), Held(1, 2, 0, 0), Held(0, 1, 0, 1), Held(1, 2, 0, 1), Held(1, 2, 0, 2)]  # fmt: skip
     plan = plan_of([[Row(2, 1, 0)]], [mixed], passages=True)  # as a foreign sort may leave it
-    assert due_of(plan) == {(0, 0): (NEW, EMBED, 0)}
+    assert due_of(plan) == {(0, 0): (EMBEDDED, EMBED, 0)}
 
 
 def test_a_document_that_lies_in_two_files_goes_in_one_commit():

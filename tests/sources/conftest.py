@@ -1,5 +1,6 @@
 import pickle
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import settings
 
 from sources import Piece, Source, SourceOptions, open_source
-from sources.rows import FAILURE_SCHEMA, IMAGE, MAX_ROWS, PREPARED_FIELDS
+from sources.rows import FAILURE_SCHEMA, IMAGE, MAX_ROWS, PREPARED_FIELDS, numbered
 
 settings.register_profile("no deadline", deadline=None)  # machines are shared
 settings.load_profile("no deadline")
@@ -22,6 +23,7 @@ class Read:
     rows: list[dict]
     failures: list[dict]
     tables: list[pa.Table]
+    left_out: Counter[str] = field(default_factory=Counter)
 
     def texts(self) -> list[str]:
         return [row["text"] for row in self.rows]
@@ -48,22 +50,25 @@ def read_source(path: Path | str, **options: object) -> Read:
 
 def _read(source: Source, pieces: list[Piece]) -> Read:
     result = Read(source, pieces, [], [], [])
-    for piece in pieces:
-        positions = []
-        for table, failures in source.read(piece):
+    addresses = []
+    for piece in numbered(pieces):
+        for table, failures, left_out in source.read(piece):
+            result.left_out.update(left_out)
             assert failures.schema == FAILURE_SCHEMA
             item = PREPARED_FIELDS[-1]
             if source.options.modality == "image":
                 item = pa.field("image", IMAGE)
             if len(table):
-                assert list(table.schema)[:5] == [*PREPARED_FIELDS[:-1], item]
+                assert list(table.schema)[: len(PREPARED_FIELDS)] == [*PREPARED_FIELDS[:-1], item]
             assert len(table) <= MAX_ROWS
             result.tables.append(table)
             result.rows += table.to_pylist()
             result.failures += failures.to_pylist()
-            positions += table["position"].to_pylist()
-            positions += [f["position"] for f in failures.to_pylist() if f["stage"] == "read"]
-        assert len(set(positions)) == len(positions), "a position is one row"
+            files = [piece.files[number] for number in table["piece_file"].to_pylist()]
+            addresses += zip(files, table["position"].to_pylist(), strict=True)
+            read = [f for f in failures.to_pylist() if f["stage"] == "read"]
+            addresses += [(f["source_file"], f["position"]) for f in read]
+    assert len(set(addresses)) == len(addresses), "an address is one row"
     return result
 
 

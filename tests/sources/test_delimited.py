@@ -101,7 +101,7 @@ def test_a_file_without_the_columns_is_a_failure(tmp_path, read):
     write(tmp_path / "b.csv", "text,other\na,b\n")
     result = read(tmp_path, id_column="key")
     assert result.ids() == ["1"]
-    assert result.reasons() == [(1, "file", "no column 'key' among text, other")]
+    assert result.reasons() == [(0, "file", "no column 'key' among text, other")]
 
 
 def test_a_header_alone_is_no_rows(tmp_path, read):

@@ -61,7 +61,7 @@ def test_splits_come_together_with_a_column_of_their_names(tmp_path, read):
     assert result.source.columns == ("label", "n", "split")
     assert [piece.files for piece in result.pieces] == [("test",), ("train",)]
     chosen = read(tmp_path / "d", columns=("split",))
-    assert chosen.tables[0].column_names[5:] == ["split"]
+    assert chosen.tables[0].column_names[6:] == ["split"]
 
 
 def test_rows_are_read_by_range_also_after_select(tmp_path, read, monkeypatch):
@@ -71,7 +71,7 @@ def test_rows_are_read_by_range_also_after_select(tmp_path, read, monkeypatch):
     result = read(tmp_path / "d")
     assert [piece.part for piece in result.pieces] == [(0, 2), (2, 4), (4, 5)]
     assert result.texts() == ["text 8", "text 1", "text 5", "text 3", "text 0"]
-    assert [r["position"] for r in result.rows] == [0, 1, 0, 1, 0]
+    assert [r["position"] for r in result.rows] == [0, 1, 2, 3, 4]
     assert len(result.tables) == 5
 
 
@@ -104,7 +104,7 @@ def test_rows_that_vanish_while_reading_are_a_failure(tmp_path):
     hub._load.cache_clear()
     for file in (tmp_path / "d").iterdir():
         file.unlink()
-    ((table, failures),) = source.read(pieces[0])
+    ((table, failures, _),) = source.read(pieces[0])
     assert (len(table), failures["stage"].to_pylist()) == (0, ["file"])
 
 
@@ -155,7 +155,7 @@ def test_a_relative_folder_is_found_by_a_worker_elsewhere(tmp_path, monkeypatch)
     source = open_source(SourceOptions("d"))
     monkeypatch.chdir("/")
     hub._load.cache_clear()
-    ((table, _),) = source.read(source.pieces()[0])
+    ((table, _, _),) = source.read(source.pieces()[0])
     assert len(table) == 5
 
 

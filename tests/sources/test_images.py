@@ -76,7 +76,7 @@ def test_an_empty_file_is_a_failure_and_a_folder_that_is_named_so_is_entered(pho
     (photos / "x.png" / "y.png").write_bytes(b"bytes")
     (photos / "readme.md").write_text("about them")
     result = read(photos)
-    assert result.reasons() == [(3, "read", "the file is empty")]
+    assert result.reasons() == [(0, "read", "the file is empty")]
     assert [f["id"] for f in result.failures] == ["empty.png"]
     assert "x.png/y.png" in result.ids()
 

@@ -120,12 +120,12 @@ def test_a_byte_order_mark_is_dropped(tmp_path, read):
     assert read(write(tmp_path / "a.jsonl", b'\xef\xbb\xbf{"text": "a"}')).texts() == ["a"]
 
 
-def test_small_files_share_a_piece_and_positions_run_on(tmp_path, read):
+def test_small_files_share_a_piece_and_count_their_rows_each(tmp_path, read):
     for name in "abc":
         write(tmp_path / f"{name}.jsonl", {"text": name}, b"oops", {"text": name * 2})
     result = read(tmp_path)
     assert [piece.files for piece in result.pieces] == [("a.jsonl", "b.jsonl", "c.jsonl")]
-    assert [row["position"] for row in result.rows] == [0, 2, 3, 5, 6, 8]
+    assert [row["position"] for row in result.rows] == [0, 2, 0, 2, 0, 2]
     assert [f["source_file"] for f in result.failures] == ["a.jsonl", "b.jsonl", "c.jsonl"]
 
 

@@ -42,8 +42,8 @@ def test_links_that_lead_nowhere_are_failures(tmp_path, read):
     result = read(tmp_path)
     assert result.ids() == ["a.txt"]
     assert result.reasons() == [
-        (1, "file", "No such file or directory"),
-        (2, "file", "Too many levels of symbolic links"),
+        (0, "file", "No such file or directory"),
+        (0, "file", "Too many levels of symbolic links"),
     ]
 
 
@@ -79,7 +79,7 @@ def test_what_may_not_be_read_is_told_and_the_rest_goes_on(read):
         finally:
             (folder / "locked").chmod(0o755)
     assert result.ids() == ["a.txt", "open/d.txt"]
-    assert result.reasons() == [(1, "file", "Permission denied")]
+    assert result.reasons() == [(0, "file", "Permission denied")]
     assert result.source.unlisted() == [("locked", "Permission denied")]
 
 
@@ -90,7 +90,7 @@ def test_a_file_that_vanishes_after_listing_is_a_failure(tmp_path, kind):
                          ("txt", "jsonl", "parquet") else SourceOptions(str(path), no_header=True))  # fmt: skip
     pieces = source.pieces()
     path.unlink()
-    ((table, failures),) = source.read(pieces[0])
+    ((table, failures, _),) = source.read(pieces[0])
     assert len(table) == 0
     assert failures.select(["position", "stage", "reason"]).to_pylist() == [
         {"position": 0, "stage": "file", "reason": "No such file or directory"}
@@ -98,9 +98,23 @@ def test_a_file_that_vanishes_after_listing_is_a_failure(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    "kind", ["txt", "md", "jsonl", "csv", "tsv", "parquet", "jsonl.gz", "csv.zst"]
+    ("kind", "stage", "reason"),
+    [
+        ("txt", "read", "text is empty"),
+        ("md", "read", "text is empty"),
+        ("parquet", "file", "Parquet file size is 0 bytes"),
+    ],
 )
-def test_an_empty_file_has_no_rows_and_is_no_error(tmp_path, read, kind):
+def test_an_empty_file_that_is_an_item_or_no_table_is_a_failure(
+    tmp_path, read, kind, stage, reason
+):
+    path = write(tmp_path / f"a.{kind}", "")
+    assert read(path).rows == []
+    assert read(path).reasons() == [(0, stage, reason)]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv", "jsonl.gz", "csv.zst"])
+def test_an_empty_file_of_lines_has_no_rows_and_is_no_error(tmp_path, read, kind):
     path = write(tmp_path / f"a.{kind}", "")
     assert (read(path).rows, read(path).failures, read(path).pieces) == ([], [], [])
     assert read(tmp_path).pieces == []

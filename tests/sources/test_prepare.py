@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from xxhash import xxh3_128_digest, xxh3_128_hexdigest
 
 from sources.prepare import prepare
-from sources.rows import SourceOptions
+from sources.rows import PREPARED_FIELDS, SourceOptions
 
 
 def prepared(columns: dict, /, **options):
@@ -148,15 +148,15 @@ def test_row_hash_does_not_depend_on_arrow_types():
 
 def test_columns_of_our_names_get_a_prefix():
     table = prepared({"text": ["a"], "id": [1], "position": [5], "source_id": [2]}).table
-    assert table.column_names[5:] == ["source_id", "source_position", "source_source_id"]
+    assert table.column_names[6:] == ["source_id", "source_position", "source_source_id"]
 
 
 def test_columns_chooses_and_the_rest_is_not_hashed():
     one = prepared({"text": ["a"], "x": [1], "y": [2]}, columns=("x",)).table
     two = prepared({"text": ["a"], "x": [1], "y": [3]}, columns=("x",)).table
-    assert one.column_names[5:] == ["x"]
+    assert one.column_names[6:] == ["x"]
     assert one["row_hash"] == two["row_hash"]
-    assert prepared({"text": ["a"], "x": [1]}, columns=()).table.column_names[5:] == []
+    assert prepared({"text": ["a"], "x": [1]}, columns=()).table.column_names[6:] == []
 
 
 def test_other_columns_keep_their_types_and_dictionaries_are_decoded():
@@ -176,7 +176,10 @@ def test_other_columns_keep_their_types_and_dictionaries_are_decoded():
 def test_no_rows_are_no_rows():
     rows = prepared({"text": pa.array([], pa.string()), "n": pa.array([], pa.int64())})
     assert (len(rows.table), len(rows.failures)) == (0, 0)
-    assert rows.table.column_names == ["id", "content_hash", "row_hash", "position", "text", "n"]
+    assert rows.table.column_names == [
+        *(field.name for field in PREPARED_FIELDS),
+        "n",
+    ]
 
 
 def test_slices_and_chunks_are_prepared_as_if_they_were_whole():
@@ -193,6 +196,6 @@ def test_slices_and_chunks_are_prepared_as_if_they_were_whole():
 def test_types_are_as_promised(n_rows):
     table = prepared({"text": [str(n) for n in range(n_rows)]}).table
     assert [str(t) for t in table.schema.types] == [
-        "string", "fixed_size_binary[16]", "uint64", "uint32", "large_string",
+        "string", "fixed_size_binary[16]", "uint64", "uint32", "uint32", "large_string",
     ]  # fmt: skip
     assert table["position"].to_pylist() == np.arange(n_rows).tolist()

@@ -36,13 +36,14 @@ def test_bad_files_fail_alone(tmp_path, read):
     write(tmp_path / "d.txt", b"\xef\xbb\xbfd")
     write(tmp_path / "e.txt", "")
     result = read(tmp_path)
-    assert [(row["id"], row["text"], row["position"]) for row in result.rows] == [("d.txt", "d", 3)]
+    assert [(row["id"], row["text"], row["position"]) for row in result.rows] == [("d.txt", "d", 0)]
     assert [(f["id"], f["source_file"], f["position"], f["stage"], f["reason"]) for f in sorted(
-        result.failures, key=lambda f: f["position"]
+        result.failures, key=lambda f: f["source_file"]
     )] == [
         ("a.txt", "a.txt", 0, "read", "text is not UTF-8: byte 1"),
-        ("b.txt", "b.txt", 1, "read", "text is empty"),
-        (None, "c.txt.gz", 2, "file", "Truncated compressed stream"),
+        ("b.txt", "b.txt", 0, "read", "text is empty"),
+        (None, "c.txt.gz", 0, "file", "Truncated compressed stream"),
+        ("e.txt", "e.txt", 0, "read", "text is empty"),
     ]  # fmt: skip
 
 
