@@ -11,6 +11,7 @@ from sources.rows import IMAGE, Rows, SourceOptions
 from sources.whole import read_whole
 
 HEIF_ENDINGS = (".heic", ".heif")
+NEEDS_HEIF = " HEIC photos need pillow-heif: pip install -e '.[heif]'"
 IMAGE_ENDINGS = (
     *(".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"),
     *([".avif"] if features.check("avif") else []),

@@ -57,6 +57,13 @@ def test_other_names_of_jpeg_and_what_pillow_reads_here_are_images(tmp_path, rea
     assert {".avif", *HEIF_ENDINGS, *IMAGE_ENDINGS} == set(ALL_IMAGE_ENDINGS)
 
 
+@pytest.mark.skipif(find_spec("pillow_heif") is not None, reason="pillow-heif is installed")
+def test_a_folder_of_heic_photos_says_what_they_need(tmp_path):
+    (tmp_path / "a.HEIC").write_bytes(b"bytes")
+    with pytest.raises(SourceError, match=r"Found: .heic. .* need pillow-heif: pip install"):
+        open_source(SourceOptions(str(tmp_path)))
+
+
 def test_folders_are_labels_on_request(photos, read):
     result = read(photos, label_from_folder=True)
     assert [row["label"] for row in result.rows] == ["cat", "cat", "dog", None]
