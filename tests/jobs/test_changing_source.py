@@ -35,10 +35,10 @@ def write_b(folder, word):
     (folder / "b.jsonl").write_text("".join(rows))
 
 
-def run_while(tmp_path, source, change):
-    """A run whose source takes the change after it was planned; its summary."""
+def run_while(tmp_path, source, change, name="a.jsonl"):
+    """A run in which a file of the source takes the change after it was planned; its summary."""
     (tmp_path / "by").write_text(change)
-    files = {"file": str(source / "a.jsonl"), "by": str(tmp_path / "by")}
+    files = {"file": str(source / name), "by": str(tmp_path / "by")}
     fault = {"source": {**files, "phase": "work", "at": 1}}
     with Child(tmp_path, source, tmp_path / "table", faults=fault, max_failures=1.0) as child:
         return child.summary()
@@ -49,19 +49,29 @@ def test_rows_that_move_while_a_run_reads_stay_as_they_are(tmp_path, source):
     embed(source, table)
     before = rows_of(table, "id", "text")
     write_b(source, "new")
-    one_row_less = "".join(line(f"{i}", f"text {i}", "old") for i in range(1, 3))
-    summary = run_while(tmp_path, source, one_row_less)
+    one_row_more = line("9", "more", "old") + (source / "b.jsonl").read_text()
+    summary = run_while(tmp_path, source, one_row_more, "b.jsonl")
     assert (summary["rows_read"], summary["unchanged"], summary["failed"]) == (6, 3, 3)
     assert rows_of(table, "id", "text") == before
     reason = "the source changed while the run went on; the next run takes it"
     failures = rows_of(f"{table}.failures", "id", "content_hash", "stage", "position", "reason")
-    assert failures == [(None, None, "changed", position, reason) for position in (3, 4, 5)]
+    assert failures == [(None, None, "changed", position, reason) for position in (0, 1, 2)]
     after = embed(source, table)
-    assert (after.unchanged, after.replaced, after.failed, after.deleted) == (2, 3, 0, 1)
+    assert (after.unchanged, after.replaced, after.embedded, after.failed) == (3, 3, 1, 0)
     assert [text for _, text in rows_of(table, "id", "text")] == [
-        *("text 1", "text 2"),
-        *("new text 3", "new shared", "new shared"),
+        *("text 0", "text 1", "text 2"),
+        *("new text 3", "new shared", "new shared", "more"),
     ]
+
+
+def test_a_file_that_loses_a_row_while_a_run_reads_moves_no_row_of_another(tmp_path, source):
+    table = tmp_path / "table"
+    embed(source, table)
+    write_b(source, "new")
+    one_row_less = "".join(line(f"{i}", f"text {i}", "old") for i in range(1, 3))
+    summary = run_while(tmp_path, source, one_row_less)
+    assert (summary["rows_read"], summary["unchanged"], summary["replaced"]) == (6, 3, 3)
+    assert embed(source, table).unchanged == 5
 
 
 def test_a_label_that_changes_while_a_run_reads_comes_with_the_next(tmp_path, source):
