@@ -67,7 +67,7 @@ class EmbedConfig:
         force_prune: remove them even if they are more than a fifth of the table
         replace: embed every row anew, also with another model
         retry_failed: try rows again that failed before
-        max_failures: share of the rows due that may fail before the run counts as failed
+        max_failures: share of the rows tried (of 100 at least) that may fail anew before the run counts as failed
         precision: of the computation; auto is the fastest that leaves the vectors where fp32 has them
         device: where the model runs
         actors: processes that host the model (default: from the machines)
