@@ -33,8 +33,8 @@ from schemas.places import (
     in_store,
     passes,
     reason,
-    refuse_file,
     refuse_other_content,
+    refuse_place,
     settings,
 )
 from schemas.places import StoreError as StoreError
@@ -73,7 +73,7 @@ class Table:
         Raises:
             StoreError: there is something else, the version is unknown, or it cannot be read.
         """
-        refuse_file(uri)
+        refuse_place(uri)
         storage = settings(uri, options)
         try:
             handle = ask(f"open {uri}", lambda: DeltaTable(uri, version, storage))
