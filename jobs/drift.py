@@ -5,8 +5,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.embeddings import Fingerprint, vectors_of
+from schemas.formats import in_todays
 from schemas.fragments import Fragment
-from schemas.neighbours import neighbours_of
+from schemas.neighbours import NEIGHBOURS, neighbours_of
 from schemas.store import StoreError, Table
 
 
@@ -68,7 +69,7 @@ def neighbours_changed(out: Table, version: int) -> float | None:
         past = Table.open(out.uri, out.options, version)
         if past is None:
             return None
-        now, then = out.read(), past.read()
+        now, then = (in_todays(one.read(), NEIGHBOURS) for one in (out, past))
     except (StoreError, OSError):  # vacuumed
         return None
     ids = pc.unique(now["id"])

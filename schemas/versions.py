@@ -12,6 +12,7 @@ import pyarrow.fs as pafs
 
 from schemas.embeddings import Fingerprint
 from schemas.failures import FAILURES
+from schemas.formats import is_of
 from schemas.places import ask, filesystem
 from schemas.store import StoreError, Table
 
@@ -81,7 +82,7 @@ def drop(uri: str, options: Mapping[str, str]) -> None:
         StoreError: it is a table of something else.
     """
     table = Table.open(uri, options)
-    if table is not None and Fingerprint.of(table.schema) is None and table.schema != FAILURES:
+    if table is not None and not (Fingerprint.of(table.schema) or is_of(table.schema, FAILURES)):
         raise StoreError(f"{uri} is a table, but not one of embatch. Move it out of the way.")
     fs = filesystem(uri, options)
     everything = fs.get_file_info(pafs.FileSelector("", recursive=True, allow_not_found=True))
