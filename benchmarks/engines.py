@@ -100,8 +100,9 @@ def job(folder: str) -> EngineCall:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from jobs.cluster import Cluster, native_noise_in_a_file
+    from jobs.cluster import Cluster
     from jobs.embed import EmbedConfig, run
+    from jobs.noise import native_noise_in_a_file
     from jobs.outcome import EmbedSummary
     from schemas.embeddings import vectors_of
     from schemas.store import Table

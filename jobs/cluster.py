@@ -5,7 +5,6 @@ import logging
 import os
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -193,20 +192,6 @@ def _knock(address: str) -> None:
             f"No Ray cluster answers at {address} ({error}). Give the address that `ray start --head`"
             " printed, or none to work on this machine."
         ) from error
-
-
-@contextlib.contextmanager
-def native_noise_in_a_file() -> Iterator[None]:
-    """Send what C++ code writes to stderr to a temporary file; Python's stderr stays the user's."""
-    with tempfile.TemporaryFile() as file, open(os.dup(2), "w", buffering=1) as terminal:
-        before = sys.stderr
-        sys.stderr = terminal
-        os.dup2(file.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(terminal.fileno(), 2)
-            sys.stderr = before
 
 
 @contextlib.contextmanager

@@ -22,9 +22,10 @@ import pyarrow as pa
 import tyro
 
 from jobs import claim, vacuum
-from jobs.cluster import native_noise_in_a_file, under_submitted_job
+from jobs.cluster import under_submitted_job
 from jobs.declared import REFRESHES, Corpus, read_corpus
 from jobs.history import RefreshSummary, write_page
+from jobs.noise import native_noise_in_a_file
 from jobs.options import Flag, parse, storage_options, table_uri, user_errors
 from jobs.rewriting import compact
 from jobs.steps import Steps
