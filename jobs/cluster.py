@@ -156,6 +156,8 @@ class Cluster:
             os.environ.setdefault("RAY_enable_metrics_collection", "0")
         import ray
 
+        from actors.hardware import cores
+
         if self.address is not None:
             _knock(self.address)
         if ray.is_initialized():  # a test's or a notebook's
@@ -165,6 +167,7 @@ class Cluster:
             settings["logging_level"] = logging.ERROR
         if self.address is None:
             settings |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+            settings["num_cpus"] = cores()  # Ray itself looks past affinity, and finds 0 in a half
         try:
             ray.init(address=self.address or "local", **settings)
         except Exception as error:  # bare ones, where a process of Ray's dies or is late

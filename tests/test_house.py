@@ -56,6 +56,11 @@ def test_only_the_store_and_its_places_import_deltalake():
     assert importers_of("deltalake") == {"schemas/places.py", "schemas/store.py"}
 
 
+def test_cores_are_counted_where_quotas_are_known():
+    counting = ("os.cpu_count", "os.process_cpu_count", "sched_getaffinity", "multiprocessing")
+    assert [path for path in CODE if any(word in path.read_text() for word in counting)] == []
+
+
 def test_no_file_holds_two_ideas():
     lengths = {
         str(path.relative_to(ROOT)): len(path.read_text().splitlines())
