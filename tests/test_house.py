@@ -1,6 +1,9 @@
 """Rules of the house that no other tool checks."""
 
 import ast
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +62,42 @@ def test_only_the_store_and_its_places_import_deltalake():
 def test_cores_are_counted_where_quotas_are_known():
     counting = ("os.cpu_count", "os.process_cpu_count", "sched_getaffinity", "multiprocessing")
     assert [path for path in CODE if any(word in path.read_text() for word in counting)] == []
+
+
+def borrowed(path):
+    """Attributes of packages that a file uses, `pyarrow.compute`, without importing them by name."""
+    tree = ast.parse(path.read_text())
+    packages = {
+        alias.asname or alias.name: alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+        if alias.asname or "." not in alias.name
+    }
+    used = {
+        f"{packages[node.value.id]}.{node.attr}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in packages
+    }
+    return used - imported(path)
+
+
+def test_a_module_that_is_used_is_imported_where_it_is_used():
+    """Else it is there only as long as some other file imports it."""
+    quick = {*sys.stdlib_module_names, "pyarrow", "ray"}  # the others' modules come with them
+    used = {name: path for path in CODE for name in borrowed(path) if name.split(".")[0] in quick}
+    look = """if True:
+    import importlib, json, sys
+    for name in json.load(sys.stdin):
+        package, _, attribute = name.rpartition(".")
+        if not hasattr(importlib.import_module(package), attribute):
+            print(name)
+    """
+    asked = json.dumps(sorted(used))
+    told = subprocess.run([sys.executable, "-c", look], input=asked, capture_output=True, text=True)
+    assert {name: used[name] for name in told.stdout.split()} == {}, told.stderr
 
 
 def test_no_file_holds_two_ideas():
