@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from actors.engine import Encoded, Engine, Items, TextEncoder, Work
 from actors.exchange import PIXELS, REPORT
@@ -200,7 +201,7 @@ class EmbedWindow:
                 [np.arange(s, s + c) for s, c in zip(starts[mine], counts[mine], strict=True)]
             )
             with fs.open_input_file(str(name)) as source:
-                file = pa.parquet.ParquetFile(source)
+                file = pq.ParquetFile(source)
                 there = [name for name in names if name in file.schema_arrow.names]
                 held = file.read(there).take(pa.array(wanted))
             for lacking in set(names) - set(there):  # tokens are counted of texts alone

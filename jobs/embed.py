@@ -21,8 +21,9 @@ from typing import Annotated, Literal
 import tyro
 
 from actors.templates import templates_of
-from jobs.cluster import cluster, native_noise_in_a_file
+from jobs.cluster import cluster
 from jobs.events import Events, open_log
+from jobs.noise import native_noise_in_a_file
 from jobs.options import Flag, parse, storage_options, table_uri, user_errors
 from jobs.outcome import DryRunSummary, EmbedSummary, TooManyFailures
 from jobs.planning import SyncModel, SyncOptions, refuse_nesting

@@ -25,6 +25,7 @@ from deltalake.exceptions import TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from schemas.columns import without_views
+from schemas.formats import refuse_newer, stamped
 from schemas.fragments import Fragment
 from schemas.places import (
     TRIES,
@@ -33,8 +34,8 @@ from schemas.places import (
     in_store,
     passes,
     reason,
-    refuse_file,
     refuse_other_content,
+    refuse_place,
     settings,
 )
 from schemas.places import StoreError as StoreError
@@ -73,7 +74,7 @@ class Table:
         Raises:
             StoreError: there is something else, the version is unknown, or it cannot be read.
         """
-        refuse_file(uri)
+        refuse_place(uri)
         storage = settings(uri, options)
         try:
             handle = ask(f"open {uri}", lambda: DeltaTable(uri, version, storage))
@@ -85,6 +86,7 @@ class Table:
                 f"Table {uri} uses {', '.join(sorted(unknown))}, which embatch cannot read. "
                 "Rewrite it without (Spark: REORG TABLE … APPLY (PURGE))."
             )
+        refuse_newer(uri, pa.schema(handle.schema().to_arrow()))
         return cls(uri, handle, dict(options or {}))
 
     @classmethod
@@ -106,7 +108,7 @@ class Table:
         try:
             handle = DeltaTable.create(
                 uri,
-                schema,
+                stamped(schema),
                 mode="error",
                 configuration={"delta.logRetentionDuration": LOG_RETENTION},
                 storage_options=settings(uri, options),
@@ -148,9 +150,7 @@ class Table:
 
     def _count(self, name: str, known: int | None) -> int:
         """Rows of a file; who wrote it may not have told the log."""
-        if known is not None:
-            return known
-        return int(self._footer(name).num_rows)
+        return int(self._footer(name).num_rows) if known is None else known
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of this version in the files' order; a file that lacks a column has nulls."""
@@ -223,7 +223,7 @@ class Table:
         now_ms = time.time_ns() // 1_000_000
         actions = [_add_action(fragment, now_ms) for fragment in add]
         write = self.handle.create_write_transaction
-        self._fenced(note, partial(write, actions, mode="overwrite", schema=schema))
+        self._fenced(note, partial(write, actions, mode="overwrite", schema=stamped(schema)))
 
     def add_columns(self, note: Mapping[str, Any], columns: Sequence[pa.Field]) -> None:
         """Columns that older rows have as nulls. Raises as `commit` does."""
@@ -232,8 +232,8 @@ class Table:
 
     def describe(self, note: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
         """Replace the metadata of the field `embedding`. Raises as `commit` does."""
-        write = self.handle.alter.set_column_metadata
-        self._fenced(note, partial(write, "embedding", dict(metadata)))
+        alter = self.handle.alter
+        self._fenced(note, partial(alter.set_column_metadata, "embedding", dict(metadata)))
 
     def history(self, limit: int | None = None) -> Iterator[dict[str, Any]]:
         """The commits, newest first, read as they are asked for: a table of years has thousands.
