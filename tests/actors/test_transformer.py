@@ -321,6 +321,19 @@ def test_pickled_weights_of_a_dense_module_are_refused(tmp_path):
         TransformerEncoder(folder)
 
 
+def test_pickled_weights_of_any_module_are_refused(tmp_path):
+    save_modules(tmp_path)
+    folder = tmp_path / "model"
+    modules = json.loads((folder / "modules.json").read_text())
+    norm = {"idx": 2, "name": "2", "path": "2_LayerNorm", "type": "sentence_transformers.LayerNorm"}
+    (folder / "modules.json").write_text(json.dumps([*modules, norm]))
+    (folder / "2_LayerNorm").mkdir()
+    (folder / "2_LayerNorm" / "config.json").write_text(json.dumps({"dimension": 32}))
+    (folder / "2_LayerNorm" / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ModelError, match="2_LayerNorm has its weights only as pickle"):
+        read_layout(folder)
+
+
 def test_what_is_no_text_encoder_is_refused(tmp_path):
     folder = save_plain(tmp_path)
     edit_json(tmp_path / "config.json", model_type="clipseg")
