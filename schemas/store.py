@@ -231,7 +231,7 @@ class Table:
         self._fenced(note, partial(self.handle.alter.add_columns, fields))
 
     def describe(self, note: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
-        """Replace the metadata of the field `embedding`. Raises as `commit` does."""
+        """Set metadata of the field `embedding`; other keys of it stay. Raises as `commit` does."""
         write = self.handle.alter.set_column_metadata
         self._fenced(note, partial(write, "embedding", dict(metadata)))
 
