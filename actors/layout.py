@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from actors.defaults import BERTS, CLIP_TOWERS, DISTILBERT_NAMES
 from actors.engine import ModelError
 
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.ckpt")
+ADAPTERS = ("adapter_config.json", "adapter_model*.safetensors", "adapter_model*.bin")
 TOKENIZER_FILES = (
     *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "sentence_*_config.json"),
     *("vocab.*", "merges.txt", "*.model"),
@@ -25,50 +27,6 @@ LEGACY_POOLING = {  # settings of sentence-transformers before 6, in its order
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
-}
-# What `actors.packed` reads of config.json, by kind of model, and `actors.clip` by tower: each with
-# what transformers takes where it is unsaid.
-BERT: dict[str, Any] = {
-    "hidden_act": "gelu",
-    "num_attention_heads": 12,
-    "num_hidden_layers": 12,
-    "layer_norm_eps": 1e-12,
-    "hidden_size": 768,
-    "max_position_embeddings": 512,
-}
-BERTS: dict[str, dict[str, Any]] = {
-    "bert": BERT,
-    "dpr": BERT | {"projection_dim": 0},
-    "distilbert": {
-        "activation": "gelu",
-        "n_heads": 12,
-        "n_layers": 6,
-        "dim": 768,
-        "max_position_embeddings": 512,
-    },
-} | dict.fromkeys(("roberta", "xlm-roberta", "camembert", "mpnet"), BERT | {"pad_token_id": 1})
-DISTILBERT_NAMES = {  # that its config also goes by
-    "num_attention_heads": "n_heads",
-    "num_hidden_layers": "n_layers",
-    "hidden_size": "dim",
-}
-CLIP_TOWERS: dict[str, dict[str, Any]] = {
-    "text_config": {
-        "hidden_act": "quick_gelu",
-        "num_attention_heads": 8,
-        "num_hidden_layers": 12,
-        "layer_norm_eps": 1e-5,
-        "max_position_embeddings": 77,
-        "eos_token_id": 49407,
-    },
-    "vision_config": {
-        "hidden_act": "quick_gelu",
-        "num_attention_heads": 12,
-        "num_hidden_layers": 12,
-        "layer_norm_eps": 1e-5,
-        "image_size": 224,
-        "patch_size": 32,
-    },
 }
 UNLIMITED = 1 << 20  # tokens, where neither tokenizer nor positions set a limit
 
@@ -188,12 +146,18 @@ def read_layout(folder: str | Path) -> Layout:
     root = Path(folder)
     if not root.is_dir():
         raise ModelError(f"Model folder {root} does not exist.")
+    refuse_adapters(root)
     listed = _read_json(root / "modules.json") or [{"type": "Transformer", "path": ""}]
     modules = []
     for module in listed:
         kind, at = module["type"].rsplit(".", 1)[-1], root / module["path"]
         modules.append((kind, at, _module_settings(kind, at)))
     first, at, _ = modules[0]
+    if first == "StaticEmbedding":
+        raise ModelError(
+            f"{root} is a StaticEmbedding of sentence-transformers: one vector a token and no network"
+            " behind them. Such models are not hosted yet; give a transformer."
+        )
     if first not in ("Transformer", "CLIPModel"):
         raise ModelError(
             f"{root} is not a text encoder that can be hosted: it begins with {first}."
@@ -210,6 +174,11 @@ def read_layout(folder: str | Path) -> Layout:
     elif kind in BERTS:
         renamed = DISTILBERT_NAMES if kind == "distilbert" else {}
         config = BERTS[kind] | {renamed.get(key, key): value for key, value in config.items()}
+    elif kind.startswith("siglip"):
+        raise ModelError(
+            f"{root} is a SigLIP model ({kind}). Of models with towers for texts and images only CLIP is"
+            " hosted yet; give a CLIP."
+        )
     elif "vision_config" in config or kind.startswith("clip"):
         raise ModelError(f"{root} is not a text encoder: it is a {kind} model.")
     settings = _read_json(root / "config_sentence_transformers.json")
@@ -231,6 +200,29 @@ def read_layout(folder: str | Path) -> Layout:
     ):
         raise ModelError(f"{root} has no tokenizer: expected tokenizer.json or a vocabulary.")
     return layout
+
+
+def refuse_adapters(folder: Path) -> None:
+    """Refuse a folder with an adapter in it, since its vectors would be those of the bare weights.
+
+    Checkpoints of a training are left alone: nobody loads them with the folder.
+
+    Raises:
+        ModelError: There is one; the message says how to merge it.
+    """
+    for path in sorted(path for name in ADAPTERS for path in folder.rglob(name)):
+        place = path.relative_to(folder)
+        if any(part.startswith("checkpoint-") for part in place.parts):
+            continue
+        told = _read_json(path.parent / "adapter_config.json")
+        base = told.get("base_model_name_or_path") if isinstance(told, dict) else None
+        raise ModelError(
+            f"{folder} holds an adapter ({place}), which embatch does not apply. Merge it into"
+            f" {base or 'its base model'}: in Python, with peft, m ="
+            f" AutoPeftModelForFeatureExtraction.from_pretrained({str(path.parent)!r}), then"
+            " m.merge_and_unload().save_pretrained(NEW_FOLDER); put the tokenizer's files beside it and"
+            " give NEW_FOLDER. If the weights are meant without it, move it out of the folder."
+        )
 
 
 def _read_json(path: Path) -> Any:  # noqa: ANN401

@@ -23,7 +23,8 @@ from safetensors.torch import load_file
 
 from actors.attention import attention, groups_of, to_device
 from actors.bert_weights import ACTIVATE, DENSE_ACTIVATE, EMBEDDINGS, FAMILIES, Weights
-from actors.layout import BERTS, Layout
+from actors.defaults import BERTS
+from actors.layout import Layout
 from actors.linear import Linear, fastest_linear, plain
 from actors.settings import TANH
 

@@ -12,8 +12,9 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from actors.defaults import BERTS, CLIP_TOWERS
 from actors.engine import ModelError
-from actors.layout import BERTS, CLIP_TOWERS, Layout, pooling_modes
+from actors.layout import Layout, pooling_modes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

@@ -6,8 +6,9 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 
 from actors.checkpoints import resolve
+from actors.defaults import BERTS, CLIP_TOWERS
 from actors.engine import Engine, ModelError
-from actors.layout import BERTS, CLIP_TOWERS, read_layout
+from actors.layout import read_layout
 from actors.settings import DENSE_DEFAULTS, SIZES, hosted_settings, module_settings, told_of
 from actors.transformer import TransformerEncoder
 from tests.actors.test_transformer import (
