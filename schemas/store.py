@@ -231,9 +231,9 @@ class Table:
         self._fenced(note, partial(self.handle.alter.add_columns, fields))
 
     def describe(self, note: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
-        """Replace the metadata of the field `embedding`. Raises as `commit` does."""
-        alter = self.handle.alter
-        self._fenced(note, partial(alter.set_column_metadata, "embedding", dict(metadata)))
+        """Set metadata of the field `embedding`; other keys of it stay. Raises as `commit` does."""
+        write = self.handle.alter.set_column_metadata
+        self._fenced(note, partial(write, "embedding", dict(metadata)))
 
     def history(self, limit: int | None = None) -> Iterator[dict[str, Any]]:
         """The commits, newest first, read as they are asked for: a table of years has thousands.
