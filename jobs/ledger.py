@@ -186,9 +186,9 @@ class Ledger:
         over = ~self.log.seen & mine
         if not self.scan.complete:
             read = {without_secrets(name) for name in self.scan.files}
-            was_read = [name in read for name in rows["source_file"].to_pylist()]
+            was_read = np.array([name in read for name in rows["source_file"].to_pylist()], bool)
             over &= was_read | np.isin(id_hashes(rows["id"])[:, 0], self.scan.keys["id"][:, 0])
-        self.log.keep(~over, self.note)
+        self.log.keep(~over & ~self.log.repeated, self.note)
 
     def row_of(self, failure: Mapping[str, Any]) -> dict[str, Any]:
         """A failure of a source or a worker as the failures table has it."""

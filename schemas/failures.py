@@ -92,6 +92,14 @@ class FailureLog:
         """(len(rows),) bool: met in this run."""
         return np.isin(self._identities, np.array(sorted(self._seen), np.uint64))
 
+    @property
+    def repeated(self) -> np.ndarray:
+        """(len(rows),) bool: the same failure stands there before."""
+        _, first = np.unique(self._identities, return_index=True)
+        repeated = np.ones(len(self._identities), bool)
+        repeated[first] = False
+        return repeated
+
     def keys(self, recipe: str, *, only_seen: bool = False) -> np.ndarray:
         """KEYS of the failures that a plan must know, `position` being the index into `rows`.
 

@@ -141,7 +141,8 @@ class Place:
 
 def endings(files: Iterable[Found]) -> dict[str, int]:
     """How many files have which ending, most first; `none` where there is none."""
-    return dict(Counter(ending(file.name) or "none" for file in files).most_common())
+    counts = Counter(ending(file.name) or "none" for file in files)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0] == "none", item[0])))
 
 
 def beside(fs: AbstractFileSystem, path: str) -> str:

@@ -83,7 +83,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
     packages = importlib.metadata.packages_distributions()
     used = {name.split(".")[0]: path for path in CODE for name in imported(path)}
     theirs = {
-        top: {canonicalize_name(name) for name in packages[top]}
+        top: {canonicalize_name(name) for name in packages.get(top, [top])}
         for top in used.keys() - sys.stdlib_module_names - MAY_IMPORT.keys()
     }
     undeclared = {
