@@ -36,7 +36,7 @@ def test_faults_leave_a_true_table():
     [
         ("no-fence", "rivals-2", 9, "ids twice"),
         ("twice", "commit", 5, "ids twice"),
-        pytest.param("early", "commit", 5, "cannot be read", marks=pytest.mark.slow),
+        pytest.param("early", "commit", 9, "cannot be read", marks=pytest.mark.slow),
     ],
 )
 def test_a_mistake_made_on_purpose_is_found(mutation, kinds, seed, what):
