@@ -55,7 +55,7 @@ class CorpusOptions:
         """All texts, in the order of the source; a row that cannot be read is left out.
 
         Args:
-            unread: grows by the reasons of those that are left out.
+            unread: grows by the reasons of those that are left out, and by files that are not read.
 
         Raises:
             SourceError: there is no such source or column.
@@ -117,6 +117,7 @@ class CorpusOptions:
             raise SourceError(f"{self.source} holds images, expected texts.")
         reserved = self.label_column in pa.schema(PREPARED_FIELDS).names
         column = f"source_{self.label_column}" if reserved else self.label_column
+        unread.update({f"files of ending {end}": n for end, n in source.left_out().items()})
         for piece in source.pieces():
             for rows, failures, left_out in source.read(piece):
                 unread.update(failures["reason"].to_pylist())

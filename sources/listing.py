@@ -1,4 +1,11 @@
-"""Which files a SOURCE names: one file, a folder, or a glob, local or at any fsspec address."""
+"""Which files a SOURCE names: one file, a folder, or a glob, local or at any fsspec address.
+
+Names that begin with a dot, of files or of folders, are hidden, and so are AppleDouble's `._x`. What
+tables and archives keep beside their rows is no file either: the folders `_delta_log`,
+`_spark_metadata`, `_temporary` and `__MACOSX`, and the files `_SUCCESS`, `_metadata`,
+`_common_metadata`, `_committed_*` and `_started_*`. All others are files, also where their names
+begin with `_`: a source reads them or counts them as left out.
+"""
 
 import contextlib
 import difflib
@@ -24,6 +31,10 @@ from sources.opening import ending
 from sources.rows import SourceError, SourceOptions, short_reason
 
 _MAGIC = re.compile(r"[*?[]")
+_BESIDE_ROWS = re.compile(
+    r"(^|/)((_delta_log|_spark_metadata|_temporary|__MACOSX)/"
+    r"|(_SUCCESS|_metadata|_common_metadata|_(committed|started)_[^/]*)$)"
+)
 
 
 class Found(NamedTuple):
@@ -39,7 +50,7 @@ class Listing:
 
     Attributes:
         root: The folder that the names are relative to.
-        files: Sorted by name; hidden ones (. or _ in front, also of a folder) are left out.
+        files: Sorted by name, without those that are hidden or that tables keep beside their rows.
         unlisted: (name, reason) of what could not be listed.
     """
 
@@ -101,7 +112,10 @@ class Place:
         if kind == "directory":
             files = sorted(_walk(self.fs, path, unlisted))
             if not files and not unlisted:
-                raise SourceError(f"Folder {shown} is empty, or holds hidden files alone.")
+                raise SourceError(
+                    f"Folder {shown} is empty, or holds hidden files alone (their names begin with a "
+                    "dot) and what tables keep beside their rows, such as _SUCCESS."
+                )
             return Listing(path, tuple(files), tuple(unlisted))
         magic = _MAGIC.search(path)
         if magic is None:
@@ -141,7 +155,9 @@ class Place:
 
 def endings(files: Iterable[Found]) -> dict[str, int]:
     """How many files have which ending, most first; `none` where there is none."""
-    return dict(Counter(ending(file.name) or "none" for file in files).most_common())
+    found = (ending(file.name) or PurePosixPath(file.name).suffix for file in files)
+    counts = Counter(one or "none" for one in found)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def beside(fs: AbstractFileSystem, path: str) -> str:
@@ -162,12 +178,20 @@ def beside(fs: AbstractFileSystem, path: str) -> str:
 
 
 def _walk(fs: AbstractFileSystem, root: str, unlisted: list[tuple[str, str]]) -> Iterator[Found]:
+    """All files below a folder that are neither hidden nor kept beside rows, in any order."""
     if isinstance(fs, LocalFileSystem):
-        yield from _walk_local(root, unlisted)
-        return
-    if isinstance(fs, ArrowFSWrapper):
-        yield from _walk_store(fs, root)
-        return
+        found = _walk_local(root, unlisted)
+    elif isinstance(fs, ArrowFSWrapper):
+        found = _walk_store(fs, root)
+    else:
+        found = _walk_other(fs, root, unlisted)
+    return (file for file in found if not _BESIDE_ROWS.search(file.name))
+
+
+def _walk_other(
+    fs: AbstractFileSystem, root: str, unlisted: list[tuple[str, str]]
+) -> Iterator[Found]:
+    """What fsspec lists."""
 
     def failed(error: Exception) -> None:
         unlisted.append((root, short_reason(error)))
@@ -227,4 +251,4 @@ def _not_of_stores(options: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_hidden(name: str) -> bool:
-    return any(part.startswith((".", "_")) for part in name.split("/"))
+    return name.startswith(".") or "/." in name

@@ -85,6 +85,15 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path):
     assert main(["doctor", str(path)]) == 1
 
 
+def test_files_that_will_not_be_read_are_foretold(tmp_path):
+    path = declare(tmp_path, '[embed.notes]\nsource = "notes"\nmodel = "words.txt"\n')
+    (tmp_path / "notes").mkdir()
+    for name in ("_a.md", "b.heic", "c.heic", "d.svg"):
+        (tmp_path / "notes" / name).write_text("sea")
+    found = [(one.state, one.told) for one in look(path) if one.what == "embed notes"]
+    assert (doctor.OK, "3  files left out: 2 .heic, 1 .svg") in found
+
+
 def test_another_model_is_foretold(tmp_path):
     path = declare(tmp_path)
     run_refresh(path)

@@ -451,6 +451,20 @@ def test_a_dry_run_writes_nothing(tmp_path):
 # -- sources ------------------------------------------------------------------------------------
 
 
+def test_files_that_are_not_read_are_told_by_ending(tmp_path):
+    source, table = tmp_path / "notes", tmp_path / "table"
+    write(source / "_index.md", [story(0)])
+    for name in ("a.heic", "b.heic", "c.svg", ".hidden", *(f"log.{n}" for n in range(20))):
+        (source / name).write_text("x")
+    expected = {".heic": 2, ".svg": 1} | {f".{n}": 1 for n in range(20)}
+    for dry_run in (True, False):
+        summary = embed(source, table, id_column="", dry_run=dry_run)
+        assert counts(summary) == {"embedded": 1}
+        assert json.loads(summary.json())["files_left_out"] == expected
+        assert "23  files left out: 2 .heic, 1 .0, 1 .1, 1 .10, " in summary.text()
+        assert ", …\n" in summary.text()
+
+
 def test_a_folder_of_feeds_is_embedded_from_end_to_end(tmp_path):
     source, table = tmp_path / "feeds", tmp_path / "table"
     items = [f"Item {n} that is longer than the fifty characters asked for." for n in range(3)]
