@@ -109,6 +109,8 @@ def _embed(step: Step) -> Looks:
     )
     for path, reason in source.unlisted():
         yield WARNING, f"{path} cannot be listed: {reason}"
+    for remark in source.remarks():
+        yield WARNING, remark
     for line in left_out_line(source.left_out()):
         yield OK, line.strip()
     model = model_of(config, source)

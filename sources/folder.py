@@ -1,27 +1,24 @@
 """Files of text, tables and images: one, those of a folder, or those a glob matches."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
 
-from sources.columns import with_columns
+from sources.columns import guessed_text, with_columns
 from sources.delimited import delimited_schema, read_delimited
+from sources.feeds import FETCH, are_fetches
 from sources.images import IMAGE_ENDINGS, image_schema, read_images
 from sources.jsonl import jsonl_schema, read_jsonl
 from sources.listing import Found, Listing, Place, endings
 from sources.opening import SourceFile, ending
 from sources.parquet import parquet_parts, parquet_schema, read_parquet
-from sources.rows import Piece, Rows, SourceError, SourceOptions, unread
+from sources.rows import Piece, Rows, SourceError, SourceOptions, group_small, unread
 from sources.text import read_documents, read_lines, text_schema
 from sources.webdataset import read_webdataset, webdataset_schema
-
-GROUP_BYTES = 16 << 20
-GROUP_FILES = 2000
 
 
 @dataclass(frozen=True)
@@ -99,6 +96,12 @@ class FolderSource:
         schema = next(self._schemas(options), None)
         self.options = options if schema is None else with_columns(options, schema)
         self.columns = tuple(filter(self.options.wants, schema.names)) if schema else ()
+        self._remarks = guessed_text(options, self.options)
+        if not options.lines and are_fetches(known):
+            self._remarks.append(
+                f"the text files of {options.path} are named like fetches of news feeds ({FETCH}), and "
+                "each is read as one document. --feeds reads the items in them."
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the listing, which can be long and is needed on the driver alone."""
@@ -112,9 +115,12 @@ class FolderSource:
             cut = dict(zip(tables, pool.map(self._cut, tables), strict=True))
         return list(
             group_small(
-                piece
-                for file in self._listing.files
-                for piece in cut.get(file, [Piece((file.name,), file.size_bytes)])
+                (
+                    piece
+                    for file in self._listing.files
+                    for piece in cut.get(file, [Piece((file.name,), file.size_bytes)])
+                ),
+                self._kind,
             )
         )
 
@@ -126,6 +132,10 @@ class FolderSource:
     def left_out(self) -> dict[str, int]:
         """Files of other kinds than those that are read, by ending."""
         return self._left_out
+
+    def remarks(self) -> list[str]:
+        """What was guessed, and how to say otherwise."""
+        return self._remarks
 
     def read(self, piece: Piece) -> Iterator[Rows]:
         """Stream the rows of a piece."""
@@ -216,26 +226,3 @@ def _may_be_empty(name: str) -> bool:
 
 def _is_about(name: str) -> bool:
     return name.rpartition("/")[2].lower().startswith(("readme", "license"))
-
-
-def group_small(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """Put small whole files of one kind that follow each other into one piece."""
-
-    def kind(piece: Piece) -> object:
-        return piece.part or KINDS.get(ending(piece.files[0]))
-
-    for _, run in groupby(pieces, kind):
-        names: list[str] = []
-        n_bytes = 0
-        for piece in run:
-            full = n_bytes + piece.size_bytes > GROUP_BYTES or len(names) >= GROUP_FILES
-            if names and (full or piece.part):
-                yield Piece(tuple(names), n_bytes)
-                names, n_bytes = [], 0
-            if piece.part:
-                yield piece
-                continue
-            names.extend(piece.files)
-            n_bytes += piece.size_bytes
-        if names:
-            yield Piece(tuple(names), n_bytes)

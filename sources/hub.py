@@ -14,7 +14,7 @@ from uuid import uuid4
 import pyarrow as pa
 
 from schemas.places import in_store
-from sources.columns import with_columns
+from sources.columns import guessed_text, with_columns
 from sources.listing import Place, endings
 from sources.prepare import prepare
 from sources.rows import (
@@ -79,6 +79,7 @@ class DatasetSource:
             raise SourceError(_unloaded(place, error)) from error
         self.options = with_columns(place.options, _schema(splits))
         self.columns = tuple(filter(self.options.wants, _schema(splits).names))
+        self._remarks = guessed_text(place.options, self.options)
 
     def pieces(self) -> list[Piece]:
         """Ranges of rows, about 64 MB or 100,000 rows each."""
@@ -98,6 +99,10 @@ class DatasetSource:
     def left_out(self) -> dict[str, int]:
         """Files of a folder that are no part of its dataset, by ending."""
         return self._left_out
+
+    def remarks(self) -> list[str]:
+        """What was guessed, and how to say otherwise."""
+        return self._remarks
 
     def read(self, piece: Piece) -> Iterator[Rows]:
         """Stream a range of rows."""

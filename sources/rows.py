@@ -8,8 +8,9 @@ however the file was cut into pieces.
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import NamedTuple, Protocol
 
 import pyarrow as pa
@@ -18,6 +19,10 @@ MAX_ROWS = 8192
 """Rows in one `Rows`, at most."""
 MAX_BYTES = 16 << 20
 """Bytes of input in one `Rows`, about: it ends after the row that reaches it."""
+
+GROUP_BYTES = 16 << 20
+GROUP_FILES = 2000
+"""Small files that one task reads together, at most."""
 
 USER_PART = re.compile(r"://[^/@\s]+@")
 SECRET_PART = re.compile(
@@ -71,6 +76,7 @@ class SourceOptions:
         no_header: The first row of a CSV file is data; columns are column_1, column_2, …
         lines: Each line of a file, whatever its ending, is one document.
         labels: The file holds the names of classes, one a line.
+        feeds: The folder holds fetches of news feeds, whose items are the rows.
         storage_options: For object stores, in delta-rs's words; others are passed to fsspec.
 
     Raises:
@@ -89,6 +95,7 @@ class SourceOptions:
     no_header: bool = False
     lines: bool = False
     labels: bool = False
+    feeds: bool = False
     storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -102,6 +109,10 @@ class SourceOptions:
             )
         if len(self.quote) > 1:
             raise SourceError(f"Quote {self.quote!r} is not one character; empty means no quoting.")
+        if self.lines + self.labels + self.feeds > 1:
+            raise SourceError(
+                "--lines, --labels and --feeds read a file in different ways: give one."
+            )
 
     def with_names(self, *, text: tuple[str, ...], id_column: str) -> "SourceOptions":
         """The options of a source that names its columns itself."""
@@ -166,6 +177,30 @@ def numbered(pieces: Iterable[Piece]) -> list[Piece]:
     return result
 
 
+def group_small(pieces: Iterable[Piece], kind: Callable[[str], object]) -> Iterator[Piece]:
+    """Put small whole files of one kind that follow each other into one piece.
+
+    Args:
+        pieces: In the order of their files.
+        kind: Of a file, by its name.
+    """
+    for _, run in groupby(pieces, lambda piece: piece.part or kind(piece.files[0])):
+        names: list[str] = []
+        n_bytes = 0
+        for piece in run:
+            full = n_bytes + piece.size_bytes > GROUP_BYTES or len(names) >= GROUP_FILES
+            if names and (full or piece.part):
+                yield Piece(tuple(names), n_bytes)
+                names, n_bytes = [], 0
+            if piece.part:
+                yield piece
+                continue
+            names.extend(piece.files)
+            n_bytes += piece.size_bytes
+        if names:
+            yield Piece(tuple(names), n_bytes)
+
+
 def file_name(pieces: Sequence[Piece], number: int) -> str:
     """The name of a file by its number, given all pieces of the source, numbered."""
     at = bisect_right(pieces, number, key=lambda piece: piece.file_number) - 1
@@ -207,6 +242,9 @@ class Source(Protocol):
 
     def left_out(self) -> dict[str, int]:
         """How many files are of kinds that are not read here, by ending."""
+
+    def remarks(self) -> list[str]:
+        """What was guessed, and how to say otherwise."""
 
     def read(self, piece: Piece) -> Iterator[Rows]:
         """Stream a piece. Bad data becomes failures and never raises."""

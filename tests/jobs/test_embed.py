@@ -475,8 +475,12 @@ def test_a_folder_of_feeds_is_embedded_from_end_to_end(tmp_path):
         path = source / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n \n".join(texts))
-    summary = embed(source, table, id_column="", prune=True)
+    documents = embed(source, tmp_path / "documents", id_column="")
+    assert (counts(documents), documents.left_out) == ({"embedded": 2}, 0)
+    assert any("--feeds reads the items" in warning for warning in documents.warnings)
+    summary = embed(source, table, id_column="", prune=True, feeds=True)
     assert (counts(summary), summary.left_out) == ({"embedded": 3, "duplicates": 1}, 1)
+    assert summary.warnings == []
     found = sorted(
         (row["text"], row["label"], row["feed"], f"{row['published']:%Y-%m-%d %H:%M %Z}")
         for row in rows_of(table).values()
@@ -486,7 +490,8 @@ def test_a_folder_of_feeds_is_embedded_from_end_to_end(tmp_path):
         (item, "sport", "kicker", f"2024-03-01 {at} UTC")
         for item, at in zip(items, times, strict=True)
     ]
-    assert counts(embed(source, table, Absent(), id_column="")) == {"unchanged": 3, "duplicates": 1}
+    again = embed(source, table, Absent(), id_column="", feeds=True)
+    assert counts(again) == {"unchanged": 3, "duplicates": 1}
 
 
 @pytest.mark.slow

@@ -283,4 +283,4 @@ def test_unknown_files_beside_known_ones_are_passed_over(tmp_path, read):
 
 
 def test_each_source_is_listed():
-    assert list(SOURCES) == ["labels", "dataset", "feeds", "folder"]
+    assert list(SOURCES) == ["labels", "feeds", "dataset", "folder"]
