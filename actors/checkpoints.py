@@ -35,7 +35,7 @@ from actors.weights import (
 )
 from actors.words import read_weights
 
-PREPROCESSING_VERSION = 1  # raised when the same row would come out as other tokens or pixels
+PREPROCESSING_VERSION = {"text": 1, "image": 2}  # raised when rows give other tokens or pixels
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,7 @@ def _model(spec: ModelSpec, folder: str, prompt: str, max_tokens: int, modality:
     own_space = hash_parts([[weights, facets, spec.normalize, spec.dim]])
     space = spec.space or own_space
     # The weights' own space also where another is declared: other weights make rows due.
-    recipe: list[Any] = [space, own_space, prompt, max_tokens, PREPROCESSING_VERSION]
+    recipe: list[Any] = [space, own_space, prompt, max_tokens, PREPROCESSING_VERSION[modality]]
     recipe += [asdict(preprocess)] if preprocess else []
     tokenizer = [part for path in tokenizer_files for part in (path.name, path.read_bytes())]
     made_by = hash_parts([recipe, *tokenizer])
@@ -274,7 +274,7 @@ def _words(path: str, modality: str, word_weights: str, others: list[Any]) -> Mo
     if word_weights:
         read_weights(word_weights)  # it is better told now
     weights = hash_file(word_weights) if word_weights else ""
-    recipe = hash_parts([[space, weights, PREPROCESSING_VERSION]])
+    recipe = hash_parts([[space, weights, PREPROCESSING_VERSION["text"]]])
     found = Model(spec, path, "", spec.max_tokens, space, recipe)
     return replace(found, word_weights=os.path.abspath(word_weights)) if word_weights else found
 

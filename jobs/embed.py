@@ -11,7 +11,6 @@ or a change: it plans first and pays only for what is due.
 """
 
 import contextlib
-import glob
 import os
 import sys
 import time
@@ -188,7 +187,7 @@ def run(
     options = SyncOptions(
         table=table,
         storage_options=storage_options(config.storage_option),
-        source_name=without_secrets(address(config.source)),
+        source_name=without_secrets(source.options.address),
         given_source=without_secrets(config.source),
         given_model=os.path.abspath(config.model) if os.path.exists(config.model) else config.model,
         word_weights=os.path.abspath(config.word_weights) if config.word_weights else "",
@@ -235,15 +234,6 @@ def run(
     if outcome.complaint:
         raise TooManyFailures(outcome.complaint, summary)
     return summary
-
-
-def address(source: str) -> str:
-    """SOURCE as it is known however it is spelled: an absolute path, a URI, or a hub name."""
-    path = source.removeprefix("file://")
-    if "://" in path:
-        return path.rstrip("/")
-    is_local = os.path.exists(path) or glob.has_magic(path)
-    return os.path.abspath(path) if is_local else path
 
 
 def source_of(config: EmbedConfig) -> Source:

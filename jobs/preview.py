@@ -8,8 +8,8 @@ import numpy as np
 from actors.exchange import PIXELS
 from actors.pixels import Preprocess
 from actors.precision import HostedModel
+from jobs.due import Images, due_by_piece, read_due
 from jobs.outcome import DryRunSummary, Preview
-from jobs.scan import Images, due_by_piece, read_due
 from sources.rows import Piece, Source
 
 WARM_UP_ROWS = 4

@@ -21,7 +21,9 @@ COUNTS = (
     "updated",
     "duplicates",
     "failed",
+    "left_out",
     "deleted",
+    "withdrawn",
 )
 ENDS = ("done", "stopped", "failed", "deleted", "restored", "switched")
 

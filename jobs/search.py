@@ -32,7 +32,7 @@ from jobs.vectors import in_order, read_vectors
 from schemas.columns import cast_column
 from schemas.embeddings import Fingerprint
 from schemas.store import StoreError, Table
-from sources.images import IMAGE_ENDINGS
+from sources.images import ALL_IMAGE_ENDINGS
 
 SHOWN_CHARACTERS = 1000
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]+")  # a text could else talk to the terminal
@@ -116,7 +116,7 @@ class Search:
         Raises:
             ModelError: there is no model for it, or the query cannot be embedded.
         """
-        names_image = query.lower().endswith(IMAGE_ENDINGS)
+        names_image = query.lower().endswith(ALL_IMAGE_ENDINGS)
         modality = "image" if names_image and os.path.isfile(query) else "text"
         if names_image and modality == "text":
             print(f"embatch: there is no file {query}: it is taken as a text.", file=sys.stderr)
@@ -227,7 +227,7 @@ def _lines(prompt: str) -> Iterator[str]:
         if not line:
             return
         if line.strip():
-            yield line.strip()
+            yield line.removesuffix("\n")
 
 
 def main(arguments: list[str] | None = None) -> int:

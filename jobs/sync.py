@@ -277,7 +277,7 @@ class Sync:
         if table.version % CHECKPOINT_VERSIONS == 0:
             table.checkpoint()
         complaint = too_many_failures(ledger, self.options.max_failures, self.options.table)
-        if counts.failed and self.options.max_failures < 1 and not table.n_rows:
+        if counts.failed and self.options.max_failures < 1 and not table.files():
             complaint = complaint or ALL_FAILED.format(table=self.options.table)
         if ledger.n_new and not complaint:
             self.planner.warnings.append(

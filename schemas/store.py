@@ -135,11 +135,6 @@ class Table:
         """The table's folder as a filesystem."""
         return filesystem(self.uri, self.options)
 
-    @property
-    def n_rows(self) -> int:
-        """The rows of this version."""
-        return sum(file.n_rows for file in self.files())
-
     def files(self) -> list[Fragment]:
         """The files of this version, sorted by name."""
         actions = pa.table(self.handle.get_add_actions(flatten=True))

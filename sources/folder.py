@@ -11,7 +11,7 @@ import pyarrow as pa
 from sources.columns import guessed_text, with_columns
 from sources.delimited import delimited_schema, read_delimited
 from sources.feeds import FETCH, are_fetches
-from sources.images import IMAGE_ENDINGS, image_schema, read_images
+from sources.images import HEIF_ENDINGS, IMAGE_ENDINGS, NEEDS_HEIF, image_schema, read_images
 from sources.jsonl import jsonl_schema, read_jsonl
 from sources.listing import Found, Listing, Place, endings
 from sources.opening import SourceFile, ending
@@ -201,6 +201,7 @@ def _known(listing: Listing, options: SourceOptions) -> tuple[tuple[Found, ...],
         raise SourceError(
             f"{options.path} holds no file of a known ending. Known: {', '.join(KINDS)}, each also "
             f"with .gz or .zst. Found: {found}. With --lines each line of any file is a document."
+            + (NEEDS_HEIF if any(ending(f.name) in HEIF_ENDINGS for f in listing.files) else "")
         )
     families = {_kind_of(file.name, options).family for file in known}
     if len(families) > 1:

@@ -6,6 +6,8 @@ The address of a row is its file and its position, which counts the rows of the 
 however the file was cut into pieces.
 """
 
+import glob
+import os
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -117,6 +119,15 @@ class SourceOptions:
     def with_names(self, *, text: tuple[str, ...], id_column: str) -> "SourceOptions":
         """The options of a source that names its columns itself."""
         return replace(self, text_column=text, id_column=id_column)
+
+    @property
+    def address(self) -> str:
+        """The source as it is known however it is spelled: an absolute path, a URI, or a hub name."""
+        path = self.path.removeprefix("file://")
+        if "://" in path:
+            return path.rstrip("/")
+        is_local = os.path.exists(path) or glob.has_magic(path)
+        return os.path.abspath(path) if is_local else path
 
     @property
     def modality(self) -> str:
