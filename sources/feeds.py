@@ -58,7 +58,7 @@ class FeedSource:
             )
         held = tuple(file for file in feeds if file.size_bytes)
         self._listing: Listing | None = replace(place.listing, files=held)
-        self._left_out = endings(set(place.listing.files) - set(feeds))
+        self._left_out = endings(f for f in place.listing.files if not _NAME.fullmatch(f.name))
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the listing, which can be long and is needed on the driver alone."""

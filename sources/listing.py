@@ -13,12 +13,13 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+import pyarrow as pa
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.arrow import ArrowFSWrapper
@@ -28,6 +29,7 @@ from pyarrow.fs import FileSelector, FileType
 
 from schemas.places import filesystem, in_bucket, in_store, reason
 from sources.opening import ending
+from sources.partitions import NONE, partition_columns, partition_of
 from sources.rows import SourceError, SourceOptions, short_reason
 
 _MAGIC = re.compile(r"[*?[]")
@@ -38,10 +40,17 @@ _BESIDE_ROWS = re.compile(
 
 
 class Found(NamedTuple):
-    """A file: its name relative to SOURCE, with `/`, and its size."""
+    """A file.
+
+    Attributes:
+        name: Relative to SOURCE, with `/`.
+        size_bytes: As the file system has it.
+        partition: What its folders say of its rows, by column.
+    """
 
     name: str
     size_bytes: int
+    partition: Mapping[str, object] = NONE
 
 
 @dataclass(frozen=True)
@@ -52,11 +61,13 @@ class Listing:
         root: The folder that the names are relative to.
         files: Sorted by name, without those that are hidden or that tables keep beside their rows.
         unlisted: (name, reason) of what could not be listed.
+        partitions: The columns that the partitions of the files have.
     """
 
     root: str
     files: tuple[Found, ...]
     unlisted: tuple[tuple[str, str], ...] = ()
+    partitions: pa.Schema = pa.schema([])
 
 
 class Place:
@@ -116,7 +127,7 @@ class Place:
                     f"Folder {shown} is empty, or holds hidden files alone (their names begin with a "
                     "dot) and what tables keep beside their rows, such as _SUCCESS."
                 )
-            return Listing(path, tuple(files), tuple(unlisted))
+            return _with_partitions(path, files, unlisted)
         magic = _MAGIC.search(path)
         if magic is None:
             raise SourceError(self.missing())
@@ -128,7 +139,7 @@ class Place:
                 f"The glob {shown} matches no file. {beside(self.fs, root + '/*')} A glob names "
                 "files, not folders: `*` is any name, `**/` any folders; quote it for the shell."
             )
-        return Listing(root, tuple(files), tuple(unlisted))
+        return _with_partitions(root, files, unlisted)
 
     def _kind(self) -> str:
         """`file`, `directory` or neither; what a store answers else is an error, not a lack of files."""
@@ -151,6 +162,14 @@ class Place:
     def missing(self) -> str:
         """Say that there is no such path, and what is where it was expected."""
         return f"There is no file or folder {self.options.path}. {beside(self.fs, self.path)}"
+
+
+def _with_partitions(
+    root: str, files: Sequence[Found], unlisted: Sequence[tuple[str, str]]
+) -> Listing:
+    found = tuple(file._replace(partition=partition_of(file.name)) for file in files)
+    columns = partition_columns(file.partition for file in found)
+    return Listing(root, found, tuple(unlisted), columns)
 
 
 def endings(files: Iterable[Found]) -> dict[str, int]:

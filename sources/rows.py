@@ -167,6 +167,7 @@ class Piece:
         part: Row groups [start, stop) of one Parquet file, or rows [start, stop) of a split.
         first_row: Position of the first row of that part.
         file_number: Index of the first of `files` among all files of the source; see `numbered`.
+        partitions: The values of partition columns of each file; empty where the source has none.
     """
 
     files: tuple[str, ...]
@@ -174,6 +175,7 @@ class Piece:
     part: tuple[int, int] | None = None
     first_row: int = 0
     file_number: int = 0
+    partitions: tuple[Mapping[str, object], ...] = ()
 
 
 def numbered(pieces: Iterable[Piece]) -> list[Piece]:

@@ -28,3 +28,12 @@ def test_what_a_source_guesses_is_said_once(tmp_path, capsys):
     feeds = CorpusOptions(str(tmp_path), feeds=True)
     assert [example.text[0] for example in feeds.examples()] == ["a", "b"]
     assert "1 could not be read: items of fewer than 51 characters" in capsys.readouterr().err
+
+
+def test_a_partition_may_be_the_label(tmp_path, capsys):
+    for lang in ("de", "fr"):
+        (tmp_path / f"lang={lang}").mkdir()
+        (tmp_path / f"lang={lang}" / "a.txt").write_text("taxi")
+    options = CorpusOptions(str(tmp_path), label_column="lang")
+    assert [*options.examples()] == [("taxi", "de"), ("taxi", "fr")]
+    assert "partition columns are read from the names of folders: lang." in capsys.readouterr().err
