@@ -32,6 +32,7 @@ from jobs.options import (
     user_error_types,
     user_errors,
 )
+from jobs.outcome import left_out_line
 from schemas.embeddings import Fingerprint
 from schemas.places import filesystem
 from schemas.store import Table
@@ -109,6 +110,10 @@ def _embed(step: Step) -> Looks:
     )
     for path, reason in source.unlisted():
         yield WARNING, f"{path} cannot be listed: {reason}"
+    for remark in source.remarks():
+        yield WARNING, remark
+    for line in left_out_line(source.left_out()):
+        yield OK, line.strip()
     model = model_of(config, source)
     yield OK, f"{model.name}: {model.dim} dimensions, {model.size_bytes / 1e6:,.0f} MB of weights"
     table = Table.open(table_uri(step.output), storage_options(config.storage_option))

@@ -57,6 +57,7 @@ class EmbedConfig:
         quote: around fields of a CSV file
         no_header: the first row of a CSV file is data; its columns are column_1, column_2, ...
         lines: each line of a text file is one text
+        feeds: SOURCE is a folder of news feeds, CATEGORY/.../FEED-YYYY-MM-DD/hh-mm.txt, whose items are rows
         labels: SOURCE is a file of class names, one a line, or `name: wording`
         template: with --labels, what a name is put into at {}; the vectors of several are averaged
         prompt: name of one of the model's prompts (passage, query), or the words to put before a text
@@ -99,6 +100,7 @@ class EmbedConfig:
     quote: str = '"'
     no_header: Flag = False
     lines: Flag = False
+    feeds: Flag = False
     labels: Flag = False
     template: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     prompt: Text = ""
@@ -257,6 +259,7 @@ def source_of(config: EmbedConfig) -> Source:
             no_header=config.no_header,
             lines=config.lines,
             labels=config.labels,
+            feeds=config.feeds,
             storage_options=storage_options(config.storage_option),
         )
     )

@@ -10,7 +10,7 @@ from jobs.planning import SyncError
 from jobs.waves import Tally
 
 _REASONS_SHOWN = 5
-
+_ENDINGS_SHOWN = 12
 
 ALL_FAILED = (
     "No row could be embedded, and the table is empty. `embatch failures {table}` says why."
@@ -182,7 +182,8 @@ class EmbedSummary(Counts):
 
 def left_out_line(files: Mapping[str, int]) -> list[str]:
     """Which files are not read, in one line; none where all are."""
-    kinds = ", ".join(f"{n:,} {ending}" for ending, n in files.items())
+    shown = [f"{n:,} {ending}" for ending, n in files.items()]
+    kinds = ", ".join(shown[:_ENDINGS_SHOWN]) + (", …" if len(shown) > _ENDINGS_SHOWN else "")
     return [f"{sum(files.values()):>12,}  files left out: {kinds}"] if files else []
 
 

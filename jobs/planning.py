@@ -117,6 +117,7 @@ class Planner:
         unlisted = source.unlisted()
         self.all_listed = not unlisted
         self.warnings = [f"{path} could not be listed: {reason}" for path, reason in unlisted]
+        self.warnings += source.remarks()
 
     def open_table(self) -> Table | None:
         """The table, None where there is none yet.

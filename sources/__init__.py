@@ -26,8 +26,8 @@ __all__ = [
 
 SOURCES: dict[str, type[DatasetSource | FeedSource | FolderSource | LabelSource]] = {
     "labels": LabelSource,
-    "dataset": DatasetSource,
     "feeds": FeedSource,
+    "dataset": DatasetSource,
     "folder": FolderSource,
 }
 """Tried in this order: the first that matches a SOURCE reads it."""

@@ -56,6 +56,16 @@ def with_columns(options: SourceOptions, schema: pa.Schema) -> SourceOptions:
     return replace(options, text_column=tuple(strings))
 
 
+def guessed_text(given: SourceOptions, found: SourceOptions) -> list[str]:
+    """A remark on a text column that nobody named, not even its own name."""
+    if given.text_column or found.text_column in ((), ("text",)):
+        return []
+    (name,) = found.text_column
+    return [
+        f"column {name!r} is taken for the text, as the only one of strings. --text-column names one."
+    ]
+
+
 def is_image(kind: pa.DataType) -> bool:
     """Whether a column may hold image files: bytes, or a struct of bytes and path."""
     if pa.types.is_struct(kind):

@@ -53,6 +53,10 @@ class LabelSource:
         """Nothing."""
         return {}
 
+    def remarks(self) -> list[str]:
+        """Nothing."""
+        return []
+
     def read(self, piece: Piece) -> Iterator[Rows]:
         """The classes; blank lines and lines that begin with # are none."""
         lines = Lines(self._file)

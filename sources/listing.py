@@ -1,4 +1,11 @@
-"""Which files a SOURCE names: one file, a folder, or a glob, local or at any fsspec address."""
+"""Which files a SOURCE names: one file, a folder, or a glob, local or at any fsspec address.
+
+Names that begin with a dot, of files or of folders, are hidden, and so are AppleDouble's `._x`. What
+tables and archives keep beside their rows is no file either: the folders `_delta_log`,
+`_spark_metadata`, `_temporary` and `__MACOSX`, and the files `_SUCCESS`, `_metadata`,
+`_common_metadata`, `_committed_*` and `_started_*`. All others are files, also where their names
+begin with `_`: a source reads them or counts them as left out.
+"""
 
 import contextlib
 import difflib
@@ -6,12 +13,13 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+import pyarrow as pa
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.arrow import ArrowFSWrapper
@@ -21,16 +29,28 @@ from pyarrow.fs import FileSelector, FileType
 
 from schemas.places import filesystem, in_bucket, in_store, reason
 from sources.opening import ending
+from sources.partitions import NONE, partition_columns, partition_of
 from sources.rows import SourceError, SourceOptions, short_reason
 
 _MAGIC = re.compile(r"[*?[]")
+_BESIDE_ROWS = re.compile(
+    r"(^|/)((_delta_log|_spark_metadata|_temporary|__MACOSX)/"
+    r"|(_SUCCESS|_metadata|_common_metadata|_(committed|started)_[^/]*)$)"
+)
 
 
 class Found(NamedTuple):
-    """A file: its name relative to SOURCE, with `/`, and its size."""
+    """A file.
+
+    Attributes:
+        name: Relative to SOURCE, with `/`.
+        size_bytes: As the file system has it.
+        partition: What its folders say of its rows, by column.
+    """
 
     name: str
     size_bytes: int
+    partition: Mapping[str, object] = NONE
 
 
 @dataclass(frozen=True)
@@ -39,13 +59,15 @@ class Listing:
 
     Attributes:
         root: The folder that the names are relative to.
-        files: Sorted by name; hidden ones (. or _ in front, also of a folder) are left out.
+        files: Sorted by name, without those that are hidden or that tables keep beside their rows.
         unlisted: (name, reason) of what could not be listed.
+        partitions: The columns that the partitions of the files have.
     """
 
     root: str
     files: tuple[Found, ...]
     unlisted: tuple[tuple[str, str], ...] = ()
+    partitions: pa.Schema = pa.schema([])
 
 
 class Place:
@@ -101,8 +123,11 @@ class Place:
         if kind == "directory":
             files = sorted(_walk(self.fs, path, unlisted))
             if not files and not unlisted:
-                raise SourceError(f"Folder {shown} is empty, or holds hidden files alone.")
-            return Listing(path, tuple(files), tuple(unlisted))
+                raise SourceError(
+                    f"Folder {shown} is empty, or holds hidden files alone (their names begin with a "
+                    "dot) and what tables keep beside their rows, such as _SUCCESS."
+                )
+            return _with_partitions(path, files, unlisted)
         magic = _MAGIC.search(path)
         if magic is None:
             raise SourceError(self.missing())
@@ -114,7 +139,7 @@ class Place:
                 f"The glob {shown} matches no file. {beside(self.fs, root + '/*')} A glob names "
                 "files, not folders: `*` is any name, `**/` any folders; quote it for the shell."
             )
-        return Listing(root, tuple(files), tuple(unlisted))
+        return _with_partitions(root, files, unlisted)
 
     def _kind(self) -> str:
         """`file`, `directory` or neither; what a store answers else is an error, not a lack of files."""
@@ -139,10 +164,19 @@ class Place:
         return f"There is no file or folder {self.options.path}. {beside(self.fs, self.path)}"
 
 
+def _with_partitions(
+    root: str, files: Sequence[Found], unlisted: Sequence[tuple[str, str]]
+) -> Listing:
+    found = tuple(file._replace(partition=partition_of(file.name)) for file in files)
+    columns = partition_columns(file.partition for file in found)
+    return Listing(root, found, tuple(unlisted), columns)
+
+
 def endings(files: Iterable[Found]) -> dict[str, int]:
     """How many files have which ending, most first; `none` where there is none."""
-    counts = Counter(ending(file.name) or "none" for file in files)
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0] == "none", item[0])))
+    found = (ending(file.name) or PurePosixPath(file.name).suffix for file in files)
+    counts = Counter(one or "none" for one in found)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def beside(fs: AbstractFileSystem, path: str) -> str:
@@ -163,12 +197,20 @@ def beside(fs: AbstractFileSystem, path: str) -> str:
 
 
 def _walk(fs: AbstractFileSystem, root: str, unlisted: list[tuple[str, str]]) -> Iterator[Found]:
+    """All files below a folder that are neither hidden nor kept beside rows, in any order."""
     if isinstance(fs, LocalFileSystem):
-        yield from _walk_local(root, unlisted)
-        return
-    if isinstance(fs, ArrowFSWrapper):
-        yield from _walk_store(fs, root)
-        return
+        found = _walk_local(root, unlisted)
+    elif isinstance(fs, ArrowFSWrapper):
+        found = _walk_store(fs, root)
+    else:
+        found = _walk_other(fs, root, unlisted)
+    return (file for file in found if not _BESIDE_ROWS.search(file.name))
+
+
+def _walk_other(
+    fs: AbstractFileSystem, root: str, unlisted: list[tuple[str, str]]
+) -> Iterator[Found]:
+    """What fsspec lists."""
 
     def failed(error: Exception) -> None:
         unlisted.append((root, short_reason(error)))
@@ -228,4 +270,4 @@ def _not_of_stores(options: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_hidden(name: str) -> bool:
-    return any(part.startswith((".", "_")) for part in name.split("/"))
+    return name.startswith(".") or "/." in name

@@ -10,8 +10,9 @@ import glob
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import NamedTuple, Protocol
 
 import pyarrow as pa
@@ -20,6 +21,10 @@ MAX_ROWS = 8192
 """Rows in one `Rows`, at most."""
 MAX_BYTES = 16 << 20
 """Bytes of input in one `Rows`, about: it ends after the row that reaches it."""
+
+GROUP_BYTES = 16 << 20
+GROUP_FILES = 2000
+"""Small files that one task reads together, at most."""
 
 USER_PART = re.compile(r"://[^/@\s]+@")
 SECRET_PART = re.compile(
@@ -73,6 +78,7 @@ class SourceOptions:
         no_header: The first row of a CSV file is data; columns are column_1, column_2, …
         lines: Each line of a file, whatever its ending, is one document.
         labels: The file holds the names of classes, one a line.
+        feeds: The folder holds fetches of news feeds, whose items are the rows.
         storage_options: For object stores, in delta-rs's words; others are passed to fsspec.
 
     Raises:
@@ -91,6 +97,7 @@ class SourceOptions:
     no_header: bool = False
     lines: bool = False
     labels: bool = False
+    feeds: bool = False
     storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -104,6 +111,10 @@ class SourceOptions:
             )
         if len(self.quote) > 1:
             raise SourceError(f"Quote {self.quote!r} is not one character; empty means no quoting.")
+        if self.lines + self.labels + self.feeds > 1:
+            raise SourceError(
+                "--lines, --labels and --feeds read a file in different ways: give one."
+            )
 
     def with_names(self, *, text: tuple[str, ...], id_column: str) -> "SourceOptions":
         """The options of a source that names its columns itself."""
@@ -156,6 +167,7 @@ class Piece:
         part: Row groups [start, stop) of one Parquet file, or rows [start, stop) of a split.
         first_row: Position of the first row of that part.
         file_number: Index of the first of `files` among all files of the source; see `numbered`.
+        partitions: The values of partition columns of each file; empty where the source has none.
     """
 
     files: tuple[str, ...]
@@ -163,6 +175,7 @@ class Piece:
     part: tuple[int, int] | None = None
     first_row: int = 0
     file_number: int = 0
+    partitions: tuple[Mapping[str, object], ...] = ()
 
 
 def numbered(pieces: Iterable[Piece]) -> list[Piece]:
@@ -175,6 +188,30 @@ def numbered(pieces: Iterable[Piece]) -> list[Piece]:
         result.append(replace(piece, file_number=number))
         n_files = number + len(piece.files)
     return result
+
+
+def group_small(pieces: Iterable[Piece], kind: Callable[[str], object]) -> Iterator[Piece]:
+    """Put small whole files of one kind that follow each other into one piece.
+
+    Args:
+        pieces: In the order of their files.
+        kind: Of a file, by its name.
+    """
+    for _, run in groupby(pieces, lambda piece: piece.part or kind(piece.files[0])):
+        names: list[str] = []
+        n_bytes = 0
+        for piece in run:
+            full = n_bytes + piece.size_bytes > GROUP_BYTES or len(names) >= GROUP_FILES
+            if names and (full or piece.part):
+                yield Piece(tuple(names), n_bytes)
+                names, n_bytes = [], 0
+            if piece.part:
+                yield piece
+                continue
+            names.extend(piece.files)
+            n_bytes += piece.size_bytes
+        if names:
+            yield Piece(tuple(names), n_bytes)
 
 
 def file_name(pieces: Sequence[Piece], number: int) -> str:
@@ -218,6 +255,9 @@ class Source(Protocol):
 
     def left_out(self) -> dict[str, int]:
         """How many files are of kinds that are not read here, by ending."""
+
+    def remarks(self) -> list[str]:
+        """What was guessed, and how to say otherwise."""
 
     def read(self, piece: Piece) -> Iterator[Rows]:
         """Stream a piece. Bad data becomes failures and never raises."""

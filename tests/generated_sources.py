@@ -171,6 +171,30 @@ def tables(ending, write, **known):
     return Kind(files, items, {"text_column": "text"}, OTHERS, broken=broken)
 
 
+PARTITIONS = {"lang=d%20e/day=1/": ("d e", "1"), "": (None, None), "day=2/": (None, "2")}
+
+
+def in_partitions(drawn):
+    """A file of JSON lines in each of up to three folders: name, values of partition columns, rows."""
+    for (folder, values), rows in zip(PARTITIONS.items(), drawn, strict=False):
+        yield f"{folder}rows.jsonl", values, rows
+
+
+def files_of_partitions(drawn):
+    return {name: jsonl(rows) for name, _, rows in in_partitions(drawn)}
+
+
+def items_of_partitions(drawn, with_ids):
+    for name, (lang, day), rows in sorted(in_partitions(drawn)):
+        start = f"m2:s3:days1:{day}s4:langs3:{lang}" if lang else f"m1:s3:days1:{day}"
+        for item in items_of_table(name, rows, with_ids=with_ids):
+            id_ = item.id
+            if day and id_ and not with_ids:
+                id_ = xxh3_128_hexdigest(start.encode() + bytes.fromhex(id_))
+            others = () if item.fails == "read" else (*item.others, lang, day)
+            yield item._replace(id=id_, others=others)
+
+
 def split_into_files(ending, drawn):
     """One file a row, in folders whose names begin with what hides a file elsewhere."""
     return {
@@ -248,12 +272,18 @@ KINDS = {
     "jsonl": tables(".jsonl", jsonl),
     "csv": tables(".csv", delimited, nulls=False),
     "parquet": tables(".parquet", parquet, may_be_bad=False),
+    "partitions": Kind(
+        files_of_partitions,
+        items_of_partitions,
+        {"text_column": "text"},
+        (*OTHERS, "lang", "day"),
+    ),
     "documents": whole_files(
         ".txt", document, document_fails, lambda row: row.text if row.text != BAD else None
     ),
     "images": whole_files(".png", picture, picture_fails, picture, is_image=True),
     "lines": Kind(files_of_lines, items_of_lines, {"lines": True}, with_ids=(False,)),
-    "feeds": Kind(files_of_feeds, items_of_feeds, {}, ("published",), (False,)),
+    "feeds": Kind(files_of_feeds, items_of_feeds, {"feeds": True}, ("published",), (False,)),
     "labels": Kind(files_of_labels, items_of_labels, {"labels": True}, with_ids=(True,)),
     "passages": Kind(
         tables(".jsonl", jsonl).write,

@@ -168,7 +168,7 @@ def test_keys_of_a_store_may_hold_what_file_names_do_not(bucket, here):
     for name in [*ODD, "deep/er/x y.txt"]:
         bucket.put(f"{here}/source/{name}", name.encode())
     bucket.put(f"{here}/source/deep/", b"")  # how consoles mark a folder
-    for name in ("_hidden/a.txt", ".b.txt"):
+    for name in ("_temporary/a.txt", ".b.txt"):
         bucket.put(f"{here}/source/{name}", b"hidden")
     table = bucket.uri(f"{here}/table")
     embed(bucket, bucket.uri(f"{here}/source"), table, id_column="")

@@ -457,6 +457,20 @@ def test_a_dry_run_writes_nothing(tmp_path):
 # -- sources ------------------------------------------------------------------------------------
 
 
+def test_files_that_are_not_read_are_told_by_ending(tmp_path):
+    source, table = tmp_path / "notes", tmp_path / "table"
+    write(source / "_index.md", [story(0)])
+    for name in ("a.heic", "b.heic", "c.svg", ".hidden", *(f"log.{n}" for n in range(20))):
+        (source / name).write_text("x")
+    expected = {".heic": 2, ".svg": 1} | {f".{n}": 1 for n in range(20)}
+    for dry_run in (True, False):
+        summary = embed(source, table, id_column="", dry_run=dry_run)
+        assert counts(summary) == {"embedded": 1}
+        assert json.loads(summary.json())["files_left_out"] == expected
+        assert "23  files left out: 2 .heic, 1 .0, 1 .1, 1 .10, " in summary.text()
+        assert ", …\n" in summary.text()
+
+
 def test_a_folder_of_feeds_is_embedded_from_end_to_end(tmp_path):
     source, table = tmp_path / "feeds", tmp_path / "table"
     items = [f"Item {n} that is longer than the fifty characters asked for." for n in range(3)]
@@ -467,8 +481,12 @@ def test_a_folder_of_feeds_is_embedded_from_end_to_end(tmp_path):
         path = source / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n \n".join(texts))
-    summary = embed(source, table, id_column="", prune=True)
+    documents = embed(source, tmp_path / "documents", id_column="")
+    assert (counts(documents), documents.left_out) == ({"embedded": 2}, 0)
+    assert any("--feeds reads the items" in warning for warning in documents.warnings)
+    summary = embed(source, table, id_column="", prune=True, feeds=True)
     assert (counts(summary), summary.left_out) == ({"embedded": 3, "duplicates": 1}, 1)
+    assert summary.warnings == []
     found = sorted(
         (row["text"], row["label"], row["feed"], f"{row['published']:%Y-%m-%d %H:%M %Z}")
         for row in rows_of(table).values()
@@ -478,7 +496,8 @@ def test_a_folder_of_feeds_is_embedded_from_end_to_end(tmp_path):
         (item, "sport", "kicker", f"2024-03-01 {at} UTC")
         for item, at in zip(items, times, strict=True)
     ]
-    assert counts(embed(source, table, Absent(), id_column="")) == {"unchanged": 3, "duplicates": 1}
+    again = embed(source, table, Absent(), id_column="", feeds=True)
+    assert counts(again) == {"unchanged": 3, "duplicates": 1}
 
 
 @pytest.mark.slow
