@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from xxhash import xxh3_128_digest
 
+from schemas.columns import cast_column, plain_type
 from sources.row_hash import Hashes, hash_column
 from sources.rows import (
     IMAGE,
@@ -201,11 +202,8 @@ def _others(
 
 
 def _plain(column: pa.ChunkedArray) -> pa.Array:
-    """One array, with dictionaries decoded."""
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):  # pyarrow returns none or several for some types
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
-    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+    """One array of a type that Arrow can filter and take: no views, no dictionaries."""
+    return cast_column(column, plain_type(column.type))
 
 
 def _strings(array: pa.Array, what: str, bad: Reasons, convert: Any) -> pa.Array:  # noqa: ANN401
@@ -230,10 +228,8 @@ def _holds_text(kind: pa.DataType) -> bool:
         for is_kind in (
             types.is_string,
             types.is_large_string,
-            types.is_string_view,
             types.is_binary,
             types.is_large_binary,
-            types.is_binary_view,
         )
     )
 

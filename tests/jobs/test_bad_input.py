@@ -194,6 +194,8 @@ def test_columns_of_every_type_come_into_the_table_or_go_with_a_warning(embatch,
         "struct": pa.array([{"a": 1, "b": {"c": "d"}}]),
         "map": pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int32())),
         "bytes": pa.array([b"\xff\0"], pa.large_binary()),
+        "view": pa.array(["a view"], pa.string_view()),
+        "views": pa.array([{"a": ["b"]}], pa.struct([("a", pa.list_(pa.string_view()))])),
         "a b;c": pa.array(["odd name"]),
     }
     pq.write_table(pa.table({"text": ["one"], **columns}), source)
@@ -217,6 +219,8 @@ def test_columns_of_every_type_come_into_the_table_or_go_with_a_warning(embatch,
         "struct": {"a": 1, "b": {"c": "d"}},
         "map": [("k", 1)],
         "bytes": b"\xff\0",
+        "view": "a view",
+        "views": {"a": ["b"]},
         "a_b_c": "odd name",
     }
     told = " ".join(summary["warnings"])
