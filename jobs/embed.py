@@ -55,6 +55,7 @@ class EmbedConfig:
         limit: take only the first rows, to try things out
         delimiter: between the fields of a CSV file
         quote: around fields of a CSV file
+        encoding: of CSV, JSON and text files without a byte order mark (default: UTF-8)
         no_header: the first row of a CSV file is data; its columns are column_1, column_2, ...
         lines: each line of a text file is one text
         labels: SOURCE is a file of class names, one a line, or `name: wording`
@@ -97,6 +98,7 @@ class EmbedConfig:
     limit: Number = 0
     delimiter: str = ","
     quote: str = '"'
+    encoding: Text = ""
     no_header: Flag = False
     lines: Flag = False
     labels: Flag = False
@@ -263,6 +265,7 @@ def source_of(config: EmbedConfig) -> Source:
             max_chars=config.max_chars or None,
             delimiter=config.delimiter,
             quote=config.quote,
+            encoding=config.encoding,
             no_header=config.no_header,
             lines=config.lines,
             labels=config.labels,

@@ -9,8 +9,9 @@ number is a header.
 """
 
 import csv
-from pathlib import Path
+import io
 
+from sources.opening import as_utf8
 from sources.rows import SourceError
 
 
@@ -21,10 +22,15 @@ def read_judgements(path: str) -> dict[str, dict[str, float]]:
         SourceError: The file is missing, or a line is of another form.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        with open(path, "rb") as file, io.TextIOWrapper(as_utf8(file), "utf-8") as text:
+            lines = text.read().split("\n")
     except FileNotFoundError as error:
         raise SourceError(
             f"There is no file {path}. Expected one with a pair of ids a line, perhaps with a score."
+        ) from error
+    except SourceError as error:
+        raise SourceError(
+            f"{path} looks like UTF-16 without a byte order mark. Save it as UTF-8."
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"Cannot read {path}: {error}") from error

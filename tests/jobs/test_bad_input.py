@@ -137,6 +137,17 @@ def test_files_cut_in_half_and_lines_that_are_no_json_fail_alone(embatch, tmp_pa
     assert (result[0], result[1]["unchanged"], result[1]["failed"]) == (0, 3, 3)
 
 
+def test_a_text_file_that_was_taken_for_another_kind_is_one_message(embatch, tmp_path):
+    source, table = tmp_path / "a.csv", tmp_path / "table"
+    source.write_text("id;text\n1;one\n")
+    says(embatch(source, table), 1, "a.csv: it has one column", "--delimiter ';'", "--lines")
+    source.write_bytes("id,text\n1,one\n".encode("utf-16-le"))
+    says(embatch(source, table), 1, "a.csv: it looks like UTF-16-LE", "--encoding utf-16-le")
+    says(embatch(source, table, "--encoding", "utf16le?"), 1, "no encoding 'utf16le?'", "cp1252")
+    assert not table.exists()
+    assert embatch(source, table, "--encoding", "utf-16-le")[1]["embedded"] == 1
+
+
 # -- rows -------------------------------------------------------------------------------------
 
 
