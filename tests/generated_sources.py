@@ -108,7 +108,7 @@ def stage_of(text):
 
 
 def document(row):
-    return b"\xff\xfe no text" if row.text == BAD else (row.text or "").encode()
+    return b"no text \xff" if row.text == BAD else (row.text or "").encode()
 
 
 def picture(row):
@@ -312,20 +312,20 @@ class Account:
     counts: Counter = field(default_factory=Counter)
 
 
-def account(items, before, *, prune, broken=None):
+def account(items, files, before, *, prune, broken=None):
     """The account of one run.
 
     Args:
         items: of the source, in their order.
+        files: those that can be read.
         before: the account of the run before.
         prune: rows that the source has no longer go; not if a part of it is broken.
         broken: a file that cannot be read.
     """
     old_failed, before = before.failed, before.table
     table, failed, counts = {}, {}, Counter(dict.fromkeys(("left_out", "deleted"), 0))
-    won, refused, files = {}, set(), set()
+    won, refused = {}, set()
     for item in items:
-        files.add(item.file)
         counts["rows_read"] += 1
         address = item.file, item.position
         if item.fails in ("left out", "read"):
