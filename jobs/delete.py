@@ -129,7 +129,8 @@ def _delete(table: Table, ids: pa.Array, note: Mapping[str, Any]) -> DeleteSumma
             found |= set(keys[name].filter(pa.array(mask)).to_pylist())
         if hits.any():
             gone[file] = np.flatnonzero(hits)
-    kept, _ = rewrite(table, note["run"], gone, ())
+    with claim.kept(table, note):
+        kept, _ = rewrite(table, note["run"], gone, ())
     failures = FailureLog(table.uri, table.options)
     failed = pc.fill_null(pc.is_in(failures.rows["id"], value_set=ids), False).to_numpy()
     found |= set(failures.rows["id"].filter(pa.array(failed)).to_pylist())

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from actors.hardware import cores
 from jobs.cluster import cluster
 from jobs.declared import Corpus, Step, read_corpus
 from jobs.embed import EmbedConfig, model_of, source_of
@@ -175,7 +176,7 @@ def _machine(corpus: Corpus) -> Looks:
     addresses = {getattr(step.config, "address", "") for step in corpus.steps}
     addresses.add(os.environ.get("RAY_ADDRESS", ""))
     n_gpus: Any = torch.cuda.device_count()
-    yield OK, f"{os.cpu_count()} cores and {n_gpus} GPUs here"
+    yield OK, f"{cores()} cores and {n_gpus} GPUs here"
     for address in sorted(filter(None, addresses)):
         with cluster(address, verbose=False) as ray:
             nodes = ray.nodes()

@@ -21,8 +21,9 @@ from typing import Annotated, Literal
 import tyro
 
 from actors.templates import templates_of
-from jobs.cluster import cluster, native_noise_in_a_file
+from jobs.cluster import cluster
 from jobs.events import Events, open_log
+from jobs.noise import native_noise_in_a_file
 from jobs.options import Flag, parse, storage_options, table_uri, user_errors
 from jobs.outcome import DryRunSummary, EmbedSummary, TooManyFailures
 from jobs.planning import SyncModel, SyncOptions, refuse_nesting
@@ -68,7 +69,7 @@ class EmbedConfig:
         force_prune: remove them even if they are more than a fifth of the table
         replace: embed every row anew, also with another model
         retry_failed: try rows again that failed before
-        max_failures: share of the rows due that may fail before the run counts as failed
+        max_failures: share of the rows tried (of 100 at least) that may fail anew before the run counts as failed
         precision: of the computation; auto is the fastest that leaves the vectors where fp32 has them
         device: where the model runs
         actors: processes that host the model (default: from the machines)

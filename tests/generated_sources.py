@@ -142,7 +142,8 @@ class Kind:
     Attributes:
         options: of EmbedConfig.
         others: columns that `Item.others` holds, where the table has them.
-        ids: whether rows have ids of their own, or may: both are drawn.
+        with_ids: whether rows have ids of their own, or may: both are drawn.
+        broken: what a file is called that belongs to the source and cannot be read.
     """
 
     write: object
@@ -151,6 +152,7 @@ class Kind:
     others: tuple[str, ...] = ()
     with_ids: tuple[bool, ...] = (True, False)
     is_image: bool = False
+    broken: str | None = None
 
 
 def names(ending, files):
@@ -165,7 +167,8 @@ def tables(ending, write, **known):
         for name, rows in names(ending, drawn).items():
             yield from items_of_table(name, rows, with_ids=with_ids, **known)
 
-    return Kind(files, items, {"text_column": "text"}, OTHERS)
+    broken = "z.csv.gz" if ending == ".csv" else "z.jsonl.gz"  # JSON lines go with Parquet
+    return Kind(files, items, {"text_column": "text"}, OTHERS, broken=broken)
 
 
 PARTITIONS = {"lang=d%20e/day=1/": ("d e", "1"), "": (None, None), "day=2/": (None, "2")}
@@ -300,26 +303,35 @@ class Account:
 
     Attributes:
         table: id to (content, others).
-        failed: address to stage.
+        failed: address to (stage, id).
         counts: those of the summary.
     """
 
-    table: dict
-    failed: dict
-    counts: Counter
+    table: dict = field(default_factory=dict)
+    failed: dict = field(default_factory=dict)
+    counts: Counter = field(default_factory=Counter)
 
 
-def account(items, before, *, prune):
-    """The account of one run, over a table that held `before`: id to (content, others)."""
+def account(items, before, *, prune, broken=None):
+    """The account of one run.
+
+    Args:
+        items: of the source, in their order.
+        before: the account of the run before.
+        prune: rows that the source has no longer go; not if a part of it is broken.
+        broken: a file that cannot be read.
+    """
+    old_failed, before = before.failed, before.table
     table, failed, counts = {}, {}, Counter(dict.fromkeys(("left_out", "deleted"), 0))
-    won, refused = {}, set()
+    won, refused, files = {}, set(), set()
     for item in items:
+        files.add(item.file)
         counts["rows_read"] += 1
         address = item.file, item.position
         if item.fails in ("left out", "read"):
             counts["left_out" if item.fails == "left out" else "failed"] += 1
             if item.fails == "read":
-                failed[address] = "read"
+                failed[address] = "read", item.id
                 refused.add(item.id)
         elif item.id not in won:
             won[item.id] = item
@@ -327,11 +339,11 @@ def account(items, before, *, prune):
             counts["duplicates"] += 1
         else:
             counts["failed"] += 1
-            failed[address] = "id"
+            failed[address] = "id", item.id
     for id_, item in won.items():
         if item.fails:
             counts["failed"] += 1
-            failed[item.file, item.position] = item.fails
+            failed[item.file, item.position] = item.fails, id_
             continue
         table[id_] = item.content, item.others
         old = before.get(id_)
@@ -343,7 +355,12 @@ def account(items, before, *, prune):
             counts["updated" if old[0] == item.content else "replaced"] += 1
     vanished = before.keys() - won.keys() - refused
     counts["withdrawn"] = len(before.keys() - vanished - table.keys())
-    if prune:
+    if broken is not None:
+        counts["rows_read"] += 1
+        counts["failed"] += 1
+        stay = {at: f for at, f in old_failed.items() if at[0] not in files and f[1] not in won}
+        failed |= {**stay, (broken, 0): ("file", None)}
+    if prune and broken is None:
         counts["deleted"] = len(vanished)
     else:
         table |= {id_: before[id_] for id_ in vanished}

@@ -14,13 +14,12 @@ from jobs.embed import EmbedConfig, run
 from schemas.failures import FAILURES
 from schemas.store import Table
 from sources import parquet
-from tests.generated_sources import FILES, KINDS, POISON, account
+from tests.generated_sources import FILES, KINDS, POISON, Account, Row, account
 from tests.hash_model import HashModel
 
 pytestmark = pytest.mark.usefixtures("few_rows_here")
 PIXELS = Preprocess((4, 4), (), 0, 1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 EXAMPLES = int(os.environ.get("EMBATCH_EXAMPLES", "100"))
-OTHERS = {"page.html": 1, "notes.docx": 2}  # files of no kind that is read, and how many
 
 
 class Absent(HashModel):
@@ -36,10 +35,10 @@ class World:
     def __init__(self, folder, kind, with_ids):
         self.folder, self.kind, self.with_ids = Path(folder), KINDS[kind], with_ids
         self.source, self.table = self.folder / "source", self.folder / "table"
-        self.before = {}
+        self.before = Account()
         self.left_out = {}
 
-    def write(self, files, n_others):
+    def write(self, files, n_others, is_broken):
         for path in sorted(self.source.rglob("*"), reverse=True):
             path.unlink() if path.is_file() else path.rmdir()
         contents = self.kind.write(files)
@@ -52,6 +51,9 @@ class World:
             for number in range(n_others):
                 (self.source / f"other {number}.html").write_text("no source")
             self.left_out = {".html": n_others} if n_others else {}
+        self.broken = self.kind.broken if is_broken else None
+        if self.broken:
+            (self.source / self.broken).write_bytes(b"no gzip at all")
         return bool(contents)
 
     def spelled(self, how):
@@ -77,9 +79,10 @@ class World:
         )
         poisoned = model(poison=POISON, preprocess=PIXELS if self.kind.is_image else None)
         summary = run(config, poisoned)
-        want = account(list(self.kind.items(files, self.with_ids)), self.before, prune=prune)
+        items = self.kind.items(files, self.with_ids)
+        want = account(items, self.before, prune=prune, broken=self.broken)
         self.check(summary, want)
-        self.before = want.table
+        self.before = want
 
     def check(self, summary, want):
         said = json.loads(summary.json())
@@ -87,8 +90,9 @@ class World:
         assert said["files_left_out"] == self.left_out
         assert self.held() == want.table
         failures = self.failures()
+        stages = [row["stage"] for row in failures]
         places = [(row["source_file"], row["position"]) for row in failures]
-        assert dict(zip(places, (row["stage"] for row in failures), strict=True)) == want.failed
+        assert dict(zip(places, stages, strict=True)) == {at: f[0] for at, f in want.failed.items()}
         assert len(places) == len(want.failed), "an address stands there twice"
         assert {row["source"] for row in failures} <= {os.path.abspath(self.spelled(0))}
         withdrawn = {row["id"] for row in failures if row["stage"] in ("embed", "decode")}
@@ -101,7 +105,7 @@ class World:
                 path.relative_to(self.source).as_posix(): path for path in self.source.rglob("*")
             }
             return {
-                name: (sure[name].read_bytes() if name in sure else self.before[name][0], ())
+                name: (sure[name].read_bytes() if name in sure else self.before.table[name][0], ())
                 for name in found.read(["id"])["id"].to_pylist()
             }
         others = [name for name in self.kind.others if name in found.schema.names]
@@ -118,7 +122,13 @@ class World:
         return table.read(FAILURES.names).to_pylist() if table else []
 
 
-STATES = st.tuples(FILES, st.integers(0, 2), st.integers(0, 2), st.booleans())
+STATES = st.tuples(
+    FILES,
+    st.integers(0, 2),
+    st.sampled_from([False, False, True]),
+    st.integers(0, 2),
+    st.booleans(),
+)
 
 
 def live(kind, with_ids, states, **named):
@@ -126,13 +136,38 @@ def live(kind, with_ids, states, **named):
     with tempfile.TemporaryDirectory() as folder:
         world = World(folder, kind, with_ids)
         world.source.mkdir()
-        for files, n_others, how, prune in states:
-            if not world.write(files, n_others):
+        for files, n_others, is_broken, how, prune in states:
+            if not world.write(files, n_others, is_broken):
                 continue
             if not any(True for _ in world.kind.items(files, with_ids)):
                 continue  # a source of no rows may have no columns
             world.sync(files, how, prune=prune, **named)
             world.sync(files, (how + 1) % 3, Absent, prune=prune)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "passages"])
+def test_workers_of_ray_leave_the_same_account(kind, monkeypatch, through_ray):
+    monkeypatch.setattr(parquet, "PIECE_ROWS", 3)
+    rows = [
+        [
+            Row("a", "sea", "x"),
+            Row("b", "", "x"),
+            Row("b", "storm at sea", "x"),
+            Row("c", None, "y"),
+        ],
+        [
+            Row("a", "ship", "x"),
+            Row("c", f"{POISON} 1", "x"),
+            Row("7", "sea", "x"),
+            Row(None, "sea", "x"),
+        ],
+    ]
+    edited = [
+        [Row("a", " ", "x"), Row("b", "storm at sea", "y"), Row("c", "healed", "x")],
+        [Row("7", f"{POISON} 1", "x"), Row("d\u2028e", "sea", "x"), Row("d\u2028e", "sea", "x")],
+    ]
+    for with_ids in (True, False):
+        live(kind, with_ids, [(rows, 1, False, 0, True), (edited, 0, False, 1, True)])
 
 
 @pytest.mark.parametrize("kind", KINDS)

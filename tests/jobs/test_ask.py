@@ -173,6 +173,10 @@ def test_mistakes_are_told(tmp_path, table, reader, royal):
         Asker(AskConfig(table, reader="./nowhere"))
     with pytest.raises(ModelError, match="is no reader: its config.json names BertModel"):
         Asker(AskConfig(table, reader=model_of(tmp_path / "plain", "BertModel")))
+    with_adapter = model_of(tmp_path / "adapted", "BertForQuestionAnswering")
+    (tmp_path / "adapted" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="adapted holds an adapter"):
+        Asker(AskConfig(table, reader=with_adapter))
     with pytest.raises(ModelError, match="expected at most 31: a half"):
         SpanReader(reader).read("radium " * 40, ["radium"])
     without = fill(tmp_path, "bare", rows(), no_text=True)

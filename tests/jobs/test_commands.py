@@ -150,6 +150,25 @@ def test_a_command_without_its_table_is_one_message(embatch, tmp_path, name):
     assert not (tmp_path / "none").exists()
 
 
+def test_a_place_that_delta_reads_as_another_is_refused_by_what_makes_tables(
+    embatch, articles, tmp_path
+):
+    before = sorted(tmp_path.rglob("*"))
+    corpus = tmp_path / "corpus.toml"
+    corpus.write_text('tables = "a%20b"\n[embed.rows]\nsource = "rows.jsonl"\nmodel = "hash"\n')
+    out = tmp_path / "a%20b"
+    for made in (
+        ["neighbours", articles, out],
+        ["project", articles, out],
+        ["status", out],
+        ["refresh", corpus],
+    ):
+        code, _, err = embatch(*made)
+        assert (code, "'%20'" in err) == (1, True), err
+    corpus.unlink()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_module_is_the_same_command_with_one_line_of_json_last_on_stdout(articles, tmp_path):
     said = []
     for start in (["-m", "jobs.cli", "status"], ["-m", "jobs.status"]):
