@@ -37,6 +37,7 @@ class CorpusOptions:
         label_column: column of labels
         delimiter: between the fields of a CSV file
         quote: around fields of a CSV file
+        encoding: of CSV, JSON and text files without a byte order mark (default: UTF-8)
         no_header: the first row of a CSV file is data; its columns are column_1, column_2, ...
         lines: each line of a text file is one text
         feeds: SOURCE is a folder of news feeds, CATEGORY/.../FEED-YYYY-MM-DD/hh-mm.txt, whose items are texts
@@ -49,6 +50,7 @@ class CorpusOptions:
     label_column: Annotated[str, tyro.conf.arg(metavar="COLUMN", help_behavior_hint="")] = ""
     delimiter: str = ","
     quote: str = '"'
+    encoding: Annotated[str, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")] = ""
     no_header: Flag = False
     lines: Flag = False
     feeds: Flag = False
@@ -115,6 +117,7 @@ class CorpusOptions:
                 columns=(self.label_column,) if self.label_column else (),
                 delimiter=self.delimiter,
                 quote=self.quote,
+                encoding=self.encoding,
                 no_header=self.no_header,
                 lines=self.lines,
                 feeds=self.feeds,

@@ -55,6 +55,7 @@ class EmbedConfig:
         limit: take only the first rows, to try things out
         delimiter: between the fields of a CSV file
         quote: around fields of a CSV file
+        encoding: of CSV, JSON and text files without a byte order mark (default: UTF-8)
         no_header: the first row of a CSV file is data; its columns are column_1, column_2, ...
         lines: each line of a text file is one text
         feeds: SOURCE is a folder of news feeds, CATEGORY/.../FEED-YYYY-MM-DD/hh-mm.txt, whose items are rows
@@ -98,6 +99,7 @@ class EmbedConfig:
     limit: Number = 0
     delimiter: str = ","
     quote: str = '"'
+    encoding: Text = ""
     no_header: Flag = False
     lines: Flag = False
     feeds: Flag = False
@@ -256,6 +258,7 @@ def source_of(config: EmbedConfig) -> Source:
             max_chars=config.max_chars or None,
             delimiter=config.delimiter,
             quote=config.quote,
+            encoding=config.encoding,
             no_header=config.no_header,
             lines=config.lines,
             labels=config.labels,

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -168,33 +169,75 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return delta_type(kind) or kind
 
 
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """The same values in a type that every kernel of Arrow knows, nested ones too.
+
+    Views (which delta-rs writes), run ends and dictionaries, which `take` and casts know in part or
+    not at all, become plain strings, bytes and lists. All else stays as it is.
+    """
+    if isinstance(kind, pa.BaseExtensionType):
+        storage = plain_type(kind.storage_type)
+        return kind if storage == kind.storage_type else storage
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return plain_type(kind.value_type)
+    if pa.types.is_map(kind):
+        key, item = plain_type(kind.key_type), plain_type(kind.item_type)
+        return kind if (key, item) == (kind.key_type, kind.item_type) else pa.map_(key, item)
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(plain_type(field.type)) for field in kind])
+    if pa.types.is_union(kind):
+        return kind if all(plain_type(f.type) == f.type for f in kind) else pa.string()
+    if hasattr(kind, "value_field"):  # every kind of list
+        item = kind.value_field.with_type(plain_type(kind.value_type))
+        if pa.types.is_fixed_size_list(kind):
+            return pa.list_(item, kind.list_size)
+        is_large = pa.types.is_large_list(kind) or pa.types.is_large_list_view(kind)
+        return pa.large_list(item) if is_large else pa.list_(item)
+    views = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+    return views.get(kind, kind)
+
+
 def without_views(schema: pa.Schema) -> pa.Schema:
-    """Plain strings and bytes for the views that delta-rs writes: Arrow can do little with those."""
-    plain = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
-    fields = [field.with_type(plain.get(field.type, field.type)) for field in schema]
+    """A schema of plain types; see `plain_type`."""
+    fields = [field.with_type(plain_type(field.type)) for field in schema]
     return pa.schema(fields, schema.metadata)
 
 
 def cast_column(column: pa.ChunkedArray | pa.Array, kind: pa.DataType) -> pa.Array:
-    """A column in the type that the table has for it; what has no cast becomes text (JSON)."""
-    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if isinstance(column, pa.ExtensionArray):
-        column = column.storage
+    """A column in another type, that of its table; what has no cast becomes text (JSON)."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    if isinstance(column, pa.ChunkedArray):  # pyarrow returns none or several for some types
+        chunks = column.chunks
+        column = pa.concat_arrays(chunks) if chunks else pa.array([], column.type)
     if column.type == kind:
         return column
-    if "list_view" in str(column.type):
-        return pa.array(column.to_pylist(), kind)  # pyarrow's cast of views with nulls is wrong
-    try:
-        if pa.types.is_timestamp(column.type) and pa.types.is_timestamp(kind):
-            return pc.cast(column, kind, safe=False)  # nanoseconds are cut to microseconds
-        if not (kind == pa.string() and pa.types.is_nested(column.type)):
-            return pc.cast(column, kind)
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
-        pass
-    values = column.to_pylist()
-    if kind == pa.string():
-        return pa.array([_as_text(value) for value in values], kind)
-    return pa.array(values, kind)
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    if "list_view" not in str(column.type):  # pyarrow's cast of views with nulls is wrong
+        try:
+            if pa.types.is_timestamp(column.type) and pa.types.is_timestamp(kind):
+                return pc.cast(column, kind, safe=False)  # nanoseconds are cut to microseconds
+            if not (kind == pa.string() and pa.types.is_nested(column.type)):
+                return pc.cast(column, kind)
+        except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+            pass
+    return pa.array([_fitted(value, kind) for value in column.to_pylist()], kind)
+
+
+def _fitted(value: Any, kind: pa.DataType) -> Any:  # noqa: ANN401 whatever a cell holds
+    """A value as `pa.array` takes it for a type: what stands where text is wanted becomes text."""
+    if value is None:
+        return None
+    if pa.types.is_string(kind):
+        return _as_text(value)
+    if pa.types.is_map(kind):
+        return [(_fitted(k, kind.key_type), _fitted(v, kind.item_type)) for k, v in value]
+    if pa.types.is_struct(kind):
+        return {field.name: _fitted(value.get(field.name), field.type) for field in kind}
+    if hasattr(kind, "value_type"):
+        return [_fitted(item, kind.value_type) for item in value]
+    return value
 
 
 def labels_as_text(

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
+from schemas.columns import plain_type
 from sources.rows import SourceError, SourceOptions
 
 IMAGE_NAMES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
@@ -86,11 +87,10 @@ def guessed_text(given: SourceOptions, found: SourceOptions) -> list[str]:
 
 def is_image(kind: pa.DataType) -> bool:
     """Whether a column may hold image files: bytes, or a struct of bytes and path."""
+    kind = plain_type(kind)
     if pa.types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0 and is_image(kind.field("bytes").type)
-    return any(
-        f(kind) for f in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
-    )
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _holds_images(field: pa.Field) -> bool:
@@ -100,9 +100,6 @@ def _holds_images(field: pa.Field) -> bool:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a column holds strings, also behind a dictionary."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return any(
-        f(kind) for f in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    )
+    """Whether a column holds strings, also behind a dictionary or as views."""
+    kind = plain_type(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))

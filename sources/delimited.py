@@ -1,64 +1,89 @@
 """CSV and TSV. All columns stay strings: a column means the same in every stretch of every file.
 
-Fields may be quoted and hold newlines. Bytes that are not UTF-8 fail their row alone.
+Fields may be quoted and hold newlines. A first line `sep=;`, as Excel writes it, names the delimiter of
+its file. Bytes that are no text in the file's encoding fail their row alone. Of columns with one name
+the second becomes name_2; one that was asked for may stand there once only.
 """
 
 import csv
+import itertools
+import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from sources.opening import Lines, SourceFile, ending
 from sources.prepare import prepare
-from sources.rows import MAX_BYTES, MAX_ROWS, Failure, Rows, SourceOptions, unread
-
-if TYPE_CHECKING:
-    from _csv import Reader
+from sources.rows import (
+    MAX_BYTES,
+    MAX_ROWS,
+    Failure,
+    Rows,
+    SourceError,
+    SourceOptions,
+    unread,
+)
 
 FIELD_LIMIT = 1 << 30
 """Characters in one field. Python's own limit is 131,072; one is needed where a quote never ends."""
+TOLD_DELIMITER = re.compile(r'"?sep=(.)"?[\r\n]*$', re.IGNORECASE)
 
 
 def delimited_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
     """The columns of the header, all strings.
 
     Raises:
+        SourceError: The fields are parted by something else, or an own column stands there twice.
         Exception: The file cannot be read.
     """
-    lines = Lines(file)
-    first: list[str] = next((row for row in _reader(lines, options) if row), [])
-    if lines.error:
-        raise lines.error
+    table = _Opened(file, options)
+    first: list[str] = next((row for row in table.reader if row), [])
+    if table.lines.error:
+        raise table.lines.error
+    if first and (mistake := table.mistake(first)):
+        raise SourceError(mistake)
     return pa.schema((name, pa.string()) for name in _header(first, options.no_header))
 
 
 def read_delimited(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
     """Stream the rows of a file; empty lines are no rows and are not counted."""
-    lines = Lines(file)
-    reader = _reader(lines, options)
+    table = _Opened(file, options)
+    lines, reader = table.lines, table.reader
     header: list[str] = []
     rows: list[list[str]] = []
     positions: list[int] = []
     failures: list[Failure] = []
     n_chars = 0
     lost: Exception | str | None = None
-    start, position = 1, 0
+    start, position = 1 + table.n_skipped, 0
+
+    def prepared() -> Rows:
+        return prepare(
+            _columns(header, rows, options),
+            options,
+            file.name,
+            positions,
+            numbers=file.number,
+            is_text_file=True,
+            failures=failures,
+        )
+
     while True:
         try:
             row = next(reader, None)
         except csv.Error as error:
-            lost = f"line {reader.line_num}: {error}"
+            lost = f"line {reader.line_num + table.n_skipped}: {error}"
             break
         if row is None or lines.ended:  # a row that ends with the file ended inside a quote
             lost = lines.error or (f"line {start}: a quote is never closed" if row else None)
             break
-        start = reader.line_num + 1
+        line = reader.line_num + table.n_skipped
+        start = line + 1
         if not row:
             continue
         if not header:
             header = _header(row, options.no_header)
-            if lost := options.lack(header):
+            if lost := table.mistake(row) or options.lack(header):
                 break
             if not options.no_header:
                 continue
@@ -67,30 +92,72 @@ def read_delimited(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
             positions.append(position)
             n_chars += sum(map(len, row))
         else:
-            reason = f"line {reader.line_num} has {len(row)} fields, not {len(header)}"
+            reason = f"line {line} has {len(row)} fields, not {len(header)}"
             failures.append(Failure(None, None, position, file.name, "read", reason))
         position += 1
         if len(rows) + len(failures) >= MAX_ROWS or n_chars >= MAX_BYTES:
-            table = _table(header, rows, options)
-            yield prepare(
-                table, options, file.name, positions, numbers=file.number, failures=failures
-            )
+            yield prepared()
             rows, positions, failures, n_chars = [], [], [], 0
     if rows or failures:
-        table = _table(header, rows, options)
-        yield prepare(table, options, file.name, positions, numbers=file.number, failures=failures)
+        yield prepared()
     if lost:
         yield unread(file.name, position, lost)
 
 
-def _reader(lines: Lines, options: SourceOptions) -> "Reader":
-    csv.field_size_limit(FIELD_LIMIT)
-    delimiter = options.delimiter.replace("\\t", "\t")
-    if delimiter == "," and ending(lines.file.name) == ".tsv":
-        delimiter = "\t"
-    if not options.quote:
-        return csv.reader(lines.as_text(), delimiter=delimiter, quoting=csv.QUOTE_NONE)
-    return csv.reader(lines.as_text(), delimiter=delimiter, quotechar=options.quote)
+class _Opened:
+    """A file that is being read.
+
+    Attributes:
+        lines: Its lines.
+        reader: Its rows.
+        n_skipped: Lines before those that the reader counts.
+    """
+
+    def __init__(self, file: SourceFile, options: SourceOptions) -> None:
+        csv.field_size_limit(FIELD_LIMIT)
+        self.options = options
+        self.lines = Lines(file, options.encoding)
+        self.delimiter = options.delimiter.replace("\\t", "\t")
+        self._has_tabs = self.delimiter == "," and ending(file.name) == ".tsv"
+        if self._has_tabs:
+            self.delimiter = "\t"
+        self.n_skipped = 0
+        text = self.lines.as_text()
+        self._first = next(text, "")
+        if told := TOLD_DELIMITER.match(self._first):
+            self.delimiter = told[1]
+            self.n_skipped, self._first = 1, next(text, "")
+        while self._first and not self._first.strip("\r\n"):
+            self.n_skipped, self._first = self.n_skipped + 1, next(text, "")
+        lines = itertools.chain([self._first], text)
+        self.reader = (
+            csv.reader(lines, delimiter=self.delimiter, quotechar=options.quote)
+            if options.quote
+            else csv.reader(lines, delimiter=self.delimiter, quoting=csv.QUOTE_NONE)
+        )
+
+    def mistake(self, first: list[str]) -> str | None:
+        """What is wrong with the first row, if something is that the user can put right."""
+        options = self.options
+        is_quoted = options.quote and self._first.lstrip().startswith(options.quote)
+        if len(first) == 1 and not is_quoted:
+            # A comma is a delimiter in a header alone: sentences hold it.
+            known = ";\t|" if options.no_header else ";\t|,"
+            others = [mark for mark in known if mark != self.delimiter and mark in first[0]]
+            if others:
+                mark = max(others, key=first[0].count)
+                way = f"Name what parts them: --delimiter {mark!r}"
+                if self._has_tabs and mark == ",":
+                    way = "If that parts them, let its name end in .csv"
+                return (
+                    f"it has one column if {self.delimiter!r} parts the fields, and its first line "
+                    f"holds {mark!r}. {way}. If each line is one text: --lines"
+                )
+        titles = [] if options.no_header else [title.strip() for title in first]
+        asked = (*(options.own_columns or ("text",)), *(options.columns or ()))
+        if twice := next((name for name in asked if titles.count(name) > 1), None):
+            return f"it has {titles.count(twice)} columns {twice!r}. Rename all but the one that is meant"
+        return None
 
 
 def _header(row: list[str], no_header: bool) -> list[str]:
@@ -104,7 +171,7 @@ def _header(row: list[str], no_header: bool) -> list[str]:
     return names
 
 
-def _table(header: list[str], rows: list[list[str]], options: SourceOptions) -> pa.Table:
+def _columns(header: list[str], rows: list[list[str]], options: SourceOptions) -> pa.Table:
     columns = zip(*rows, strict=True) if rows else ([] for _ in header)
     return pa.table(
         {

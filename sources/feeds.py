@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from sources.columns import with_columns
 from sources.listing import Found, Listing, Place, endings
-from sources.opening import BYTE_ORDER_MARK, SourceFile, ending
+from sources.opening import SourceFile, ending
 from sources.prepare import prepare
 from sources.rows import MAX_ROWS, Piece, Rows, SourceError, group_small, unread
 
@@ -89,8 +89,8 @@ class FeedSource:
             file = SourceFile(self.fs, f"{self.root.rstrip('/')}/{name}", name, number)
             try:
                 where = described(name)
-                with file.open() as stream:
-                    items = stream.read().removeprefix(BYTE_ORDER_MARK).split(SEPARATOR)
+                with file.open_text(self.options.encoding) as stream:
+                    items = stream.read().split(SEPARATOR)
             except Exception as error:  # each file system has errors of its own
                 yield unread(name, 0, error)
                 continue
@@ -104,7 +104,7 @@ class FeedSource:
                 }
                 long = pa.array([texts[row] for row in kept], pa.large_binary())
                 table = pa.table({"text": long, **columns})
-                rows = prepare(table, self.options, name, kept, numbers=number)
+                rows = prepare(table, self.options, name, kept, numbers=number, is_text_file=True)
                 n_short = len(part) - len(kept)
                 yield rows._replace(left_out={SHORT: n_short} if n_short else {})
 

@@ -97,7 +97,7 @@ class FolderSource:
             raise SourceError(
                 f"{options.path} is no folder of images, whose folders could be labels."
             )
-        schema = next(self._schemas(options), None)
+        schema = self._schema(options)
         names = [] if schema is None else schema.names
         own = pa.schema(field for field in listing.partitions if field.name not in names)
         self.options = options if schema is None else with_partition_columns(options, schema, own)
@@ -166,16 +166,28 @@ class FolderSource:
             for file in files:
                 yield from kind.read(file, self.options)
 
-    def _schemas(self, options: SourceOptions) -> Iterator[pa.Schema]:
+    def _schema(self, options: SourceOptions) -> pa.Schema | None:
+        """Columns of the first readable file, None where no file can be read.
+
+        Raises:
+            SourceError: None can, and of one it is known what to do.
+        """
         assert self._listing is not None
+        refusal: SourceError | None = None
         for found in self._listing.files:
             file = self._file(found.name)
             try:
                 schema = _kind_of(found.name, options).schema(file, options)
+            except SourceError as error:
+                refusal = refusal or SourceError(f"{file.path}: {error}")
             except Exception:  # its failure is told when the file is read
                 continue
-            if schema.names:
-                yield schema
+            else:
+                if schema.names:
+                    return schema
+        if refusal:
+            raise refusal
+        return None
 
     def _file(self, name: str, number: int = 0) -> SourceFile:
         return SourceFile(self.fs, f"{self.root.rstrip('/')}/{name}", name, number)

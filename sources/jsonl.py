@@ -5,6 +5,7 @@ stretch of rows, they become JSON strings. `.json` files are read when their lin
 """
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sources.opening import BYTE_ORDER_MARK, Lines, SourceFile, ending
+from sources.opening import Lines, SourceFile, ending, not_utf8
 from sources.prepare import id_of, prepare, text_of
 from sources.row_hash import hash_column
 from sources.rows import MAX_BYTES, MAX_ROWS, Failure, Rows, SourceOptions, short_reason, unread
@@ -32,12 +33,12 @@ def jsonl_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
         NotAnObject: The file has lines, and not one of the first thousand is an object.
         OSError: The file cannot be read.
     """
-    lines = Lines(file)
+    lines = Lines(file, options.encoding)
     records, error = [], None
     for raw in islice(lines.as_bytes(), SAMPLE_ROWS):
         try:
             if raw.strip():
-                records.append(parse_line(raw))
+                records.append(parse_line(raw, options.encoding))
         except NotAnObject as bad:
             error = error or bad
     if not records and (lines.error or error):
@@ -52,12 +53,12 @@ def read_jsonl(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
     failures: list[Failure] = []
     n_bytes = 0
     position = 0
-    lines = Lines(file)
+    lines = Lines(file, options.encoding)
     for number, raw in enumerate(lines.as_bytes(), start=1):
         if not raw.strip():
             continue
         try:
-            records.append(parse_line(raw))
+            records.append(parse_line(raw, options.encoding))
             positions.append(position)
         except NotAnObject as error:
             if position == 0 and ending(file.name) == ".json":
@@ -76,18 +77,18 @@ def read_jsonl(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
         yield unread(file.name, position, lines.error)
 
 
-def parse_line(raw: bytes) -> Record:
+def parse_line(raw: bytes, encoding: str = "") -> Record:
     """The object in a line.
 
     Raises:
         NotAnObject: It holds something else, with the reason.
     """
     try:
-        record = json.loads(raw.removeprefix(BYTE_ORDER_MARK).decode())
+        record = json.loads(raw.removeprefix(BOM_UTF8).decode())
         if b"\\u" in raw:
             json.dumps(record, ensure_ascii=False).encode()  # escapes can spell half a character
     except UnicodeDecodeError as error:
-        raise NotAnObject(f"not UTF-8: byte {error.start}") from error
+        raise NotAnObject(not_utf8(f"it is not UTF-8: byte {error.start}", encoding)) from error
     except UnicodeEncodeError as error:
         raise NotAnObject("half a surrogate pair") from error
     except json.JSONDecodeError as error:

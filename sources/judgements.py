@@ -10,10 +10,11 @@ the blanks around them: what separates lines or words elsewhere may be part of a
 """
 
 import csv
+import io
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
+from sources.opening import as_utf8
 from sources.rows import SourceError
 
 
@@ -24,10 +25,18 @@ def read_judgements(path: str) -> dict[str, dict[str, float]]:
         SourceError: The file is missing, or a line is of another form.
     """
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        with (
+            open(path, "rb") as file,
+            io.TextIOWrapper(as_utf8(file), "utf-8", newline="") as stream,
+        ):
+            text = stream.read()
     except FileNotFoundError as error:
         raise SourceError(
             f"There is no file {path}. Expected one with a pair of ids a line, perhaps with a score."
+        ) from error
+    except SourceError as error:
+        raise SourceError(
+            f"{path} looks like UTF-16 without a byte order mark. Save it as UTF-8."
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"Cannot read {path}: {error}") from error

@@ -59,17 +59,20 @@ class LabelSource:
 
     def read(self, piece: Piece) -> Iterator[Rows]:
         """The classes; blank lines and lines that begin with # are none."""
-        lines = Lines(self._file)
-        names, wordings = [], []
+        lines = Lines(self._file, self.options.encoding)
+        names: list[bytes] = []
+        wordings: list[bytes] = []
         for line in lines.as_text():
             text = line.strip()
             if not text or text.startswith("#"):
                 continue
             name, colon, wording = text.partition(": ")
-            names.append(name.strip())
-            wordings.append(wording.strip() if colon else name.strip())
-        table = pa.table({"name": names, "wording": wordings})
+            for column, value in ((names, name), (wordings, wording if colon else name)):
+                column.append(value.strip().encode("utf-8", "surrogateescape"))
+        columns = {"name": names, "wording": wordings}
+        table = pa.table({name: pa.array(v, pa.large_binary()) for name, v in columns.items()})
         if names:
-            yield prepare(table, self.options, self._file.name, range(len(names)))
+            name, positions = self._file.name, range(len(names))
+            yield prepare(table, self.options, name, positions, is_text_file=True)
         if lines.error:
             yield unread(self._file.name, len(names), lines.error)

@@ -1,17 +1,33 @@
-"""Opening a file of a source: from any file system, through gzip or zstd, line by line."""
+"""Opening a file of a source: from any file system, through gzip or zstd, text as UTF-8."""
 
+import codecs
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 import pyarrow as pa
 from fsspec import AbstractFileSystem
 from fsspec.implementations.arrow import ArrowFSWrapper
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+from sources.rows import SourceError
+
 READ_AHEAD = 8 << 20  # bytes of one request to an object store, where a file is read from its start
+CHUNK_BYTES = 8192  # that a text is decoded by; what ends in an error gives all but its last chunk
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+"""Byte order marks, and the encodings that they tell."""
+NEWLINES = {
+    name: "\n".encode(name) for name in ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
+}
+NOT_UTF8 = re.compile(r"^(.*) is not UTF-8: byte \d+$")
 
 
 def ending(name: str) -> str:
@@ -54,33 +70,138 @@ class SourceFile:
             stream.close()
             raise
 
+    def open_text(self, encoding: str = "") -> IO[bytes]:
+        """Its text as UTF-8, without a byte order mark; see `as_utf8`."""
+        stream = self.open()
+        try:
+            return as_utf8(stream, encoding)
+        except BaseException:
+            stream.close()
+            raise
+
+
+def as_utf8(stream: IO[bytes], encoding: str = "") -> IO[bytes]:
+    """A text as UTF-8 without a byte order mark.
+
+    Args:
+        stream: the text in the encoding that its mark tells; without one, in `encoding`.
+        encoding: empty is UTF-8. What is no text in it becomes bytes that are not UTF-8.
+
+    Raises:
+        SourceError: the text has no mark, and looks like UTF-16 or UTF-32.
+    """
+    text: Any = stream if hasattr(stream, "peek") else io.BufferedReader(stream)
+    head = text.peek(CHUNK_BYTES)[:CHUNK_BYTES]  # which may be all of the buffer
+    mark = next((mark for mark in MARKS if head.startswith(mark)), b"")
+    text.read(len(mark))
+    encoding = codecs.lookup(MARKS.get(mark, encoding or "utf-8")).name
+    is_wide = encoding.startswith(("utf-16", "utf-32"))
+    if not mark and not is_wide and (guess := looks_like(head)):
+        raise SourceError(
+            f"it looks like {guess.upper()}, without a byte order mark: name its encoding with "
+            f"--encoding {guess}"
+        )
+    return text if encoding == "utf-8" else io.BufferedReader(_Utf8(text, encoding))
+
+
+class _Utf8(io.RawIOBase):
+    """A text in another encoding, as UTF-8."""
+
+    def __init__(self, stream: Any, encoding: str) -> None:  # noqa: ANN401 with read1
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder(encoding)("half pair")
+        self._waiting = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 what can be written to
+        data = b"more"
+        while data and not self._waiting:
+            data = self._stream.read(1)  # fills the buffer, which `read1` would read past
+            data += self._stream.read1(CHUNK_BYTES) if data else b""
+            text = self._decoder.decode(data, not data)
+            self._waiting = memoryview(text.encode("utf-8", "surrogatepass"))
+        n = min(len(buffer), len(self._waiting))
+        buffer[:n], self._waiting = self._waiting[:n], self._waiting[n:]
+        return n
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+def _half_pair(error: UnicodeError) -> tuple[str, int]:
+    """For what is no text: half a surrogate pair, which is no text either, so that its row fails."""
+    assert isinstance(error, UnicodeDecodeError)
+    return "\ud800", error.end
+
+
+codecs.register_error("half pair", _half_pair)
+
+
+def looks_like(head: bytes) -> str | None:
+    """The encoding of a text's first bytes, if they show that it is UTF-16 or UTF-32.
+
+    In these every second byte of Latin letters is zero, and, whatever the script, a byte of each
+    end of a line. Text in UTF-8 holds no zeros.
+    """
+    if b"\0" not in head:
+        return None
+    for name, newline in NEWLINES.items():
+        width = len(newline)
+        zeros = slice(1, None) if name.endswith("le") else slice(None, -1)
+        units = [head[at : at + width] for at in range(0, len(head) - width + 1, width)]
+        n_latin = sum(any(unit) and not any(unit[zeros]) for unit in units)
+        n_lines = units.count(newline)
+        if 2 * n_latin > len(units) or (n_lines and 2 * n_lines > head.count(b"\n")):
+            return name
+    return None
+
+
+def not_utf8(reason: str, encoding: str) -> str:
+    """The reason of a failure, with what to do if it says that a text is not UTF-8."""
+    match = NOT_UTF8.match(reason)
+    if match is None:
+        return reason
+    if encoding:
+        return f"{match[1]} is not {encoding}"
+    return f"{reason}. A file in another encoding takes --encoding (such as cp1252)"
+
 
 class Lines:
-    """The lines of a file up to its end or to its first error, which is kept.
+    """The lines of a text file up to its end or to its first error, which is kept.
 
     Attributes:
         error: What ended the file early, if anything did.
         ended: The last line was asked for and there was none.
     """
 
-    def __init__(self, file: SourceFile) -> None:
-        self.file = file
+    def __init__(self, file: SourceFile, encoding: str = "") -> None:
+        self.file, self.encoding = file, encoding
         self.error: Exception | None = None
         self.ended = False
 
     def as_bytes(self) -> Iterator[bytes]:
-        """Lines as they are, with the line feed that ends them."""
+        """Lines in UTF-8, with what ends them; bytes that are no text in it are left to the reader."""
         try:
-            with self.file.open() as stream:
-                yield from stream
+            with self.file.open_text(self.encoding) as stream:
+                head = stream.peek(CHUNK_BYTES)[:CHUNK_BYTES]  # type: ignore[attr-defined]
+                if b"\r" in head[:-1] and b"\n" not in head:  # as old Macs ended their lines
+                    text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", "")
+                    for line in text:
+                        yield line.encode("utf-8", "surrogateescape")
+                else:
+                    yield from stream
         except Exception as error:  # each file system has errors of its own
             self.error = error
         self.ended = True
 
     def as_text(self) -> Iterator[str]:
-        """Lines without a byte order mark; bytes that are not UTF-8 become lone surrogates."""
+        """Lines as strings; bytes that are not UTF-8 become lone surrogates."""
         try:
-            with io.TextIOWrapper(self.file.open(), "utf-8-sig", "surrogateescape", "") as stream:
+            text = self.file.open_text(self.encoding)
+            with io.TextIOWrapper(text, "utf-8", "surrogateescape", "") as stream:
                 yield from stream
         except Exception as error:
             self.error = error

@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from xxhash import xxh3_128_digest
 
+from schemas.columns import cast_column, plain_type
+from sources.opening import not_utf8
 from sources.row_hash import Hashes, hash_column
 from sources.rows import (
     IMAGE,
@@ -35,6 +37,7 @@ def prepare(
     numbers: int | Sequence[int] = 0,
     ids: Sequence[str] | None = None,
     row_hashes: Hashes | None = None,
+    is_text_file: bool = False,
     failures: Iterable[Failure] = (),
 ) -> Rows:
     """Prepare rows; those that cannot be embedded become failures of stage `read`.
@@ -47,6 +50,8 @@ def prepare(
         numbers: Index of the rows' file in the piece, one for all or n of them.
         ids: n ids where the file is the item; else the id column or the content hash is the id.
         row_hashes: (n,) uint64 where the reader hashed the other columns before Arrow saw them.
+        is_text_file: The rows are of a file of plain text, which has an encoding and holds no NUL
+            bytes.
         failures: Rows that the reader could not even parse, to stand with the failures.
 
     Returns:
@@ -80,6 +85,8 @@ def prepare(
         ],
         pa.schema([*PREPARED_FIELDS[:-1], item, *(pa.field(n, c.type) for n, c in others.items())]),
     )
+    if is_text_file:
+        _judge_text(table, bad, options.encoding)
     if bad:
         keep = np.ones(len(good), bool)
         keep[list(bad)] = False
@@ -136,6 +143,15 @@ def _texts(parts: list[pa.Array], max_chars: int | None, bad: Reasons) -> pa.Arr
     for row in _where(pc.equal(pc.binary_length(pc.utf8_ltrim_whitespace(texts)), 0)):
         bad.setdefault(row, "text is empty")
     return texts
+
+
+def _judge_text(table: pa.Table, bad: Reasons, encoding: str) -> None:
+    """Rows of a text file that hold NUL bytes are bad; what is not UTF-8 has its way out named."""
+    columns = {name: _plain(table[name]) for name in table.column_names}
+    for name, column in columns.items():
+        for row in _where(pc.match_substring(column, "\0")) if _holds_text(column.type) else ():
+            bad.setdefault(row, f"{name} holds a NUL byte, which no text has")
+    bad.update({row: not_utf8(reason, encoding) for row, reason in bad.items()})
 
 
 def _images(column: pa.Array, bad: Reasons) -> pa.StructArray:
@@ -201,11 +217,8 @@ def _others(
 
 
 def _plain(column: pa.ChunkedArray) -> pa.Array:
-    """One array, with dictionaries decoded."""
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):  # pyarrow returns none or several for some types
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
-    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+    """One array of a type that Arrow can filter and take: no views, no dictionaries."""
+    return cast_column(column, plain_type(column.type))
 
 
 def _strings(array: pa.Array, what: str, bad: Reasons, convert: Any) -> pa.Array:  # noqa: ANN401
@@ -230,10 +243,8 @@ def _holds_text(kind: pa.DataType) -> bool:
         for is_kind in (
             types.is_string,
             types.is_large_string,
-            types.is_string_view,
             types.is_binary,
             types.is_large_binary,
-            types.is_binary_view,
         )
     )
 

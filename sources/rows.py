@@ -76,6 +76,8 @@ class SourceOptions:
         max_chars: The text is cut to this many characters.
         delimiter: Between the fields of a CSV file; `.tsv` files have a tab in place of the comma.
         quote: Around fields of a CSV file that hold delimiters or newlines. Empty: no quoting.
+        encoding: Of text files (CSV, JSON, lines, documents) without a byte order mark. Empty is
+            UTF-8.
         no_header: The first row of a CSV file is data; columns are column_1, column_2, …
         lines: Each line of a file, whatever its ending, is one document.
         labels: The file holds the names of classes, one a line.
@@ -95,6 +97,7 @@ class SourceOptions:
     max_chars: int | None = None
     delimiter: str = ","
     quote: str = '"'
+    encoding: str = ""
     no_header: bool = False
     lines: bool = False
     labels: bool = False
@@ -110,6 +113,13 @@ class SourceOptions:
             raise SourceError(
                 f"Delimiter {self.delimiter!r} is not one character, such as , ; or \\t"
             )
+        try:
+            "".encode(self.encoding or "utf-8")
+        except LookupError as error:
+            raise SourceError(
+                f"There is no encoding {self.encoding!r}. Expected one that Python knows, such as "
+                "cp1252, latin-1, utf-16-le, shift_jis or gb18030."
+            ) from error
         if len(self.quote) > 1:
             raise SourceError(f"Quote {self.quote!r} is not one character; empty means no quoting.")
         if self.lines + self.labels + self.feeds > 1:

@@ -1,10 +1,11 @@
 """Text files: a file is one document, or each line of it is one."""
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from sources.opening import BYTE_ORDER_MARK, Lines, SourceFile
+from sources.opening import Lines, SourceFile
 from sources.prepare import prepare
 from sources.rows import MAX_BYTES, MAX_ROWS, Rows, SourceOptions, unread
 from sources.whole import read_whole
@@ -12,7 +13,7 @@ from sources.whole import read_whole
 
 def text_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
     """One column, `text`."""
-    with file.open() as stream:
+    with file.open_text(options.encoding) as stream:
         stream.read(1)
     return pa.schema([("text", pa.string())])
 
@@ -21,31 +22,40 @@ def read_documents(files: Sequence[SourceFile], options: SourceOptions) -> Itera
     """Stream files, each a document whose id is its name."""
 
     def table_of(contents: list[bytes], _: list[str]) -> pa.Table:
-        return text_table([content.removeprefix(BYTE_ORDER_MARK) for content in contents])
+        return text_table(contents)
 
-    return read_whole(files, options, table_of)
+    return read_whole(files, options, table_of, is_text=True)
 
 
 def read_lines(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
     """Stream a file whose lines are documents; blank lines are no rows and are not counted."""
     texts: list[bytes] = []
     n_bytes = position = 0
-    lines = Lines(file)
+
+    def rows() -> Rows:
+        return prepare(
+            text_table(texts),
+            options,
+            file.name,
+            range(position, position + len(texts)),
+            numbers=file.number,
+            is_text_file=True,
+        )
+
+    lines = Lines(file, options.encoding)
     for line in lines.as_bytes():
-        text = line.removeprefix(BYTE_ORDER_MARK).rstrip(b"\r\n")
+        text = line.removeprefix(BOM_UTF8).rstrip(b"\r\n")
         if not text.strip():
             continue
         texts.append(text)
         n_bytes += len(text)
         if len(texts) >= MAX_ROWS or n_bytes >= MAX_BYTES:
-            positions = range(position, position + len(texts))
-            yield prepare(text_table(texts), options, file.name, positions, numbers=file.number)
-            position, texts, n_bytes = positions.stop, [], 0
-    positions = range(position, position + len(texts))
+            yield rows()
+            position, texts, n_bytes = position + len(texts), [], 0
     if texts:
-        yield prepare(text_table(texts), options, file.name, positions, numbers=file.number)
+        yield rows()
     if lines.error:
-        yield unread(file.name, positions.stop, lines.error)
+        yield unread(file.name, position + len(texts), lines.error)
 
 
 def text_table(texts: list[bytes]) -> pa.Table:

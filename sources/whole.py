@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import IO
 
 import pyarrow as pa
 
@@ -16,6 +17,8 @@ def read_whole(
     files: Sequence[SourceFile],
     options: SourceOptions,
     table_of: Callable[[list[bytes], list[str]], pa.Table],
+    *,
+    is_text: bool = False,
 ) -> Iterator[Rows]:
     """Stream files, each of one row.
 
@@ -23,6 +26,7 @@ def read_whole(
         files: Of one kind.
         options: Which columns are which.
         table_of: Makes rows of files' contents and names.
+        is_text: Contents are wanted as UTF-8, whatever encoding the files are in.
     """
     contents: list[bytes] = []
     read: list[SourceFile] = []
@@ -31,9 +35,15 @@ def read_whole(
     def rows() -> Rows:
         names, numbers = [file.name for file in read], [file.number for file in read]
         table = table_of(contents, names)
-        return prepare(table, options, names, [0] * len(read), numbers=numbers, ids=names)
+        places = [0] * len(read)
+        return prepare(
+            table, options, names, places, numbers=numbers, ids=names, is_text_file=is_text
+        )
 
-    for file, content in zip(files, _contents(files), strict=True):
+    def opened(file: SourceFile) -> IO[bytes]:
+        return file.open_text(options.encoding) if is_text else file.open()
+
+    for file, content in zip(files, _contents(files, opened), strict=True):
         if isinstance(content, Exception):
             yield unread(file.name, 0, short_reason(content))
             continue
@@ -47,18 +57,20 @@ def read_whole(
         yield rows()
 
 
-def _contents(files: Sequence[SourceFile]) -> Iterator[bytes | Exception]:
+def _contents(
+    files: Sequence[SourceFile], opened: Callable[[SourceFile], IO[bytes]]
+) -> Iterator[bytes | Exception]:
     """What is in each file, or why it cannot be read. A piece of many files is of few bytes."""
+
+    def content(file: SourceFile) -> bytes | Exception:
+        try:
+            with opened(file) as stream:
+                return stream.read()
+        except Exception as error:  # each file system has errors of its own
+            return error
+
     if any(file.is_far for file in files):
         with ThreadPoolExecutor(THREADS) as pool:
-            yield from pool.map(_content, files)
+            yield from pool.map(content, files)
     else:
-        yield from map(_content, files)
-
-
-def _content(file: SourceFile) -> bytes | Exception:
-    try:
-        with file.open() as stream:
-            return stream.read()
-    except Exception as error:  # each file system has errors of its own
-        return error
+        yield from map(content, files)

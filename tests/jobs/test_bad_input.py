@@ -137,6 +137,17 @@ def test_files_cut_in_half_and_lines_that_are_no_json_fail_alone(embatch, tmp_pa
     assert (result[0], result[1]["unchanged"], result[1]["failed"]) == (0, 3, 3)
 
 
+def test_a_text_file_that_was_taken_for_another_kind_is_one_message(embatch, tmp_path):
+    source, table = tmp_path / "a.csv", tmp_path / "table"
+    source.write_text("id;text\n1;one\n")
+    says(embatch(source, table), 1, "a.csv: it has one column", "--delimiter ';'", "--lines")
+    source.write_bytes("id,text\n1,one\n".encode("utf-16-le"))
+    says(embatch(source, table), 1, "a.csv: it looks like UTF-16-LE", "--encoding utf-16-le")
+    says(embatch(source, table, "--encoding", "utf16le?"), 1, "no encoding 'utf16le?'", "cp1252")
+    assert not table.exists()
+    assert embatch(source, table, "--encoding", "utf-16-le")[1]["embedded"] == 1
+
+
 # -- rows -------------------------------------------------------------------------------------
 
 
@@ -194,6 +205,8 @@ def test_columns_of_every_type_come_into_the_table_or_go_with_a_warning(embatch,
         "struct": pa.array([{"a": 1, "b": {"c": "d"}}]),
         "map": pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int32())),
         "bytes": pa.array([b"\xff\0"], pa.large_binary()),
+        "view": pa.array(["a view"], pa.string_view()),
+        "views": pa.array([{"a": ["b"]}], pa.struct([("a", pa.list_(pa.string_view()))])),
         "a b;c": pa.array(["odd name"]),
     }
     pq.write_table(pa.table({"text": ["one"], **columns}), source)
@@ -217,6 +230,8 @@ def test_columns_of_every_type_come_into_the_table_or_go_with_a_warning(embatch,
         "struct": {"a": 1, "b": {"c": "d"}},
         "map": [("k", 1)],
         "bytes": b"\xff\0",
+        "view": "a view",
+        "views": {"a": ["b"]},
         "a_b_c": "odd name",
     }
     told = " ".join(summary["warnings"])

@@ -546,3 +546,16 @@ def test_duckdb_and_polars_read_what_we_commit(table, uri):
     assert pl.read_delta(uri, use_pyarrow=True)["id"].sort().to_list() == ["a", "b"]
     # Polars' own reader knows either lists or arrays: it takes all columns but the vectors.
     assert pl.scan_delta(uri).select("id").collect()["id"].sort().to_list() == ["a", "b"]
+
+
+def test_views_that_a_foreign_tool_wrote_are_read_as_plain_types(uri):
+    schema = pa.schema([("id", pa.string()), ("tags", pa.list_(pa.string()))])
+    made = Table.create(uri, schema, note())
+    views = pa.schema([("id", pa.string_view()), ("tags", pa.list_(pa.string_view()))])
+    rows = pa.table([["a", "b"], [["x"], None]], schema=schema).cast(views)
+    made.commit(note(), add=[write_rows(made.filesystem, "rows.parquet", rows)])
+    assert made.file_schema("rows.parquet").equals(schema)
+    assert made.read().take([1, 0]).to_pylist() == [
+        {"id": "b", "tags": None},
+        {"id": "a", "tags": ["x"]},
+    ]

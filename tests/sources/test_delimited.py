@@ -1,5 +1,6 @@
 import gzip
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -51,11 +52,11 @@ def test_a_byte_order_mark_is_dropped(tmp_path, read):
 
 
 def test_bad_utf8_fails_only_its_row(tmp_path, read):
-    result = read(write(tmp_path / "a.csv", b"text,n\na,1\nb\xff,2\nc,\xe4\nd\0,4\n"))
-    assert result.texts() == ["a", "d\0"]
-    assert result.reasons() == [
-        (1, "read", "text is not UTF-8: byte 1"),
-        (2, "read", "n is not UTF-8: byte 0"),
+    result = read(write(tmp_path / "a.csv", b"text,n\na,1\nb\xff,2\nc,\xe4\nd,4\n"))
+    assert result.texts() == ["a", "d"]
+    assert [(position, reason.partition(".")[0]) for position, _, reason in result.reasons()] == [
+        (1, "text is not UTF-8: byte 1"),
+        (2, "n is not UTF-8: byte 0"),
     ]
 
 
@@ -86,6 +87,72 @@ def test_names_of_columns_are_made_unique(tmp_path, read):
         "n",
         "n_2",
     )
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "mark"),
+    [
+        ("id;text\n1;a, b\n", {}, ";"),
+        ("id\ttext\n1\ta\n", {}, "\\t"),
+        ("\n\nid|text\n1|a\n", {}, "|"),
+        ("text;a|b|c\n", {}, "|"),
+        ("1;a\n2;b\n", {"no_header": True}, ";"),
+        ("id,text\n1,a\n", {"delimiter": ";"}, ","),
+    ],
+)
+def test_a_header_of_one_column_that_holds_a_delimiter_is_refused(
+    tmp_path, read, data, options, mark
+):
+    path = write(tmp_path / "a.csv", data)
+    message = f"a.csv: it has one column if .* holds .*--delimiter '{re.escape(mark)}'.*--lines"
+    with pytest.raises(SourceError, match=message):
+        read(path, **options)
+
+
+def test_commas_in_a_file_of_tabs_are_told(tmp_path, read):
+    with pytest.raises(SourceError, match=r"holds ','. If that parts them, let its name end in"):
+        read(write(tmp_path / "a.tsv", "id,text\n1,a\n"))
+
+
+def test_a_later_file_of_one_column_is_a_failure(tmp_path, read):
+    write(tmp_path / "a.csv", "id,text\n1,a\n")
+    write(tmp_path / "b.csv", "id;text\n2;b\n")
+    result = read(tmp_path)
+    assert (result.texts(), result.failures[0]["stage"]) == (["a"], "file")
+    assert "one column if ',' parts the fields" in result.failures[0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "texts"),
+    [
+        ("text\na; b\nc|d\n", {}, ["a; b", "c|d"]),
+        ('"text;note"\na\n', {}, ["a"]),
+        ("Hello, world\nBye\n", {"no_header": True, "delimiter": ";"}, ["Hello, world", "Bye"]),
+    ],
+)
+def test_a_true_file_of_one_column_is_read(tmp_path, read, data, options, texts):
+    assert read(write(tmp_path / "a.csv", data), **options).texts() == texts
+
+
+@pytest.mark.parametrize("first", ["sep=;\r\n", '"sep=;"\n', "SEP=;\n"])
+def test_a_first_line_may_name_the_delimiter(tmp_path, read, first):
+    result = read(write(tmp_path / "a.csv", first + "n;text\r\n1;a, b\r\n2\r\n"))
+    assert [(row["n"], row["text"], row["position"]) for row in result.rows] == [("1", "a, b", 0)]
+    assert result.reasons() == [(1, "read", "line 4 has 1 fields, not 2")]
+
+
+def test_a_column_that_is_asked_for_stands_there_once(tmp_path, read):
+    path = write(tmp_path / "a.csv", "text,n,text,n\na,1,b,2\n")
+    with pytest.raises(SourceError, match=r"a.csv: it has 2 columns 'text'. Rename all but"):
+        read(path)
+    path = write(tmp_path / "a.csv", "text,n,k,n\na,1,x,2\n")
+    for options in ({"id_column": "n"}, {"columns": ("n",)}):
+        with pytest.raises(SourceError, match="2 columns 'n'"):
+            read(path, **options)
+    (row,) = read(path).rows
+    assert (row["text"], row["n"], row["n_2"]) == ("a", "1", "2")
+    write(tmp_path / "b.csv", "text,text\na,b\n")
+    assert read(tmp_path).failures[0]["reason"].startswith("it has 2 columns 'text'")
 
 
 def test_a_truncated_file_gives_its_rows_so_far(tmp_path, read):

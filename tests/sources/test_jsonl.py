@@ -42,7 +42,7 @@ def test_a_line_that_is_no_object_fails_alone(tmp_path, read):
     reasons = [reason for _, stage, reason in result.reasons() if stage == "read"]
     assert reasons[0] == "line 3 is not a JSON object: it holds a list"
     assert reasons[1].startswith("line 4 is not a JSON object: Expecting property name")
-    assert reasons[2] == "line 6 is not a JSON object: not UTF-8: byte 10"
+    assert reasons[2].startswith("line 6 is not a JSON object: it is not UTF-8: byte 10. A file in")
     assert reasons[3] == "line 7 is not a JSON object: half a surrogate pair"
     assert reasons[4].startswith("line 8 is not a JSON object: ")
 

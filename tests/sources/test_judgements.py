@@ -18,6 +18,19 @@ def test_forms(tmp_path, text):
     assert read_judgements(str(tmp_path / "q")) == {"q 1": {"d,1": 2.0}, "q2": {"d2": 0.0}}
 
 
+def test_marks_and_rare_line_breaks(tmp_path):
+    text = "q\u20281\td1\t2\r\nq2\td\x0b2\t0\n"
+    for encoding in ("utf-8-sig", "utf-16", "utf-32"):
+        (tmp_path / "q").write_bytes(text.encode(encoding))
+        judged = read_judgements(str(tmp_path / "q"))
+        assert judged == {"q\u20281": {"d1": 2.0}, "q2": {"d\x0b2": 0.0}}
+    (tmp_path / "q").write_bytes(b"q1 d1 1\rq2 d2 0\r")
+    assert read_judgements(str(tmp_path / "q")) == {"q1": {"d1": 1.0}, "q2": {"d2": 0.0}}
+    (tmp_path / "q").write_bytes(text.encode("utf-16-le"))
+    with pytest.raises(SourceError, match="q looks like UTF-16 without a byte order mark. Save"):
+        read_judgements(str(tmp_path / "q"))
+
+
 def test_blanks_and_pairs(tmp_path):
     (tmp_path / "q").write_text("q1 0 d7 2\nq1   0 d8 1\n")
     assert read_judgements(str(tmp_path / "q")) == {"q1": {"d7": 2.0, "d8": 1.0}}

@@ -136,3 +136,25 @@ def test_without_one_string_column_the_text_must_be_named(tmp_path, read):
     pq.write_table(pa.table({"n": [1]}), tmp_path / "a.parquet")
     with pytest.raises(SourceError, match=r"no column of strings.*n \(int64\)"):
         read(tmp_path)
+
+
+def test_text_id_and_image_may_be_views(tmp_path, read):
+    views = {"key": pa.array(["k", "l"], pa.string_view()), "text": pa.array(["a", "b"], pa.string_view())}  # fmt: skip
+    pq.write_table(pa.table(views), tmp_path / "a.parquet")
+    result = read(tmp_path / "a.parquet", id_column="key")
+    assert list(zip(result.ids(), result.texts(), strict=True)) == [("k", "a"), ("l", "b")]
+    kind = pa.struct([("bytes", pa.binary_view()), ("path", pa.string_view())])
+    images = {"bytes": pa.array([b"file", None], pa.binary_view()), "struct": pa.array([{"bytes": b"file", "path": "p"}, None], kind)}  # fmt: skip
+    for name, path in (("bytes", None), ("struct", "p")):
+        pq.write_table(pa.table({"image": images[name]}), tmp_path / "b.parquet")
+        result = read(tmp_path / "b.parquet")
+        assert [row["image"] for row in result.rows] == [{"bytes": b"file", "path": path}]
+        assert result.reasons() == [(1, "read", "image is null")]
+
+
+def test_views_that_are_not_utf8_fail_their_rows_alone(tmp_path, read):
+    bad = pa.array([b"ok", b"a\xff"]).cast(pa.string(), safe=False).cast(pa.string_view())
+    pq.write_table(pa.table({"text": ["a", "b"], "label": bad}), tmp_path / "a.parquet")
+    result = read(tmp_path / "a.parquet", text_column=("text",))
+    assert result.texts() == ["a"]
+    assert result.reasons() == [(1, "read", "label is not UTF-8: byte 1")]

@@ -7,6 +7,8 @@ from xxhash import xxh3_128_hexdigest
 from sources import rows
 from sources.rows import MAX_ROWS
 
+HINT = ". A file in another encoding takes --encoding (such as cp1252)"
+
 
 def write(path, data):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +42,7 @@ def test_bad_files_fail_alone(tmp_path, read):
     assert [(f["id"], f["source_file"], f["position"], f["stage"], f["reason"]) for f in sorted(
         result.failures, key=lambda f: f["source_file"]
     )] == [
-        ("a.txt", "a.txt", 0, "read", "text is not UTF-8: byte 1"),
+        ("a.txt", "a.txt", 0, "read", f"text is not UTF-8: byte 1{HINT}"),
         ("b.txt", "b.txt", 0, "read", "text is empty"),
         (None, "c.txt.gz", 0, "file", "Truncated compressed stream"),
         ("e.txt", "e.txt", 0, "read", "text is empty"),
@@ -70,7 +72,7 @@ def test_each_line_of_any_file_can_be_a_document(tmp_path, read, name):
     assert result.texts() == ["a,1", " b", "d"]
     assert result.ids() == [xxh3_128_hexdigest(text.encode()) for text in ("a,1", " b", "d")]
     assert [row["position"] for row in result.rows] == [0, 1, 3]
-    assert result.reasons() == [(2, "read", "text is not UTF-8: byte 1")]
+    assert result.reasons() == [(2, "read", f"text is not UTF-8: byte 1{HINT}")]
 
 
 def test_many_lines_come_in_tables_of_bounded_size(tmp_path, read):
