@@ -98,8 +98,6 @@ class CorpusOptions:
                 raise SourceError(
                     f"{self.source} is a table, whose texts are its column `text`. Leave out --text-column."
                 )
-            if Fingerprint.of(table.schema) is None:
-                raise StoreError(f"{self.source} is a Delta table, but not one of embeddings.")
             if textless := without_texts(table.schema):
                 raise StoreError(
                     f"{self.source} is {textless}: it holds no texts. Name their source, or a table that"
@@ -147,8 +145,9 @@ def _say_once(line: str) -> None:
 
 
 def _table(place: str, options: dict[str, str]) -> Table | None:
-    """The table at a place, None where there is none: then it is a source."""
+    """The table of embatch at a place, None where there is none: then it is a source."""
     try:
-        return Table.open(table_uri(place), options)
+        table = Table.open(table_uri(place), options)
     except StoreError:  # a file, or something that no table is
         return None
+    return None if table is None or Fingerprint.of(table.schema) is None else table

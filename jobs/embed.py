@@ -5,7 +5,7 @@
     embatch embed photos/ tables/photos --model clip-ViT-B-32 --label-from-folder
     embatch embed --labels classes.txt tables/classes --model clip-ViT-B-32
 
-Reads texts or images: files, folders, feeds, WebDataset tars or Hugging Face datasets; writes the
+Reads texts or images: files, folders, Delta tables, WebDataset tars or Hugging Face datasets; writes the
 Delta table TABLE and, for rows that cannot be embedded, TABLE.failures. Run it again after a crash
 or a change: it plans first and pays only for what is due.
 """
@@ -43,7 +43,7 @@ class EmbedConfig:
     """What to embed, with what, and into which table.
 
     Attributes:
-        source: file, glob, folder, URI, datasets folder or hub name (owner/name:split)
+        source: file, glob, folder, URI, Delta table, datasets folder or hub name (owner/name:split)
         table: folder or bucket prefix of the table; made where there is none
         model: a name that `embatch models` lists, a local folder, a hub name, or a file of word vectors
         text_column: columns that make the text, joined by a newline (found by itself where possible)

@@ -43,6 +43,7 @@ from schemas.places import StoreError as StoreError
 LOG_RETENTION = "interval 3650 days"  # the history is the list of runs
 CHECK_THREADS = 8  # these wait for the network, not for a core
 _APPLICATION = "embatch"
+_RENAMING = "delta.columnMapping.mode"  # says that files have other names for the columns
 _FEATURES_READ = {"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"}
 
 
@@ -80,8 +81,10 @@ class Table:
             handle = ask(f"open {uri}", lambda: DeltaTable(uri, version, storage))
         except TableNotFoundError:
             return None
-        unknown = set(handle.protocol().reader_features or ()) - _FEATURES_READ
-        if unknown:
+        features = set(handle.protocol().reader_features or ())
+        if handle.metadata().configuration.get(_RENAMING, "none") != "none":
+            features.add("columnMapping")
+        if unknown := features - _FEATURES_READ:
             raise StoreError(
                 f"Table {uri} uses {', '.join(sorted(unknown))}, which embatch cannot read. "
                 "Rewrite it without (Spark: REORG TABLE … APPLY (PURGE))."

@@ -6,6 +6,7 @@ for piece in source.pieces():
         ...
 """
 
+from sources.delta import DeltaSource
 from sources.feeds import FeedSource
 from sources.folder import FolderSource
 from sources.hub import DatasetSource
@@ -24,8 +25,9 @@ __all__ = [
     "open_source",
 ]
 
-SOURCES: dict[str, type[DatasetSource | FeedSource | FolderSource | LabelSource]] = {
+SOURCES: dict[str, type[DatasetSource | DeltaSource | FeedSource | FolderSource | LabelSource]] = {
     "labels": LabelSource,
+    "delta": DeltaSource,
     "feeds": FeedSource,
     "dataset": DatasetSource,
     "folder": FolderSource,

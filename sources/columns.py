@@ -57,6 +57,24 @@ def with_columns(options: SourceOptions, schema: pa.Schema) -> SourceOptions:
     return replace(options, text_column=tuple(strings))
 
 
+def with_partition_columns(
+    options: SourceOptions, schema: pa.Schema, partitions: pa.Schema
+) -> SourceOptions:
+    """The same, where the columns to keep may also be those of partitions, which no file has.
+
+    Raises:
+        SourceError: As above, or a column of partitions was asked for as text, image or id.
+    """
+    for name in options.own_columns:
+        if name in partitions.names:
+            raise SourceError(
+                f"Column {name!r} of {options.path} is one of partitions, not of files: it is kept "
+                "beside the rows, and can be neither their text nor image nor id."
+            )
+    kept = options.columns and tuple(n for n in options.columns if n not in partitions.names)
+    return replace(with_columns(replace(options, columns=kept), schema), columns=options.columns)
+
+
 def guessed_text(given: SourceOptions, found: SourceOptions) -> list[str]:
     """A remark on a text column that nobody named, not even its own name."""
     if given.text_column or found.text_column in ((), ("text",)):

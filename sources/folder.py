@@ -1,14 +1,15 @@
 """Files of text, tables and images: one, those of a folder, or those a glob matches."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 
-from sources.columns import guessed_text, with_columns
+from sources.columns import guessed_text, with_partition_columns
 from sources.delimited import delimited_schema, read_delimited
 from sources.feeds import FETCH, are_fetches
 from sources.images import HEIF_ENDINGS, IMAGE_ENDINGS, NEEDS_HEIF, image_schema, read_images
@@ -16,7 +17,7 @@ from sources.jsonl import jsonl_schema, read_jsonl
 from sources.listing import Found, Listing, Place, endings
 from sources.opening import SourceFile, ending
 from sources.parquet import parquet_parts, parquet_schema, read_parquet
-from sources.partitions import partitioned
+from sources.partitions import in_partitions, partitioned
 from sources.rows import Piece, Rows, SourceError, SourceOptions, group_small, unread
 from sources.text import read_documents, read_lines, text_schema
 from sources.webdataset import read_webdataset, webdataset_schema
@@ -99,7 +100,7 @@ class FolderSource:
         schema = self._schema(options)
         names = [] if schema is None else schema.names
         own = pa.schema(field for field in listing.partitions if field.name not in names)
-        self.options = options if schema is None else _with_columns(options, schema, own)
+        self.options = options if schema is None else with_partition_columns(options, schema, own)
         self._partitions = pa.schema(field for field in own if self.options.wants(field.name))
         self.columns = tuple(filter(self.options.wants, [*names, *own.names]))
         self._remarks = guessed_text(options, self.options) + _partitions_found(listing, own)
@@ -116,25 +117,13 @@ class FolderSource:
     def pieces(self) -> list[Piece]:
         """Parquet files by row groups; else files, where small ones of a kind go together."""
         assert self._listing is not None, "pieces are listed on the driver"
-        tables = [file for file in self._listing.files if self._kind(file.name) is PARQUET]
-        with ThreadPoolExecutor(16) as pool:  # footers wait for the network, not for a core
-            names = (file.name for file in tables)
-            cut = dict(zip(names, pool.map(self._cut, tables), strict=True))
-        pieces = group_small(
-            (
-                piece
-                for file in self._listing.files
-                for piece in cut.get(file.name, [Piece((file.name,), file.size_bytes)])
-            ),
-            self._kind,
-        )
-        if not self._listing.partitions.names:
-            return list(pieces)
-        by_name = {file.name: file.partition for file in self._listing.files}
-        return [
-            replace(piece, partitions=tuple(by_name[name] for name in piece.files))
-            for piece in pieces
-        ]
+        files = self._listing.files
+        tables = [file for file in files if self._kind(file.name) is PARQUET]
+        parts = parquet_pieces((self._file(file.name), file.size_bytes) for file in tables)
+        cut = dict(zip((file.name for file in tables), parts, strict=True))
+        whole = (cut.get(file.name, [Piece((file.name,), file.size_bytes)]) for file in files)
+        pieces = group_small(chain.from_iterable(whole), self._kind)
+        return list(in_partitions(pieces, {file.name: file.partition for file in files}))
 
     def unlisted(self) -> list[tuple[str, str]]:
         """Folders and links that could not be followed: (path, reason)."""
@@ -206,14 +195,6 @@ class FolderSource:
     def _kind(self, name: str) -> Kind:
         return _kind_of(name, self.options)
 
-    def _cut(self, found: Found) -> list[Piece]:
-        whole = Piece((found.name,), found.size_bytes)
-        try:
-            parts = parquet_parts(self._file(found.name))
-        except Exception:  # its failure is told when the file is read
-            return [whole]
-        return [whole] if len(parts) == 1 else parts
-
 
 def _kind_of(name: str, options: SourceOptions) -> Kind:
     return LINES if options.lines else KINDS[ending(name)]
@@ -252,18 +233,20 @@ def _known(listing: Listing, options: SourceOptions) -> tuple[tuple[Found, ...],
     return tuple(kept), tuple(file for file in listing.files if file.name not in names)
 
 
-def _with_columns(
-    options: SourceOptions, schema: pa.Schema, partitions: pa.Schema
-) -> SourceOptions:
-    """`with_columns`, where columns to keep may also be those of partitions."""
-    for name in options.own_columns:
-        if name in partitions.names:
-            raise SourceError(
-                f"Column {name!r} of {options.path} stands in the names of folders alone: it is kept "
-                "beside the rows, and can be neither their text nor image nor id."
-            )
-    kept = options.columns and tuple(n for n in options.columns if n not in partitions.names)
-    return replace(with_columns(replace(options, columns=kept), schema), columns=options.columns)
+def parquet_pieces(files: Iterable[tuple[SourceFile, int]]) -> list[list[Piece]]:
+    """Parquet files, each with its size in bytes, cut by row groups."""
+
+    def cut(found: tuple[SourceFile, int]) -> list[Piece]:
+        file, size_bytes = found
+        whole = Piece((file.name,), size_bytes)
+        try:
+            parts = parquet_parts(file)
+        except Exception:  # its failure is told when the file is read
+            return [whole]
+        return [whole] if len(parts) == 1 else parts
+
+    with ThreadPoolExecutor(16) as pool:  # footers wait for the network, not for a core
+        return list(pool.map(cut, files))
 
 
 def _partitions_found(listing: Listing, own: pa.Schema) -> list[str]:

@@ -5,6 +5,9 @@ tables and archives keep beside their rows is no file either: the folders `_delt
 `_spark_metadata`, `_temporary` and `__MACOSX`, and the files `_SUCCESS`, `_metadata`,
 `_common_metadata`, `_committed_*` and `_started_*`. All others are files, also where their names
 begin with `_`: a source reads them or counts them as left out.
+
+The files of a Delta, Iceberg or Hudi table are not its rows: some were deleted or overwritten. Where
+such a table lies below SOURCE, it is refused; a Delta table itself is read by `sources.delta`.
 """
 
 import contextlib
@@ -34,9 +37,11 @@ from sources.rows import SourceError, SourceOptions, short_reason
 
 _MAGIC = re.compile(r"[*?[]")
 _BESIDE_ROWS = re.compile(
-    r"(^|/)((_delta_log|_spark_metadata|_temporary|__MACOSX)/"
+    r"(^|/)((_delta_log|_spark_metadata|_temporary|__MACOSX|\.hoodie)/"
     r"|(_SUCCESS|_metadata|_common_metadata|_(committed|started)_[^/]*)$)"
 )
+_MARK_OF_TABLE = re.compile(r"(?:^|/)(_delta_log/|\.hoodie/|metadata/[^/]+\.metadata\.json$)")
+_TABLES = {"_delta_log": "Delta", ".hoodie": "Hudi", "metadata": "Iceberg"}
 
 
 class Found(NamedTuple):
@@ -115,25 +120,22 @@ class Place:
             SourceError: There is no such path, the glob matches nothing, or the folder is empty.
         """
         path, shown = self.path, self.options.path
-        kind = self._kind()
-        if kind == "file":
+        if self.kind == "file":
             root, _, name = path.rpartition("/")
             return Listing(root or "/", (Found(name, self.fs.size(path)),))
         unlisted: list[tuple[str, str]] = []
-        if kind == "directory":
-            files = sorted(_walk(self.fs, path, unlisted))
+        if self.kind == "directory":
+            files = self._files(path, unlisted)
             if not files and not unlisted:
                 raise SourceError(
                     f"Folder {shown} is empty, or holds hidden files alone (their names begin with a "
                     "dot) and what tables keep beside their rows, such as _SUCCESS."
                 )
             return _with_partitions(path, files, unlisted)
-        magic = _MAGIC.search(path)
-        if magic is None:
+        root = self.base
+        if root == path:
             raise SourceError(self.missing())
-        root = path[: magic.start()].rpartition("/")[0] or "/"
-        matches = re.compile(glob_translate(path[len(root) :].lstrip("/"))).match
-        files = [file for file in sorted(_walk(self.fs, root, unlisted)) if matches(file.name)]
+        files = self._files(root, unlisted, glob_translate(path[len(root) :].lstrip("/")))
         if not files:
             raise SourceError(
                 f"The glob {shown} matches no file. {beside(self.fs, root + '/*')} A glob names "
@@ -141,7 +143,47 @@ class Place:
             )
         return _with_partitions(root, files, unlisted)
 
-    def _kind(self) -> str:
+    @cached_property
+    def base(self) -> str:
+        """The path, or of a glob the folder before its first wildcard."""
+        magic = None if self.kind else _MAGIC.search(self.path)
+        if magic is None:
+            return self.path
+        return self.path[: magic.start()].rpartition("/")[0] or "/"
+
+    def _files(
+        self, root: str, unlisted: list[tuple[str, str]], pattern: str = ".*"
+    ) -> list[Found]:
+        """The files below a folder, sorted.
+
+        Args:
+            root: The folder.
+            unlisted: Grows by what cannot be listed.
+            pattern: What the names of the files match from their start.
+
+        Raises:
+            SourceError: Some of them belong to a table below the folder.
+        """
+        matches = re.compile(pattern, re.DOTALL).match
+        files, tables = [], {}
+        for file in _walk(self.fs, root, unlisted):
+            if mark := _MARK_OF_TABLE.search(file.name):
+                tables[file.name[: mark.start()]] = _TABLES[mark[1].partition("/")[0]]
+            if matches(file.name) and not _BESIDE_ROWS.search(file.name):
+                files.append(file)
+        for folder, kind in sorted(tables.items()):
+            is_source = kind == "Delta" and not folder  # then its rows are read
+            if not is_source and any(f.name.startswith(f"{folder}/" * bool(folder)) for f in files):
+                way = "Give that folder as SOURCE." if kind == "Delta" else "Export its rows first."
+                raise SourceError(
+                    f"{self.options.path} holds files of a table of {kind}, "
+                    f"{root.rstrip('/')}/{folder}. Read one by one they bring back deleted and "
+                    f"overwritten rows. {way}"
+                )
+        return sorted(files)
+
+    @cached_property
+    def kind(self) -> str:
         """`file`, `directory` or neither; what a store answers else is an error, not a lack of files."""
         if not isinstance(self.fs, ArrowFSWrapper):
             is_folder = "directory" if self.fs.isdir(self.path) else ""
@@ -197,14 +239,12 @@ def beside(fs: AbstractFileSystem, path: str) -> str:
 
 
 def _walk(fs: AbstractFileSystem, root: str, unlisted: list[tuple[str, str]]) -> Iterator[Found]:
-    """All files below a folder that are neither hidden nor kept beside rows, in any order."""
+    """All files below a folder but hidden ones, in any order."""
     if isinstance(fs, LocalFileSystem):
-        found = _walk_local(root, unlisted)
-    elif isinstance(fs, ArrowFSWrapper):
-        found = _walk_store(fs, root)
-    else:
-        found = _walk_other(fs, root, unlisted)
-    return (file for file in found if not _BESIDE_ROWS.search(file.name))
+        return _walk_local(root, unlisted)
+    if isinstance(fs, ArrowFSWrapper):
+        return _walk_store(fs, root)
+    return _walk_other(fs, root, unlisted)
 
 
 def _walk_other(
@@ -270,4 +310,5 @@ def _not_of_stores(options: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or "/." in name
+    """Whether a part of a name begins with a dot; `.hoodie` is looked at as a mark of a table."""
+    return any(part.startswith(".") and part != ".hoodie" for part in name.split("/"))

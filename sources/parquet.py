@@ -1,6 +1,6 @@
 """Parquet files, cut into pieces of whole row groups; only the columns needed are read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -57,6 +57,7 @@ def read_parquet(
     options: SourceOptions,
     part: tuple[int, int] | None = None,
     position: int = 0,
+    absent: Iterable[pa.Field] = (),
 ) -> Iterator[Rows]:
     """Stream the row groups [start, stop) of a file, or all; a bad one costs no other its rows.
 
@@ -65,6 +66,7 @@ def read_parquet(
         options: Which columns are which.
         part: The row groups; None is all.
         position: Of the part's first row.
+        absent: Columns that are null where the file lacks them.
     """
     try:
         stream = file.open(jumps=True)
@@ -80,7 +82,8 @@ def read_parquet(
         except Exception as error:
             yield unread(file.name, position, error)
             return
-        if lack := options.lack(names):
+        lacking = [f for f in absent if f.name not in names and options.needs(f.name)]
+        if lack := options.lack([*names, *(field.name for field in lacking)]):
             yield unread(file.name, position, lack)
             return
         wanted = [name for name in names if options.needs(name)]
@@ -92,6 +95,8 @@ def read_parquet(
             try:
                 for batch in parquet.iter_batches(size, [number], wanted, use_threads=False):
                     table = pa.Table.from_batches([batch])
+                    for field in lacking:
+                        table = table.append_column(field, pa.nulls(len(table), field.type))
                     positions = range(first, first + len(table))
                     yield prepare(table, options, file.name, positions, numbers=file.number)
                     first += len(table)

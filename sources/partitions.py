@@ -5,7 +5,8 @@ the id of a row is the hash of its content, it becomes that of its partition and
 texts of two partitions are two rows.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from urllib.parse import unquote
 
@@ -40,6 +41,17 @@ def partition_columns(partitions: Iterable[Mapping[str, object]]) -> pa.Schema:
     """All columns of some partitions, in order of appearance, as strings."""
     names = dict.fromkeys(name for partition in partitions for name in partition)
     return pa.schema((name, pa.string()) for name in names)
+
+
+def in_partitions(
+    pieces: Iterable[Piece], partitions: Mapping[str, Mapping[str, object]]
+) -> Iterator[Piece]:
+    """Pieces with the partition of each file, given by its name; as they are where none has one."""
+    if not any(partitions.values()):
+        yield from pieces
+        return
+    for piece in pieces:
+        yield replace(piece, partitions=tuple(partitions[name] for name in piece.files))
 
 
 def partitioned(rows: Rows, piece: Piece, columns: pa.Schema, *, by_content: bool) -> Rows:

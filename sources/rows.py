@@ -64,7 +64,8 @@ class SourceOptions:
     """Where the rows come from and which of their columns matter.
 
     Attributes:
-        path: A file, folder, glob, URI (fsspec), datasets folder or hub name (`owner/name:split`).
+        path: A file, folder, glob, URI (fsspec), Delta table, datasets folder or hub name
+            (`owner/name:split`).
         text_column: Columns joined by a newline to the text. Empty: `text`, else the only string
             column.
         image_column: Column of images (their bytes, or a struct of bytes and path). None: the one that

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 from hash_model import HashEncoder, HashModel, vector_of
 
 from actors import canary
@@ -498,6 +498,38 @@ def test_a_folder_of_feeds_is_embedded_from_end_to_end(tmp_path):
     ]
     again = embed(source, table, Absent(), id_column="", feeds=True)
     assert counts(again) == {"unchanged": 3, "duplicates": 1}
+
+
+def test_a_second_model_embeds_the_rows_of_a_first_ones_table(tmp_path):
+    source, first, second = tmp_path / "a.jsonl", tmp_path / "first", tmp_path / "second"
+    write(source, [story(0), story(1), story(2, label="sport"), {"id": "e", "text": ""}])
+    embed(source, first)
+    other = HashModel(dim=4, space="other", recipe="other-1")
+    summary = embed(first, second, other, id_column="", prune=True)
+    assert counts(summary) == {"embedded": 3}
+    assert [warning for warning in summary.warnings if "a table of embatch" in warning]
+    columns = ["id", "content_hash", "row_hash", "text", "label"]
+    both = [DeltaTable(table).to_pyarrow_table(columns=columns) for table in (first, second)]
+    assert both[0].sort_by("id") == both[1].sort_by("id")
+    check_vectors(second, dim=4)
+    write(source, [story(0), story(1, label="sport"), story(3)])
+    embed(source, first, prune=True, force_prune=True)
+    summary = embed(first, second, other, id_column="", prune=True, force_prune=True)
+    assert counts(summary) == {"unchanged": 1, "embedded": 1, "updated": 1, "deleted": 1}
+    assert rows_of(second).keys() == rows_of(first).keys() == {"n000", "n001", "n003"}
+    with pytest.raises(ValueError, match="TABLE .* lies inside SOURCE"):
+        embed(first, first, other)
+
+
+def test_deleted_rows_of_a_delta_table_are_not_embedded(tmp_path):
+    source, table = tmp_path / "source", tmp_path / "table"
+    rows = pa.table({"text": ["taxi", "secret", "taxi"], "lang": ["de", "de", "fr"]})
+    write_deltalake(source, rows, partition_by=["lang"])
+    DeltaTable(source).delete("text = 'secret'")
+    assert counts(embed(source, table, id_column="")) == {"embedded": 2}
+    found = sorted((row["text"], row["lang"]) for row in rows_of(table).values())
+    assert found == [("taxi", "de"), ("taxi", "fr")]
+    assert counts(embed(source, table, Absent(), id_column="")) == {"unchanged": 2}
 
 
 @pytest.mark.slow

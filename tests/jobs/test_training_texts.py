@@ -2,6 +2,9 @@
 
 from collections import Counter
 
+import pyarrow as pa
+from deltalake import DeltaTable, write_deltalake
+
 from jobs.corpus import CorpusOptions
 
 
@@ -37,3 +40,10 @@ def test_a_partition_may_be_the_label(tmp_path, capsys):
     options = CorpusOptions(str(tmp_path), label_column="lang")
     assert [*options.examples()] == [("taxi", "de"), ("taxi", "fr")]
     assert "partition columns are read from the names of folders: lang." in capsys.readouterr().err
+
+
+def test_a_delta_table_is_read_as_it_is_now(tmp_path):
+    write_deltalake(tmp_path / "t", pa.table({"text": ["a", "b"], "n": [1, 2]}))
+    DeltaTable(tmp_path / "t").delete("n = 1")
+    options = CorpusOptions(str(tmp_path / "t"), label_column="n")
+    assert [*options.examples()] == [("b", "2")]

@@ -18,7 +18,7 @@ def write(path, data="a"):
 
 FILES = "_DSC0001.txt _SUCCESS.md _delta_log.md _index.md _notes/_metadata/a.md _posts/a.md a/__/b.md z.md"
 BESIDE_ROWS = (
-    "_SUCCESS _metadata _common_metadata _committed_17 _started_17 _delta_log/0.md "
+    "_SUCCESS _metadata _common_metadata _committed_17 _started_17 "
     "_spark_metadata/0.md _temporary/0/a.md __MACOSX/a.md"
 )
 NO_FILES = ".a.txt ._DSC0001.txt .git/a.md a/.b/c.md"
@@ -65,6 +65,30 @@ def test_what_is_not_read_is_counted_by_ending(folder_of, read):
     others = ["README", "_a.HEIC", "b.heic", "c.svg", "d/e.svg.gz", "d/f.gz", "g.heic", "license"]
     source = read(folder_of(["a.txt", *others])).source
     assert list(source.left_out().items()) == [(".heic", 3), (".svg", 2), ("none", 2), (".gz", 1)]
+
+
+@pytest.mark.parametrize(
+    ("mark", "kind"),
+    [
+        ("_delta_log/0.json", "Delta"),
+        (".hoodie/hoodie.properties", "Hudi"),
+        ("metadata/v1.metadata.json", "Iceberg"),
+    ],
+)
+def test_files_of_a_table_below_the_folder_are_refused(folder_of, read, mark, kind):
+    folder = folder_of([f"lake/a/{mark}", "lake/a/x.parquet", "lake/b.md"])
+    for path in (folder, f"{folder}/**/*.parquet"):
+        with pytest.raises(
+            SourceError, match=f"holds files of a table of {kind}, .*/lake/a. Read one by one"
+        ):
+            read(path)
+    assert read(f"{folder}/*/*.md").ids() == ["lake/b.md"]
+
+
+@pytest.mark.parametrize("mark", [".hoodie/hoodie.properties", "metadata/v1.metadata.json"])
+def test_a_table_of_another_kind_is_refused(folder_of, read, mark):
+    with pytest.raises(SourceError, match="holds files of a table of .* Export its rows first"):
+        read(folder_of([mark, "data/x.parquet"]))
 
 
 def test_a_readme_beside_tables_is_counted(folder_of, read):
@@ -283,4 +307,4 @@ def test_unknown_files_beside_known_ones_are_passed_over(tmp_path, read):
 
 
 def test_each_source_is_listed():
-    assert list(SOURCES) == ["labels", "feeds", "dataset", "folder"]
+    assert list(SOURCES) == ["labels", "delta", "feeds", "dataset", "folder"]

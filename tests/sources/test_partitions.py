@@ -142,7 +142,7 @@ def test_columns_are_chosen_as_others_are(tmp_path, read):
     with pytest.raises(SourceError, match="no column 'land' .asked for as other column"):
         read(tmp_path, columns=("land",))
     for options in ({"text_column": ("text", "lang")}, {"id_column": "lang"}):
-        with pytest.raises(SourceError, match="'lang' of .* stands in the names of folders alone"):
+        with pytest.raises(SourceError, match="'lang' of .* is one of partitions, not of files"):
             read(tmp_path, **options)
 
 
