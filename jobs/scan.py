@@ -25,7 +25,7 @@ from schemas.fragments import Fragment, is_made_by
 from schemas.keys import KEYS, from_binary, from_hex, id_hashes
 from schemas.plan import COPY, DUE, EMBED, REFUSE
 from schemas.store import Table
-from sources.rows import FAILURE_SCHEMA, PREPARED_FIELDS, Piece, Source
+from sources.rows import FAILURE_SCHEMA, PREPARED_FIELDS, Piece, Source, with_types
 
 SCAN_THREADS = 8
 PIXEL_BYTES = 8 << 20  # of images that are decoded at a time
@@ -236,7 +236,8 @@ def read_due(
     fields = [*DUE_FIELDS, *items, *columns.values()]
     why_lost = CHANGED_REASON
     wanted_at = _addresses(due["file"] - piece.file_number, due["position"])
-    for table, failed, _ in source.read(piece):
+    typed = with_types(source, {name: field.type for name, field in columns.items()})
+    for table, failed, _ in typed.read(piece):
         for failure in failed.filter(pc.field("stage") == "file").to_pylist():
             why_lost = f"{failure['source_file']} could not be read again: {failure['reason']}"
         found_at = _addresses(table["piece_file"].to_numpy(), table["position"].to_numpy())

@@ -1,21 +1,20 @@
 """JSON lines: each line an object, each key a column.
 
-Keys may be missing in some lines. Where the values of a column have no common Arrow type within a
-stretch of rows, they become JSON strings. `.json` files are read when their lines are objects.
+Keys may be missing in some lines. A column whose values have no common type holds text: strings as they
+are, all else as JSON (see `schemas.columns`). `.json` files are read when their lines are objects.
 """
 
 import json
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
+from schemas.columns import json_type
 from sources.opening import Lines, SourceFile, ending, not_utf8
 from sources.prepare import id_of, prepare, text_of
-from sources.row_hash import hash_column
 from sources.rows import MAX_BYTES, MAX_ROWS, Failure, Rows, SourceOptions, short_reason, unread
 
 SAMPLE_ROWS = 1000
@@ -43,7 +42,8 @@ def jsonl_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
             error = error or bad
     if not records and (lines.error or error):
         raise lines.error or error  # type: ignore[misc]
-    return pa.schema([(name, array.type) for name, array in columns_of(records).items()])
+    names = dict.fromkeys(name for record in records for name in record)
+    return pa.schema([(name, json_type([r.get(name) for r in records])) for name in names])
 
 
 def read_jsonl(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
@@ -100,23 +100,6 @@ def parse_line(raw: bytes, encoding: str = "") -> Record:
     return record
 
 
-def columns_of(records: list[Record]) -> dict[str, pa.Array]:
-    """Columns in the order in which their keys first appear."""
-    names = dict.fromkeys(name for record in records for name in record)
-    return {name: _array([record.get(name) for record in records]) for name in names}
-
-
-def _array(values: list[Any]) -> pa.Array:
-    try:
-        return pa.array(values)
-    except (pa.ArrowException, OverflowError, TypeError, ValueError):
-        return pa.array(None if value is None else _json(value) for value in values)
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
-
-
 def _prepared(
     records: list[Record],
     positions: list[int],
@@ -124,28 +107,21 @@ def _prepared(
     file: SourceFile,
     options: SourceOptions,
 ) -> Rows:
-    """Text, id and hash come from the Python values: Arrow's types depend on the neighbours."""
+    """Rows of records; their values are given as they are, for Arrow's types depend on neighbours."""
     names = dict.fromkeys(name for record in records for name in record if options.wants(name))
-    hashes = np.zeros(len(records), np.uint64)
-    table: dict[str, pa.Array] = {}
-    for column in names:
-        values = [record.get(column) for record in records]
-        hashes += hash_column(column, values)
-        table[column] = _array(values)
-    for column in options.text_column:
-        table[column] = _strings(text_of(record.get(column)) for record in records)
+    columns = {
+        name: pa.array((text_of(record.get(name)) for record in records), pa.large_string())
+        for name in options.text_column
+    }
     if options.id_column is not None and options.id_column not in options.text_column:
-        table[options.id_column] = _strings(id_of(r.get(options.id_column)) for r in records)
+        ids = (id_of(record.get(options.id_column)) for record in records)
+        columns[options.id_column] = pa.array(ids, pa.large_string())
     return prepare(
-        pa.table(table),
+        pa.table(columns),
         options,
         file.name,
         positions,
         numbers=file.number,
-        row_hashes=hashes,
+        values={name: [record.get(name) for record in records] for name in names},
         failures=failures,
     )
-
-
-def _strings(values: Iterable[str | None]) -> pa.Array:
-    return pa.array(values, pa.large_string())

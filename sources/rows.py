@@ -9,6 +9,7 @@ however the file was cut into pieces.
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
@@ -45,7 +46,7 @@ PREPARED_FIELDS = (
     pa.field("text", pa.large_string(), nullable=False),
 )
 """The first columns of `Rows.table`; of images, `image` (IMAGE) in place of `text`. `piece_file` is the
-index of the row's file in `Piece.files`. Other columns of these names get the prefix `source_`."""
+index of the row's file in `Piece.files`. Other columns of these names get the prefix `source:`."""
 
 
 class SourceError(ValueError):
@@ -73,6 +74,8 @@ class SourceOptions:
         no_header: The first row of a CSV file is data; columns are column_1, column_2, …
         lines: Each line of a file, whatever its ending, is one document.
         labels: The file holds the names of classes, one a line.
+        types: Of other columns by the names they get, once they are decided: what a reader finds
+            without a type of its own, as in JSON, is written in these.
         storage_options: For object stores, in delta-rs's words; others are passed to fsspec.
 
     Raises:
@@ -92,6 +95,7 @@ class SourceOptions:
     no_header: bool = False
     lines: bool = False
     labels: bool = False
+    types: Mapping[str, pa.DataType] = field(default_factory=dict, repr=False)
     storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -220,6 +224,13 @@ class Source(Protocol):
 
     def read(self, piece: Piece) -> Iterator[Rows]:
         """Stream a piece. Bad data becomes failures and never raises."""
+
+
+def with_types(source: Source, types: Mapping[str, pa.DataType]) -> Source:
+    """The same source, which writes other columns without types of their own in these."""
+    typed = copy(source)
+    typed.options = replace(source.options, types=dict(types))
+    return typed
 
 
 class Failure(NamedTuple):
