@@ -107,15 +107,6 @@ def test_a_truncated_file_gives_its_rows_so_far(tmp_path, read, ending):
     assert result.reasons() == [(len(result.rows), "file", "Truncated compressed stream")]
 
 
-def test_a_json_file_that_is_one_document_is_a_failure(tmp_path, read):
-    (tmp_path / "a.json").write_text(json.dumps([{"text": "a"}, {"text": "b"}], indent=1))
-    (tmp_path / "b.jsonl").write_text('{"text": "c"}\n')
-    result = read(tmp_path)
-    assert result.texts() == ["c"]
-    ((_, stage, reason),) = result.reasons()
-    assert (stage, reason[:29]) == ("file", "not one JSON object a line: E")
-
-
 def test_a_byte_order_mark_is_dropped(tmp_path, read):
     assert read(write(tmp_path / "a.jsonl", b'\xef\xbb\xbf{"text": "a"}')).texts() == ["a"]
 
