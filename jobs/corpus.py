@@ -11,7 +11,7 @@ import pyarrow as pa
 import tyro
 
 from jobs.options import Flag, storage_options, table_uri
-from schemas.columns import labels_as_text
+from schemas.columns import SHADOWED, labels_as_text
 from schemas.embeddings import Fingerprint, without_texts
 from schemas.store import StoreError, Table
 from sources import SourceOptions, open_source
@@ -127,7 +127,7 @@ class CorpusOptions:
         if source.options.modality != "text":
             raise SourceError(f"{self.source} holds images, expected texts.")
         reserved = self.label_column in pa.schema(PREPARED_FIELDS).names
-        column = f"source_{self.label_column}" if reserved else self.label_column
+        column = f"{SHADOWED}{self.label_column}" if reserved else self.label_column
         for remark in source.remarks():
             _say_once(f"Warning: {remark}")
         unread.update({f"files of ending {end}": n for end, n in source.left_out().items()})

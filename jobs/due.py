@@ -20,7 +20,7 @@ from schemas.embeddings import IMAGE_TYPE
 from schemas.failures import CHANGED
 from schemas.keys import from_binary, id_hashes
 from schemas.plan import COPY, DUE, EMBED, REFUSE
-from sources.rows import Piece, Source
+from sources.rows import Piece, Source, with_types
 
 PIXEL_BYTES = 8 << 20  # of images that are decoded at a time
 CONFLICT_REASON = "another row of the source has this id and other content"
@@ -70,7 +70,8 @@ def read_due(
     fields = [*DUE_FIELDS, *items, *columns.values()]
     why_lost = CHANGED_REASON
     wanted_at = _addresses(due["file"] - piece.file_number, due["position"])
-    for table, failed, _ in source.read(piece):
+    typed = with_types(source, {name: field.type for name, field in columns.items()})
+    for table, failed, _ in typed.read(piece):
         for failure in failed.filter(pc.field("stage") == "file").to_pylist():
             why_lost = f"{failure['source_file']} could not be read again: {failure['reason']}"
         found_at = _addresses(table["piece_file"].to_numpy(), table["position"].to_numpy())

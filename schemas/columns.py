@@ -1,13 +1,24 @@
-"""How a source's columns become columns of a table: names and types that Delta can hold."""
+"""How a source's columns become columns of a table: names and types that Delta can hold.
 
+The type of a column is decided once, by all that a source holds in it or by the table that is there
+already. What a cell becomes depends on that type and on the cell, never on what stands beside it: in a
+column of text a string stays as it is, and all else is written as JSON has it (2, true, 1.5, [1, 2]).
+"""
+
+import contextlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from types import NoneType
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 INTERNAL = "due:"  # begins the names of columns that only travel to the workers
+SHADOWED = "source:"
+"""Begins the name of a column that is named as one of ours, until all columns are known and it gets its
+name in the table."""
 RESERVED = frozenset(
     "id parent_id chunk start end content_hash row_hash text image n_tokens truncated embedding "
     "embedded_at".split()
@@ -22,6 +33,9 @@ _WIDER = {
     pa.date64(): pa.date32(),
     pa.null(): pa.string(),
 }
+_INT64 = range(-(2**63), 2**63)
+_MISFIT = (pa.ArrowException, ArithmeticError, AttributeError, TypeError, ValueError)
+_MAX_DEPTH = 32  # of nested types: what is deeper is kept as text; Arrow's files hold 64
 
 
 class SchemaError(ValueError):
@@ -83,24 +97,36 @@ def source_columns(schemas: Iterable[pa.Schema]) -> tuple[dict[str, pa.Field], l
         Each source column's name with the table's field for it, and a warning for each column that
         is renamed, changed or dropped.
     """
+    schemas = list(schemas)
+    kinds_of: dict[str, set[pa.DataType]] = {}
+    for field in chain.from_iterable(schemas):
+        kinds_of.setdefault(field.name, set()).add(field.type)
     columns: dict[str, pa.Field] = {}
     warnings: list[str] = []
     taken = {name.lower() for name in RESERVED}
     for name, source in ((field.name, field.type) for field in common_schema(schemas)):
-        kind = delta_type(source)
+        kind, given = delta_type(source), name.removeprefix(SHADOWED)
         if kind is None:
-            warnings.append(f"column {name!r} is dropped: Delta cannot hold {source}")
+            warnings.append(f"column {given!r} is dropped: Delta cannot hold {source}")
             continue
-        target = name.translate(_FORBIDDEN) or "_"
+        target = given.translate(_FORBIDDEN) or "_"
+        if given != name:
+            target = f"source_{target}"
         while target.lower() in taken or target.startswith(INTERNAL):
             target = f"source_{target}"
         taken.add(target.lower())
-        if target != name:
+        if target != given:
             warnings.append(
-                f"column {name!r} becomes {target!r}: the name is taken or Delta refuses it"
+                f"column {given!r} becomes {target!r}: the name is taken or Delta refuses it"
+            )
+        rounded = {pa.int64(), pa.uint64()} & kinds_of[name] if pa.types.is_floating(kind) else ()
+        if rounded:
+            warnings.append(
+                f"column {given!r} holds whole numbers here and fractions there: it becomes {kind}, "
+                "which rounds whole numbers beyond 2^53"
             )
         if kind == pa.string() and not _is_text(source):
-            warnings.append(f"column {name!r} becomes text: Delta cannot hold {source}")
+            warnings.append(f"column {given!r} becomes text: Delta cannot hold {source}")
         columns[name] = pa.field(target, kind)
     return columns, warnings
 
@@ -138,7 +164,8 @@ def _common_type(left: pa.DataType, right: pa.DataType) -> pa.DataType:
         )
         return unified.field("c").type
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
-        return pa.string()
+        # Bytes hold all that text does, as they do for pyarrow, so that the order does not matter.
+        return pa.binary() if pa.binary() in map(delta_type, (left, right)) else pa.string()
 
 
 def fitted(
@@ -156,13 +183,23 @@ def fitted(
             result[name] = field
             continue
         held = _plain(table.field(field.name).type)
-        if held != pa.string() and _common_type(held, field.type) != held:
+        if not _holds(held, field.type):
             raise SchemaError(
                 f"Column {field.name!r} is {field.type} in the source and {held} in the table. "
                 "Choose columns with --columns, or give another TABLE."
             )
         result[name] = pa.field(field.name, held)
     return result, missing
+
+
+def _holds(held: pa.DataType, given: pa.DataType) -> bool:
+    """Whether every value of one type has its place in another: text holds all."""
+    if pa.types.is_struct(held) and pa.types.is_struct(given):
+        places = [(held.get_field_index(field.name), field.type) for field in given]
+        return all(at >= 0 and _holds(held.field(at).type, kind) for at, kind in places)
+    if pa.types.is_list(held) and pa.types.is_list(given):
+        return _holds(held.value_type, given.value_type)
+    return bool(held == pa.string() or _common_type(held, given) == held)
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
@@ -218,7 +255,9 @@ def cast_column(column: pa.ChunkedArray | pa.Array, kind: pa.DataType) -> pa.Arr
         try:
             if pa.types.is_timestamp(column.type) and pa.types.is_timestamp(kind):
                 return pc.cast(column, kind, safe=False)  # nanoseconds are cut to microseconds
-            if not (kind == pa.string() and pa.types.is_nested(column.type)):
+            # Arrow writes 1.0 as 1, and nested values in a way of its own.
+            becomes_json = pa.types.is_nested(column.type) or column.type == pa.float64()
+            if not (kind == pa.string() and becomes_json):
                 return pc.cast(column, kind)
         except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
             pass
@@ -231,6 +270,10 @@ def _fitted(value: Any, kind: pa.DataType) -> Any:  # noqa: ANN401 whatever a ce
         return None
     if pa.types.is_string(kind):
         return _as_text(value)
+    if pa.types.is_binary(kind):
+        return value if isinstance(value, bytes) else _as_text(value).encode()
+    if pa.types.is_floating(kind):
+        return float(value)  # of a whole number beyond 2^53, the nearest
     if pa.types.is_map(kind):
         return [(_fitted(k, kind.key_type), _fitted(v, kind.item_type)) for k, v in value]
     if pa.types.is_struct(kind):
@@ -238,6 +281,68 @@ def _fitted(value: Any, kind: pa.DataType) -> Any:  # noqa: ANN401 whatever a ce
     if hasattr(kind, "value_type"):
         return [_fitted(item, kind.value_type) for item in value]
     return value
+
+
+def json_type(values: Sequence[object]) -> pa.DataType:
+    """The one type that holds all values, as `json.loads` gives them; text where there is none.
+
+    The same as the common type of its parts, however the values are parted. Whole numbers beside
+    fractions are double; those beyond int64 are text.
+
+    >>> json_type([1, None, 2.5]), json_type([1, "a"])
+    (DataType(double), DataType(string))
+    """
+    kind = _json_type(values, _MAX_DEPTH)
+    return pa.string() if kind is None else kind
+
+
+def _json_type(values: Sequence[Any], depth: int) -> pa.DataType | None:
+    kinds = set(map(type, values)) - {NoneType}
+    if not kinds:
+        return pa.null()
+    if kinds == {str}:
+        return pa.string()
+    if kinds == {bool}:
+        return pa.bool_()
+    if kinds <= {int, float}:
+        if not all(value in _INT64 for value in values if type(value) is int):
+            return None
+        return pa.float64() if float in kinds else pa.int64()
+    if depth == 0 or len(kinds) > 1:
+        return None
+    held = [value for value in values if value is not None]
+    if kinds == {list}:
+        item = _json_type(list(chain.from_iterable(held)), depth - 1)
+        return None if item is None else pa.list_(item)
+    names = dict.fromkeys(chain.from_iterable(held))
+    fields = {name: _json_type([v.get(name) for v in held], depth - 1) for name in names}
+    return None if None in fields.values() else pa.struct(list(fields.items()))
+
+
+def json_column(values: Sequence[object], kind: pa.DataType | None = None) -> pa.Array:
+    """Values, as `json.loads` gives them, as a column.
+
+    Args:
+        values: n of them.
+        kind: the type that the column has in its table; None: the one that holds all values. What
+            it cannot hold is null: it came after the type was decided, and its row is known by its
+            hash to have changed since.
+    """
+    kind = json_type(values) if kind is None else kind
+    is_text, is_float = pa.types.is_string(kind), pa.types.is_floating(kind)
+    as_they_are = not (is_text or is_float or pa.types.is_nested(kind))
+    as_they_are |= is_text and set(map(type, values)) <= {str, NoneType}
+    try:
+        return pa.array(values if as_they_are else [_fitted(v, kind) for v in values], kind)
+    except _MISFIT:
+        return pa.array([_fitted_or_none(value, kind) for value in values], kind)
+
+
+def _fitted_or_none(value: object, kind: pa.DataType) -> Any:  # noqa: ANN401 as `_fitted`
+    try:
+        return pa.scalar(_fitted(value, kind), kind).as_py()
+    except _MISFIT:
+        return None
 
 
 def labels_as_text(
@@ -262,11 +367,13 @@ def labels_as_text(
         ) from error
 
 
-def _as_text(value: object) -> str | None:
-    if value is None or isinstance(value, str):
+def _as_text(value: object) -> str:
+    """A value in a column of text: a string as it is, what JSON knows as JSON has it."""
+    if isinstance(value, str):
         return value
-    return (
-        json.dumps(value, default=str, ensure_ascii=False)
-        if isinstance(value, dict | list)
-        else str(value)
-    )
+    if isinstance(value, bytes):
+        with contextlib.suppress(UnicodeDecodeError):
+            return value.decode()
+    if isinstance(value, dict | list | bool | int | float):
+        return json.dumps(value, default=str, ensure_ascii=False, sort_keys=True)
+    return str(value)

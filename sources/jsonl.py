@@ -1,49 +1,49 @@
-"""JSON lines: each line an object, each key a column.
+"""JSON: each object a row, each key a column; see `sources.json_items` for the forms that a file may have.
 
-Keys may be missing in some lines. Where the values of a column have no common Arrow type within a
-stretch of rows, they become JSON strings. `.json` files are read when their lines are objects.
+Keys may be missing in some objects. A column whose values have no common type holds text: strings as
+they are, all else as JSON (see `schemas.columns`).
 """
 
-import json
-from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import Any
+from collections.abc import Iterator
+from itertools import chain, islice
 
-import numpy as np
 import pyarrow as pa
 
-from sources.opening import Lines, SourceFile, ending, not_utf8
+from schemas.columns import json_type
+from sources.json_items import Items, Record, not_rows
+from sources.opening import SourceFile, ending
 from sources.prepare import id_of, prepare, text_of
-from sources.row_hash import hash_column
-from sources.rows import MAX_BYTES, MAX_ROWS, Failure, Rows, SourceOptions, short_reason, unread
+from sources.rows import (
+    MAX_BYTES,
+    MAX_ROWS,
+    Failure,
+    Rows,
+    SourceError,
+    SourceOptions,
+    unread,
+)
 
 SAMPLE_ROWS = 1000
-Record = dict[str, Any]
-
-
-class NotAnObject(ValueError):
-    """A line that holds no JSON object."""
 
 
 def jsonl_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
-    """Columns and types of the first thousand lines.
+    """Columns and types of the first thousand objects.
 
     Raises:
-        NotAnObject: The file has lines, and not one of the first thousand is an object.
-        OSError: The file cannot be read.
+        SourceError: The file is of another form than is read.
+        Exception: It cannot be read, or not one of its first thousand items is an object.
     """
-    lines = Lines(file, options.encoding)
-    records, error = [], None
-    for raw in islice(lines.as_bytes(), SAMPLE_ROWS):
-        try:
-            if raw.strip():
-                records.append(parse_line(raw, options.encoding))
-        except NotAnObject as bad:
-            error = error or bad
-    if not records and (lines.error or error):
-        raise lines.error or error  # type: ignore[misc]
-    return pa.schema([(name, array.type) for name, array in columns_of(records).items()])
+    items = Items(file, options.encoding)
+    sample = list(islice(items, SAMPLE_ROWS))
+    records = [item.record for item in sample if item.record is not None]
+    if not records and items.error:
+        raise items.error
+    if not records and sample:
+        raise ValueError(sample[0].reason)
+    if _is_only(file, len(sample), records) and (why := not_rows(records[0], options)):
+        raise SourceError(why)
+    names = dict.fromkeys(name for record in records for name in record)
+    return pa.schema([(name, json_type([r.get(name) for r in records])) for name in names])
 
 
 def read_jsonl(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
@@ -53,68 +53,33 @@ def read_jsonl(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
     failures: list[Failure] = []
     n_bytes = 0
     position = 0
-    lines = Lines(file, options.encoding)
-    for number, raw in enumerate(lines.as_bytes(), start=1):
-        if not raw.strip():
-            continue
-        try:
-            records.append(parse_line(raw, options.encoding))
+    items = Items(file, options.encoding)
+    rest = iter(items)
+    first = list(islice(rest, 2))
+    only = [item.record for item in first if item.record is not None]
+    if _is_only(file, len(first), only) and (why := not_rows(only[0], options)):
+        yield unread(file.name, position, why)
+        return
+    for item in chain(first, rest):
+        if item.record is not None:
+            records.append(item.record)
             positions.append(position)
-        except NotAnObject as error:
-            if position == 0 and ending(file.name) == ".json":
-                yield unread(file.name, position, f"not one JSON object a line: {error}")
-                return
-            reason = f"line {number} is not a JSON object: {error}"
-            failures.append(Failure(None, None, position, file.name, "read", reason))
+        else:
+            failures.append(Failure(None, None, position, file.name, "read", item.reason))
         position += 1
-        n_bytes += len(raw)
+        n_bytes += item.n_bytes
         if len(records) + len(failures) >= MAX_ROWS or n_bytes >= MAX_BYTES:
             yield _prepared(records, positions, failures, file, options)
             records, positions, failures, n_bytes = [], [], [], 0
     if records or failures:
         yield _prepared(records, positions, failures, file, options)
-    if lines.error:
-        yield unread(file.name, position, lines.error)
+    if items.error:
+        yield unread(file.name, position, items.error)
 
 
-def parse_line(raw: bytes, encoding: str = "") -> Record:
-    """The object in a line.
-
-    Raises:
-        NotAnObject: It holds something else, with the reason.
-    """
-    try:
-        record = json.loads(raw.removeprefix(BOM_UTF8).decode())
-        if b"\\u" in raw:
-            json.dumps(record, ensure_ascii=False).encode()  # escapes can spell half a character
-    except UnicodeDecodeError as error:
-        raise NotAnObject(not_utf8(f"it is not UTF-8: byte {error.start}", encoding)) from error
-    except UnicodeEncodeError as error:
-        raise NotAnObject("half a surrogate pair") from error
-    except json.JSONDecodeError as error:
-        raise NotAnObject(f"{error.msg} at character {error.pos}") from error
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, endless brackets
-        raise NotAnObject(short_reason(error)) from error
-    if not isinstance(record, dict):
-        raise NotAnObject(f"it holds a {type(record).__name__}")
-    return record
-
-
-def columns_of(records: list[Record]) -> dict[str, pa.Array]:
-    """Columns in the order in which their keys first appear."""
-    names = dict.fromkeys(name for record in records for name in record)
-    return {name: _array([record.get(name) for record in records]) for name in names}
-
-
-def _array(values: list[Any]) -> pa.Array:
-    try:
-        return pa.array(values)
-    except (pa.ArrowException, OverflowError, TypeError, ValueError):
-        return pa.array(None if value is None else _json(value) for value in values)
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+def _is_only(file: SourceFile, n_items: int, records: list[Record]) -> bool:
+    """Whether a file is one object alone, which may be another thing than a row."""
+    return ending(file.name) == ".json" and n_items == len(records) == 1
 
 
 def _prepared(
@@ -124,28 +89,21 @@ def _prepared(
     file: SourceFile,
     options: SourceOptions,
 ) -> Rows:
-    """Text, id and hash come from the Python values: Arrow's types depend on the neighbours."""
+    """Rows of records; their values are given as they are, for Arrow's types depend on neighbours."""
     names = dict.fromkeys(name for record in records for name in record if options.wants(name))
-    hashes = np.zeros(len(records), np.uint64)
-    table: dict[str, pa.Array] = {}
-    for column in names:
-        values = [record.get(column) for record in records]
-        hashes += hash_column(column, values)
-        table[column] = _array(values)
-    for column in options.text_column:
-        table[column] = _strings(text_of(record.get(column)) for record in records)
+    columns = {
+        name: pa.array((text_of(record.get(name)) for record in records), pa.large_string())
+        for name in options.text_column
+    }
     if options.id_column is not None and options.id_column not in options.text_column:
-        table[options.id_column] = _strings(id_of(r.get(options.id_column)) for r in records)
+        ids = (id_of(record.get(options.id_column)) for record in records)
+        columns[options.id_column] = pa.array(ids, pa.large_string())
     return prepare(
-        pa.table(table),
+        pa.table(columns),
         options,
         file.name,
         positions,
         numbers=file.number,
-        row_hashes=hashes,
+        values={name: [record.get(name) for record in records] for name in names},
         failures=failures,
     )
-
-
-def _strings(values: Iterable[str | None]) -> pa.Array:
-    return pa.array(values, pa.large_string())

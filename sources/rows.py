@@ -11,6 +11,7 @@ import os
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import NamedTuple, Protocol
@@ -52,7 +53,7 @@ PREPARED_FIELDS = (
     pa.field("text", pa.large_string(), nullable=False),
 )
 """The first columns of `Rows.table`; of images, `image` (IMAGE) in place of `text`. `piece_file` is the
-index of the row's file in `Piece.files`. Other columns of these names get the prefix `source_`."""
+index of the row's file in `Piece.files`. Other columns of these names get the prefix `source:`."""
 
 
 class SourceError(ValueError):
@@ -82,6 +83,8 @@ class SourceOptions:
         lines: Each line of a file, whatever its ending, is one document.
         labels: The file holds the names of classes, one a line.
         feeds: The folder holds fetches of news feeds, whose items are the rows.
+        types: Of other columns by the names they get, once they are decided: what a reader finds
+            without a type of its own, as in JSON, is written in these.
         storage_options: For object stores, in delta-rs's words; others are passed to fsspec.
 
     Raises:
@@ -102,6 +105,7 @@ class SourceOptions:
     lines: bool = False
     labels: bool = False
     feeds: bool = False
+    types: Mapping[str, pa.DataType] = field(default_factory=dict, repr=False)
     storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -272,6 +276,13 @@ class Source(Protocol):
 
     def read(self, piece: Piece) -> Iterator[Rows]:
         """Stream a piece. Bad data becomes failures and never raises."""
+
+
+def with_types(source: Source, types: Mapping[str, pa.DataType]) -> Source:
+    """The same source, which writes other columns without types of their own in these."""
+    typed = copy(source)
+    typed.options = replace(source.options, types=dict(types))
+    return typed
 
 
 class Failure(NamedTuple):

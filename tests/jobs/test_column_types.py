@@ -85,7 +85,7 @@ KINDS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass
 class InMemory:
     """Rows that are Arrow's already, as those of `datasets` are."""
 

@@ -107,13 +107,13 @@ def test_parquet_with_a_column_of_images(tmp_path, read, as_struct):
     assert [row["image"]["bytes"] for row in result.rows] == [b"one", b"two"]
     assert result.rows[0]["image"]["path"] == ("1.jpg" if as_struct else None)
     assert result.rows[0]["id"] == xxh3_128_digest(b"one").hex()
-    assert (result.rows[0]["caption"], result.rows[0]["source_text"]) == ("a", "e")
+    assert (result.rows[0]["caption"], result.rows[0]["source:text"]) == ("a", "e")
     lost = "image has no bytes, only the path '3.jpg'" if as_struct else "image is null"
     assert result.reasons() == [(2, "read", lost), (3, "read", "the file is empty")]
     texts = read(tmp_path / "a.parquet", text_column=("caption",))
     assert texts.source.options.modality == "text"
     assert texts.texts() == list("abcd")
-    assert [row["source_image"] is None for row in texts.rows] == [
+    assert [row["source:image"] is None for row in texts.rows] == [
         False,
         False,
         not as_struct,

@@ -54,12 +54,12 @@ def test_columns_may_be_missing(tmp_path, read):
     assert result.reasons() == [(2, "read", "text is null")]
 
 
-def test_mixed_types_become_json(tmp_path, read):
+def test_mixed_types_become_text(tmp_path, read):
     lines = [{"text": "a", "x": 1, "y": {"k": 1}}, {"text": "b", "x": "1", "y": [2]}, {"text": "c"}]
     result = read(write(tmp_path / "a.jsonl", *lines))
     assert [(row["x"], row["y"]) for row in result.rows] == [
         ("1", '{"k": 1}'),
-        ('"1"', "[2]"),
+        ("1", "[2]"),
         (None, None),
     ]
 
@@ -105,15 +105,6 @@ def test_a_truncated_file_gives_its_rows_so_far(tmp_path, read, ending):
     assert 1000 < len(result.rows) < 20_000
     assert result.texts() == [line["text"] for line in lines[: len(result.rows)]]
     assert result.reasons() == [(len(result.rows), "file", "Truncated compressed stream")]
-
-
-def test_a_json_file_that_is_one_document_is_a_failure(tmp_path, read):
-    (tmp_path / "a.json").write_text(json.dumps([{"text": "a"}, {"text": "b"}], indent=1))
-    (tmp_path / "b.jsonl").write_text('{"text": "c"}\n')
-    result = read(tmp_path)
-    assert result.texts() == ["c"]
-    ((_, stage, reason),) = result.reasons()
-    assert (stage, reason[:29]) == ("file", "not one JSON object a line: E")
 
 
 def test_a_byte_order_mark_is_dropped(tmp_path, read):

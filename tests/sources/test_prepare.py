@@ -148,7 +148,7 @@ def test_row_hash_does_not_depend_on_arrow_types():
 
 def test_columns_of_our_names_get_a_prefix():
     table = prepared({"text": ["a"], "id": [1], "position": [5], "source_id": [2]}).table
-    assert table.column_names[6:] == ["source_id", "source_position", "source_source_id"]
+    assert table.column_names[6:] == ["source:id", "source:position", "source_id"]
 
 
 def test_columns_chooses_and_the_rest_is_not_hashed():
