@@ -108,7 +108,7 @@ def _embed(step: Step) -> Looks:
     )
     for path, reason in source.unlisted():
         yield WARNING, f"{path} cannot be listed: {reason}"
-    model = model_of(config, source)
+    model = model_of(config, source.options.modality)
     yield OK, f"{model.name}: {model.dim} dimensions, {model.size_bytes / 1e6:,.0f} MB of weights"
     table = Table.open(table_uri(step.output), storage_options(config.storage_option))
     if table is None:

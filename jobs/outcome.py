@@ -1,6 +1,7 @@
 """What a run reports: counts that add up, and the lines and keys that people and machines read."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -103,6 +104,7 @@ class EmbedSummary(Counts):
             rows, for other workers to start, for commits.
         replans: times that somebody else wrote in between.
         failures: rows that have no vector, by reason.
+        templates: what names of classes were put into.
     """
 
     seconds: float
@@ -126,6 +128,7 @@ class EmbedSummary(Counts):
     replans: int
     failures: dict[str, int]
     warnings: list[str]
+    templates: list[str]
 
     @classmethod
     def of(
@@ -137,6 +140,7 @@ class EmbedSummary(Counts):
         run: str,
         passages: bool,
         seconds: float,
+        templates: Sequence[str] = (),
     ) -> "EmbedSummary":
         """Of a sync's outcome, which lasted so many seconds."""
         counts, tally = outcome.counts, outcome.tally
@@ -166,6 +170,7 @@ class EmbedSummary(Counts):
             replans=outcome.n_replans,
             failures=outcome.reasons,
             warnings=outcome.warnings + sorted(tally.remarks),
+            templates=list(templates),
         )
 
     def text(self) -> str:
@@ -180,6 +185,7 @@ class EmbedSummary(Counts):
             )
         if self.unknown_share:
             lines.append(f"{self.unknown_share:>12.1%}  of the words have no vector in this model")
+        lines += _templates_line(self.templates)
         rate = f", {self.rows_per_second:,.0f} rows/s while embedding" if self.n_tokens else ""
         lines.append(
             f"\n{self.table} is at version {self.table_version}: {self.model}, "
@@ -202,6 +208,10 @@ class EmbedSummary(Counts):
     def json(self) -> str:
         """For a machine."""
         return json.dumps(asdict(self))
+
+
+def _templates_line(templates: list[str]) -> list[str]:
+    return [f"{'':>14}names put into: {' | '.join(templates)}"] if templates else []
 
 
 def too_many_failures(share: float, allowed: float, table: str) -> str:
@@ -230,10 +240,11 @@ class DryRunSummary(Counts):
     seconds_expected: float
     rows_per_second: float
     warnings: list[str]
+    templates: list[str]
 
     def text(self) -> str:
         """For a person."""
-        lines = self.lines()
+        lines = self.lines() + _templates_line(self.templates)
         lines.append(
             f"\nDry run: nothing was written. {self.rows_to_embed:,} rows and about "
             f"{self.tokens_to_embed:,} tokens to embed, about {self.seconds_expected:,.0f} s at "

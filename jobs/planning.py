@@ -54,6 +54,10 @@ class SyncModel(HostedModel, Protocol):
         """Another recipe makes every row due."""
 
     @property
+    def ingredients(self) -> dict[str, Any]:
+        """What went into space and recipe, as JSON, to say what differs."""
+
+    @property
     def logit_scale(self) -> float | None:
         """What cosines are multiplied by before a softmax; None where training had none."""
 
@@ -294,5 +298,12 @@ def fingerprint_of(model: SyncModel, options: SyncOptions) -> Fingerprint:
     chunking = f"{options.chunk_tokens}/{options.chunk_overlap}" if options.chunk_tokens else ""
     recipe = f"{model.recipe}-{chunking.replace('/', '-')}" if chunking else model.recipe
     return Fingerprint(
-        model.name, model.dim, model.space, recipe, model.unit, chunking, model.logit_scale
+        model=model.name,
+        dim=model.dim,
+        space=model.space,
+        recipe=recipe,
+        unit=model.unit,
+        chunking=chunking,
+        logit_scale=model.logit_scale,
+        ingredients=model.ingredients,
     )

@@ -65,4 +65,5 @@ def dry_run(preview: Preview, model: HostedModel, device: str, precision: str) -
         seconds_expected=round(n_due / rate, 1) if rate else 0.0,
         rows_per_second=round(rate, 1),
         warnings=preview.warnings,
+        templates=list(model.templates),
     )

@@ -6,9 +6,11 @@ and `end`. Tables of images hold `image` in place of `text`, and count no tokens
 are stands in the metadata of the field `embedding`.
 """
 
+import dataclasses
 import json
 from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +38,8 @@ class Fingerprint:
         chunking: `chunk_tokens/chunk_overlap`, or empty where a row is a whole document.
         logit_scale: what the model's training multiplied cosines by before a softmax, None if it
             did not.
+        ingredients: what went into space and recipe, by name (weights, settings, prompt, templates …),
+            to say what differs; empty where it was not written down.
     """
 
     model: str
@@ -45,6 +49,7 @@ class Fingerprint:
     unit: bool = True
     chunking: str = ""
     logit_scale: float | None = None
+    ingredients: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
     def metadata(self) -> dict[str, str]:
         """The fingerprint as field metadata, one `embatch.NAME` each."""
@@ -73,7 +78,11 @@ class Fingerprint:
             for field in fields(cls)
             if f"embatch.{field.name}" in metadata
         }
-        needed = {field.name for field in fields(cls) if field.default is MISSING}
+        needed = {
+            field.name
+            for field in fields(cls)
+            if field.default is MISSING and field.default_factory is MISSING
+        }
         return cls(**held) if needed <= held.keys() else None
 
 

@@ -67,6 +67,8 @@ class SourceOptions:
         no_header: The first row of a CSV file is data; columns are column_1, column_2, …
         lines: Each line of a file, whatever its ending, is one document.
         labels: The file holds the names of classes, one a line.
+        templates: Sentences that these names are put into at {}.
+        templates_asked: The user gave them; wordings that are no sentences are put into them too.
         storage_options: For object stores, in delta-rs's words; others are passed to fsspec.
 
     Raises:
@@ -85,6 +87,8 @@ class SourceOptions:
     no_header: bool = False
     lines: bool = False
     labels: bool = False
+    templates: tuple[str, ...] = ("{}",)
+    templates_asked: bool = False
     storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
