@@ -17,7 +17,7 @@ from jobs.progress import Progress
 from jobs.scan import SourceScan, TableScan, gather, scan_piece, scan_table
 from jobs.stop import StopSignal
 from schemas.columns import fitted
-from schemas.embeddings import Fingerprint, is_of_words
+from schemas.embeddings import Fingerprint, is_of_words, what_differs
 from schemas.failures import FailureLog
 from schemas.keys import KEYS
 from schemas.places import in_store
@@ -269,6 +269,11 @@ def _refuse_other_space(table: Table, mine: Fingerprint, *, replace: bool) -> No
         return
     rescue = "give another TABLE, or --replace to embed all its rows anew."
     if (held.space, held.dim) != (mine.space, mine.dim):
+        if (held.model, held.dim) == (mine.model, mine.dim):
+            raise OtherSpace(
+                f"Table {table.uri} holds vectors of another {mine.model} ({mine.dim}):"
+                f" {what_differs(held, mine)}. {rescue[0].upper()}{rescue[1:]}"
+            )
         raise OtherSpace(
             f"Table {table.uri} holds vectors of {held.model} ({held.dim}), not {mine.model} "
             f"({mine.dim}). {rescue[0].upper()}{rescue[1:]}"

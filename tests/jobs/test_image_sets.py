@@ -35,7 +35,7 @@ def somewhere(request):
 
 def test_a_folder_becomes_a_table_of_its_images(photos, tmp_path, small_clip, somewhere):
     model = small_clip / "model"
-    summary = embed(photos, tmp_path / "t", model, label_from_folder=True)
+    summary = embed(photos, tmp_path / "t", model, label_from_folder=True, precision="fp32")
     assert (summary.embedded, summary.failed) == (12, 0)
     rows = rows_of(tmp_path / "t")
     assert set(rows.column_names) == {
