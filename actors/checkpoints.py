@@ -33,6 +33,8 @@ from actors.weights import (
 )
 from actors.words import read_weights
 
+CLASSES_VERSION = 2  # raised when the same names and templates would come out as other sentences
+
 
 @dataclass(frozen=True)
 class Model:
@@ -50,7 +52,7 @@ class Model:
         preprocess: What happens to images; None where texts are embedded.
         logit_scale: What a cosine is multiplied by before a softmax over classes; None where the
             model was not trained with one.
-        templates: Sentences that class names are put into; empty where texts stand for themselves.
+        templates: Sentences that class names are put into; empty where texts are no classes.
         word_weights: File that says how much each word counts, of a model of words.
     """
 
@@ -229,11 +231,11 @@ def resolve(
 
 
 def _with_templates(model: Model, templates: tuple[str, ...]) -> Model:
-    """A model of texts as one of class names."""
+    """A model of texts as one of class names, whose sentences are averaged."""
     return replace(
         model,
         templates=templates,
-        recipe=hash_parts([model.recipe, *templates]),
+        recipe=hash_parts([model.recipe, CLASSES_VERSION, *templates]),
         ingredients=model.ingredients | {"templates": list(templates)},
     )
 

@@ -38,7 +38,7 @@ class HostedModel(Protocol):
 
     @property
     def templates(self) -> tuple[str, ...]:
-        """What class names are put into; empty where texts are embedded as they are."""
+        """What class names are put into; empty where texts are none: their lines are not averaged."""
 
     @property
     def unit(self) -> bool:

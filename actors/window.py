@@ -143,9 +143,7 @@ class EmbedWindow:
             spans = np.array([span for cut in cuts for span in cut], np.int64).reshape(-1, 2)
             items = [text[a:b] for text, cut in zip(items, cuts, strict=True) for a, b in cut]
         if self.model.templates:
-            encoded = encode_classes(
-                engine, list(items), self.model.templates, unit=self.model.unit
-            )
+            encoded = encode_classes(engine, list(items), unit=self.model.unit)
         else:
             encoded = engine.encode(items)
         for at, reason in encoded.errors.items():

@@ -114,7 +114,7 @@ def _embed(step: Step) -> Looks:
         yield WARNING, remark
     for line in left_out_line(source.left_out()):
         yield OK, line.strip()
-    model = model_of(config, source)
+    model = model_of(config, source.options.modality)
     yield OK, f"{model.name}: {model.dim} dimensions, {model.size_bytes / 1e6:,.0f} MB of weights"
     table = Table.open(table_uri(step.output), storage_options(config.storage_option))
     if table is None:

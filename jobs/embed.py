@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from actors.templates import templates_of
+from actors.templates import BARE, templates_of
 from jobs.cluster import cluster
 from jobs.events import Events, open_log
 from jobs.noise import native_noise_in_a_file
@@ -30,6 +30,7 @@ from jobs.planning import SyncModel, SyncOptions, refuse_nesting
 from jobs.preview import dry_run
 from jobs.stop import Stopped, StopSignal
 from jobs.sync import Sync
+from sources.labels import LabelSource
 from sources.rows import Source, SourceOptions, without_secrets
 
 DRY_RUN_ROWS = 64
@@ -60,7 +61,7 @@ class EmbedConfig:
         lines: each line of a text file is one text
         feeds: SOURCE is a folder of news feeds, CATEGORY/.../FEED-YYYY-MM-DD/hh-mm.txt, whose items are rows
         labels: SOURCE is a file of class names, one a line, or `name: wording`
-        template: with --labels, what a name is put into at {}; the vectors of several are averaged
+        template: with --labels, what a name is put into at {}, and a wording that is no sentence; the vectors of several are averaged (default: `a photo of a {}` for names, where the model also embeds images)
         prompt: name of one of the model's prompts (passage, query), or the words to put before a text
         max_tokens: cut texts to so many tokens (default: the model's own bound)
         word_weights: how much each word counts: a file of `embatch words weights`
@@ -183,8 +184,9 @@ def run(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     table = table_uri(config.table)
     refuse_nesting(config.source, table)
-    source = source_of(config)
-    model = model or model_of(config, source)
+    model = model_of(config, "text") if config.labels and model is None else model
+    source = source_of(config, model.templates if model else ())  # what suits the model
+    model = model or model_of(config, source.options.modality)
     if source.options.modality == "image":
         _refuse_text_options(config)
     options = SyncOptions(
@@ -223,6 +225,7 @@ def run(
     ):
         events = Events(run_id, table, model.name, log, metrics=ray_cluster.address is not None)
         sync = Sync(source, model, options, run_id, ray_cluster, stop, events)
+        sync.planner.warnings += source.remarks() if isinstance(source, LabelSource) else []
         if config.dry_run:
             return dry_run(sync.preview(DRY_RUN_ROWS), model, config.device, config.precision)
         outcome = sync.run()
@@ -230,6 +233,7 @@ def run(
         outcome,
         table=config.table,
         model=model.name,
+        templates=model.templates,
         run=run_id,
         passages=bool(config.chunk_tokens),
         seconds=time.monotonic() - started,
@@ -239,8 +243,8 @@ def run(
     return summary
 
 
-def source_of(config: EmbedConfig) -> Source:
-    """What SOURCE is.
+def source_of(config: EmbedConfig, templates: tuple[str, ...] = ()) -> Source:
+    """What SOURCE is; names of classes are put into the templates, where there are some.
 
     Raises:
         SourceError: it does not exist, or lacks what was asked for.
@@ -263,13 +267,15 @@ def source_of(config: EmbedConfig) -> Source:
             lines=config.lines,
             labels=config.labels,
             feeds=config.feeds,
+            templates=templates or BARE,
+            templates_asked=bool(config.template),
             storage_options=storage_options(config.storage_option),
         )
     )
 
 
-def model_of(config: EmbedConfig, source: Source) -> SyncModel:
-    """The model that was asked for, found but not loaded.
+def model_of(config: EmbedConfig, modality: str) -> SyncModel:
+    """The model that was asked for, to embed "text" or "image", found but not loaded.
 
     Raises:
         ModelError: it is unknown, or does not embed what the source holds.
@@ -280,7 +286,7 @@ def model_of(config: EmbedConfig, source: Source) -> SyncModel:
         config.model,
         prompt=config.prompt or None,
         max_tokens=config.max_tokens or None,
-        modality=source.options.modality,
+        modality=modality,
         labels=config.labels,
         templates=config.template,
         word_weights=config.word_weights,

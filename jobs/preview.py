@@ -67,4 +67,5 @@ def dry_run(preview: Preview, model: HostedModel, device: str, precision: str) -
         rows_per_second=round(rate, 1),
         files_left_out=preview.files_left_out,
         warnings=preview.warnings,
+        templates=list(model.templates),
     )

@@ -51,10 +51,10 @@ class Sync:
         events: Events,
     ) -> None:
         self.source, self.model, self.options, self.cluster = source, model, options, cluster
-        identity = claim.identity(run)
-        self.note = {**identity, "command": "embed", "model": model.name}
+        self.note = {**claim.identity(run), "command": "embed", "model": model.name}
         self.note |= {"given_model": options.given_model, "source": options.source_name}
         self.note |= {"word_weights": options.word_weights} if options.word_weights else {}
+        self.note |= {"templates": list(model.templates)} if model.templates else {}
         self.stop, self.events = stop, events
         self.planner = Planner(source, model, options, self.note, cluster, self.stop)
         self.canary = CanaryWatch(self.planner.fingerprint, replaces=options.replace)

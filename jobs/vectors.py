@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from jobs.options import table_uri
 from schemas.columns import labels_as_text
-from schemas.embeddings import Fingerprint, vectors_of
+from schemas.embeddings import Fingerprint, vectors_of, what_differs
 from schemas.fragments import Fragment, without
 from schemas.store import StoreError, Table
 
@@ -54,8 +54,9 @@ def refuse_two_spaces(place: str, one: Fingerprint, other_place: str, other: Fin
         StoreError: they are of two spaces.
     """
     if (one.space, one.dim) != (other.space, other.dim):
+        why = f" ({what_differs(one, other)})" if one.model == other.model else ""
         raise StoreError(
-            f"{place} holds vectors of {one.model}, {other_place} of {other.model}: two spaces,"
+            f"{place} holds vectors of {one.model}, {other_place} of {other.model}{why}: two spaces,"
             " whose vectors cannot be compared. Embed both with one model."
         )
 

@@ -85,6 +85,8 @@ class SourceOptions:
         feeds: The folder holds fetches of news feeds, whose items are the rows.
         types: Of other columns by the names they get, once they are decided: what a reader finds
             without a type of its own, as in JSON, is written in these.
+        templates: Sentences that these names are put into at {}.
+        templates_asked: The user gave them; wordings that are no sentences are put into them too.
         storage_options: For object stores, in delta-rs's words; others are passed to fsspec.
 
     Raises:
@@ -106,6 +108,8 @@ class SourceOptions:
     labels: bool = False
     feeds: bool = False
     types: Mapping[str, pa.DataType] = field(default_factory=dict, repr=False)
+    templates: tuple[str, ...] = ("{}",)
+    templates_asked: bool = False
     storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:

@@ -46,7 +46,7 @@ def test_a_corpus_that_is_well_is_said_to_be_and_nothing_is_left_behind(tmp_path
     assert {
         "state": "ok",
         "what": "embed articles",
-        "told": "a table of 40 rows, version 2",
+        "told": "a table of 40 rows, version 3",
     } in told
 
 
@@ -102,7 +102,7 @@ def test_another_model_is_foretold(tmp_path):
     model_file(tmp_path / "words.txt", seed=1)
     told = [one.told for one in look(path) if one.state == doctor.WARNING]
     assert told == ["40 rows of words.txt will be embedded anew beside the table"]
-    assert table(tmp_path, "articles").version == 2
+    assert table(tmp_path, "articles").version == 3
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
