@@ -104,7 +104,7 @@ class FolderSource:
         self._partitions = pa.schema(field for field in own if self.options.wants(field.name))
         self.columns = tuple(filter(self.options.wants, [*names, *own.names]))
         self._remarks = guessed_text(options, self.options) + _partitions_found(listing, own)
-        if not options.lines and are_fetches(known):
+        if known and self._kind(known[0].name) is DOCUMENTS and are_fetches(known):
             self._remarks.append(
                 f"the text files of {options.path} are named like fetches of news feeds ({FETCH}), and "
                 "each is read as one document. --feeds reads the items in them."

@@ -37,8 +37,8 @@ from sources.rows import SourceError, SourceOptions, short_reason
 
 _MAGIC = re.compile(r"[*?[]")
 _BESIDE_ROWS = re.compile(
-    r"(^|/)((_delta_log|_spark_metadata|_temporary|__MACOSX|\.hoodie)/"
-    r"|(_SUCCESS|_metadata|_common_metadata|_(committed|started)_[^/]*)$)"
+    r"(?:^|/)(?:(?:_delta_log|_spark_metadata|_temporary|__MACOSX|\.hoodie)/"
+    r"|(?:_SUCCESS|_metadata|_common_metadata|_(?:committed|started)_[^/]*)$)"
 )
 _MARK_OF_TABLE = re.compile(r"(?:^|/)(_delta_log/|\.hoodie/|metadata/[^/]+\.metadata\.json$)")
 _TABLES = {"_delta_log": "Delta", ".hoodie": "Hudi", "metadata": "Iceberg"}
@@ -167,9 +167,12 @@ class Place:
         matches = re.compile(pattern, re.DOTALL).match
         files, tables = [], {}
         for file in _walk(self.fs, root, unlisted):
-            if mark := _MARK_OF_TABLE.search(file.name):
-                tables[file.name[: mark.start()]] = _TABLES[mark[1].partition("/")[0]]
-            if matches(file.name) and not _BESIDE_ROWS.search(file.name):
+            is_beside = _BESIDE_ROWS.search(file.name)
+            if is_beside or file.name.endswith(".metadata.json"):
+                mark = _MARK_OF_TABLE.search(file.name)
+                if mark:
+                    tables[file.name[: mark.start()]] = _TABLES[mark[1].partition("/")[0]]
+            if not is_beside and matches(file.name):
                 files.append(file)
         for folder, kind in sorted(tables.items()):
             is_source = kind == "Delta" and not folder  # then its rows are read
@@ -209,7 +212,10 @@ class Place:
 def _with_partitions(
     root: str, files: Sequence[Found], unlisted: Sequence[tuple[str, str]]
 ) -> Listing:
-    found = tuple(file._replace(partition=partition_of(file.name)) for file in files)
+    found = tuple(
+        file._replace(partition=partition_of(file.name)) if "=" in file.name else file
+        for file in files
+    )
     columns = partition_columns(file.partition for file in found)
     return Listing(root, found, tuple(unlisted), columns)
 
@@ -289,11 +295,12 @@ def _walk_local(root: str, unlisted: list[tuple[str, str]]) -> Iterator[Found]:
             continue
         seen.add((status.st_dev, status.st_ino))
         subfolders[:] = sorted(name for name in subfolders if not _is_hidden(name))
+        below = os.path.relpath(folder, root)
+        start = "" if below == "." else f"{below}/"
         for name in names:
-            path = os.path.join(folder, name)
-            relative = os.path.relpath(path, root)
             if _is_hidden(name):
                 continue
+            path, relative = os.path.join(folder, name), start + name
             try:
                 status = os.stat(path)
             except OSError:  # a link that leads nowhere: to open it will tell why

@@ -8,6 +8,7 @@ texts of two partitions are two rows.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
+from itertools import chain
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -39,7 +40,7 @@ def _partition_of_folder(folder: str) -> Mapping[str, object]:
 
 def partition_columns(partitions: Iterable[Mapping[str, object]]) -> pa.Schema:
     """All columns of some partitions, in order of appearance, as strings."""
-    names = dict.fromkeys(name for partition in partitions for name in partition)
+    names = dict.fromkeys(chain.from_iterable(filter(None, partitions)))
     return pa.schema((name, pa.string()) for name in names)
 
 
