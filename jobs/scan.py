@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 
 from actors.exchange import DUE_FIELDS, ITEM_FIELDS, PIXELS
 from actors.pixels import Preprocess, decode
-from schemas.columns import cast_column, common_schema
+from schemas.cells import cast_column
+from schemas.columns import common_schema
 from schemas.embeddings import IMAGE_TYPE, Fingerprint
 from schemas.failures import CHANGED
 from schemas.fragments import Fragment, is_made_by
