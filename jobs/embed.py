@@ -30,7 +30,6 @@ from jobs.planning import SyncModel, SyncOptions, refuse_nesting
 from jobs.preview import dry_run
 from jobs.stop import Stopped, StopSignal
 from jobs.sync import Sync
-from sources.labels import LabelSource
 from sources.rows import Source, SourceOptions, without_secrets
 
 DRY_RUN_ROWS = 64
@@ -225,7 +224,6 @@ def run(
     ):
         events = Events(run_id, table, model.name, log, metrics=ray_cluster.address is not None)
         sync = Sync(source, model, options, run_id, ray_cluster, stop, events)
-        sync.planner.warnings += source.remarks() if isinstance(source, LabelSource) else []
         if config.dry_run:
             return dry_run(sync.preview(DRY_RUN_ROWS), model, config.device, config.precision)
         outcome = sync.run()

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from xxhash import xxh3_128_digest
 
-from schemas.columns import SHADOWED, cast_column, json_column, plain_type
+from schemas.cells import cast_column, json_column
+from schemas.columns import SHADOWED, plain_type
 from sources.opening import not_utf8
 from sources.row_hash import Hashes, hash_column
 from sources.rows import (
