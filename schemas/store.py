@@ -43,7 +43,6 @@ from schemas.places import StoreError as StoreError
 LOG_RETENTION = "interval 3650 days"  # the history is the list of runs
 CHECK_THREADS = 8  # these wait for the network, not for a core
 _APPLICATION = "embatch"
-_RENAMING = "delta.columnMapping.mode"  # says that files have other names for the columns
 _FEATURES_READ = {"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"}
 
 
@@ -81,10 +80,10 @@ class Table:
             handle = ask(f"open {uri}", lambda: DeltaTable(uri, version, storage))
         except TableNotFoundError:
             return None
-        features = set(handle.protocol().reader_features or ())
-        if handle.metadata().configuration.get(_RENAMING, "none") != "none":
-            features.add("columnMapping")
-        if unknown := features - _FEATURES_READ:
+        unknown = set(handle.protocol().reader_features or ()) - _FEATURES_READ
+        if handle.metadata().configuration.get("delta.columnMapping.mode", "none") != "none":
+            unknown.add("columnMapping")  # then the files have other names for the columns
+        if unknown:
             raise StoreError(
                 f"Table {uri} uses {', '.join(sorted(unknown))}, which embatch cannot read. "
                 "Rewrite it without (Spark: REORG TABLE … APPLY (PURGE))."

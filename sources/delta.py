@@ -92,7 +92,9 @@ class DeltaSource:
         assert self._files is not None, "pieces are listed on the driver"
         cut = parquet_pieces((self._file(file.name), file.size_bytes) for file in self._files)
         pieces = group_small(chain.from_iterable(cut), lambda _: None)
-        return list(in_partitions(pieces, {f.name: f.partition for f in self._files}))
+        return list(
+            in_partitions(pieces, {f.name: f.partition for f in self._files if f.partition})
+        )
 
     def unlisted(self) -> list[tuple[str, str]]:
         """Nothing: the log names every file."""

@@ -123,7 +123,9 @@ class FolderSource:
         cut = dict(zip((file.name for file in tables), parts, strict=True))
         whole = (cut.get(file.name, [Piece((file.name,), file.size_bytes)]) for file in files)
         pieces = group_small(chain.from_iterable(whole), self._kind)
-        return list(in_partitions(pieces, {file.name: file.partition for file in files}))
+        has_partitions = bool(self._listing.partitions.names)
+        partitions = {file.name: file.partition for file in files if has_partitions}
+        return list(in_partitions(pieces, partitions))
 
     def unlisted(self) -> list[tuple[str, str]]:
         """Folders and links that could not be followed: (path, reason)."""

@@ -14,6 +14,7 @@ from uuid import uuid4
 import pyarrow as pa
 
 from schemas.places import in_store
+from sources.class_names import with_class_names
 from sources.columns import guessed_text, with_columns
 from sources.listing import Place, endings
 from sources.prepare import prepare
@@ -115,7 +116,8 @@ class DatasetSource:
             split = splits[name].with_format("arrow")
             step = max(1, min(MAX_ROWS, MAX_BYTES // _row_bytes(split)))
             for done in range(start, stop, step):
-                table = _with_names(split[done : min(done + step, stop)], split)
+                rows = split[done : min(done + step, stop)]
+                table = with_class_names(rows, _class_names(split))
                 if len(splits) > 1 and "split" not in table.column_names:
                     table = table.append_column("split", pa.array([name] * len(table), pa.string()))
                 yield prepare(table, self.options, name, range(done, done + len(table)))
@@ -169,24 +171,16 @@ def _load(
 
 def _schema(splits: Mapping[str, "Dataset"]) -> pa.Schema:
     first = next(iter(splits.values())).with_format("arrow")
-    schema = _with_names(first[:0], first).schema
+    schema = with_class_names(first[:0], _class_names(first)).schema
     several = len(splits) > 1 and "split" not in schema.names
     return schema.append(pa.field("split", pa.string())) if several else schema
 
 
-def _with_names(table: pa.Table, split: "Dataset") -> pa.Table:
-    """Put the names of classes in place of their numbers; -1 is no class."""
+def _class_names(split: "Dataset") -> dict[str, list[str]]:
     from datasets import ClassLabel
 
-    for place, (column, feature) in enumerate(split.features.items()):
-        if isinstance(feature, ClassLabel):
-            names = pa.array(feature.names, pa.string())
-            codes = pa.array(
-                code if code is not None and code >= 0 else None
-                for code in table[column].to_pylist()
-            )
-            table = table.set_column(place, column, names.take(codes.cast(pa.int64())))
-    return table
+    features = split.features.items()
+    return {column: kind.names for column, kind in features if isinstance(kind, ClassLabel)}
 
 
 def _row_bytes(split: "Dataset") -> int:

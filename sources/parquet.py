@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sources.class_names import class_names, with_class_names
 from sources.opening import SourceFile
 from sources.prepare import prepare
 from sources.rows import MAX_BYTES, MAX_ROWS, Piece, Rows, SourceOptions, short_reason, unread
@@ -14,13 +15,16 @@ PIECE_ROWS = 100_000
 
 
 def parquet_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
-    """The columns of the file.
+    """The columns of the file; names of classes that `datasets` wrote stand for their numbers.
 
     Raises:
         Exception: The file cannot be read.
     """
     with file.open(jumps=True) as stream, pq.ParquetFile(stream) as parquet:
-        return parquet.schema_arrow
+        schema = parquet.schema_arrow
+        for column in class_names(schema):
+            schema = schema.set(schema.get_field_index(column), pa.field(column, pa.string()))
+        return schema
 
 
 def parquet_parts(file: SourceFile) -> list[Piece]:
@@ -78,7 +82,7 @@ def read_parquet(
             parquet = pq.ParquetFile(
                 stream, pre_buffer=file.is_far, page_checksum_verification=True
             )
-            names = parquet.schema_arrow.names
+            names, classes = parquet.schema_arrow.names, class_names(parquet.schema_arrow)
         except Exception as error:
             yield unread(file.name, position, error)
             return
@@ -94,7 +98,7 @@ def read_parquet(
             first = position
             try:
                 for batch in parquet.iter_batches(size, [number], wanted, use_threads=False):
-                    table = pa.Table.from_batches([batch])
+                    table = with_class_names(pa.Table.from_batches([batch]), classes)
                     for field in lacking:
                         table = table.append_column(field, pa.nulls(len(table), field.type))
                     positions = range(first, first + len(table))

@@ -46,12 +46,11 @@ def partition_columns(partitions: Iterable[Mapping[str, object]]) -> pa.Schema:
 def in_partitions(
     pieces: Iterable[Piece], partitions: Mapping[str, Mapping[str, object]]
 ) -> Iterator[Piece]:
-    """Pieces with the partition of each file, given by its name; as they are where none has one."""
-    if not any(partitions.values()):
-        yield from pieces
-        return
+    """Pieces with the partition of each file, given by its name; as they are where none is given."""
     for piece in pieces:
-        yield replace(piece, partitions=tuple(partitions[name] for name in piece.files))
+        if partitions:
+            piece = replace(piece, partitions=tuple(partitions[name] for name in piece.files))
+        yield piece
 
 
 def partitioned(rows: Rows, piece: Piece, columns: pa.Schema, *, by_content: bool) -> Rows:

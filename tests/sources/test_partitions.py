@@ -146,6 +146,13 @@ def test_columns_are_chosen_as_others_are(tmp_path, read):
             read(tmp_path, **options)
 
 
+def test_columns_are_there_also_where_partitions_are_empty(tmp_path, read):
+    write(tmp_path, as_log, {"lang=de": [], ".": ["a"]})
+    result = read(tmp_path, lines=True)
+    assert found(result, "text", "lang") == [("a", None)]
+    assert result.source.columns == ("lang",)
+
+
 def test_names_that_rows_have_already_get_a_prefix(tmp_path, read):
     write(tmp_path, as_csv, {"id=1/text=x": ["a"]})
     result = read(tmp_path)
