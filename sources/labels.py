@@ -16,6 +16,7 @@ from sources.prepare import prepare
 from sources.rows import Piece, Rows, SourceError, SourceOptions, unread
 
 N_SHOWN = 3
+LONG_WORDS = 4  # of a name: it may be a sentence
 BARE = ("{}",)
 # What is a sentence whatever it would be put into, and what would come twice in some templates.
 DEPICTION = re.compile(
@@ -128,6 +129,12 @@ class LabelSource:
         sentences = [one.text for one in found if one.stands and not one.worded]
         wordings = [one.text for one in found if one.stands and one.worded]
         told = []
+        long = [one.name for one in found if not one.stands and _is_long(one)]
+        if long:
+            told.append(
+                f"{_shown(long)} are long for names and were put into templates all the same. A sentence"
+                " that should stand as it is goes behind a name: `name: sentence`."
+            )
         if sentences:
             told.append(
                 f"{_shown(sentences)} read like sentences and stand as they are, in no template. To say"
@@ -146,6 +153,10 @@ class LabelSource:
             text = line.strip()
             if text and not text.startswith("#"):
                 yield class_of(text, options.templates, asked=options.templates_asked)
+
+
+def _is_long(one: Class) -> bool:
+    return not one.worded and len(one.name.split()) >= LONG_WORDS
 
 
 def _shown(texts: list[str]) -> str:
