@@ -144,6 +144,7 @@ class Kind:
         others: columns that `Item.others` holds, where the table has them.
         with_ids: whether rows have ids of their own, or may: both are drawn.
         broken: what a file is called that belongs to the source and cannot be read.
+        counts_others: whether files beside those that are read are counted as left out.
     """
 
     write: object
@@ -153,6 +154,7 @@ class Kind:
     with_ids: tuple[bool, ...] = (True, False)
     is_image: bool = False
     broken: str | None = None
+    counts_others: bool = True
 
 
 def names(ending, files):
@@ -169,6 +171,27 @@ def tables(ending, write, **known):
 
     broken = "z.csv.gz" if ending == ".csv" else "z.jsonl.gz"  # JSON lines go with Parquet
     return Kind(files, items, {"text_column": "text"}, OTHERS, broken=broken)
+
+
+def files_of_delta(drawn):
+    """A log by hand, the files that it names, and one whose rows were overwritten."""
+    live = {name: parquet(rows) for name, rows in names(".parquet", drawn).items()}
+    fields = [{"name": n, "type": "string", "nullable": True, "metadata": {}} for n in Row._fields]
+    metadata = {"id": "1", "format": {"provider": "parquet", "options": {}}, "createdTime": 1}
+    metadata |= {"schemaString": json.dumps({"type": "struct", "fields": fields})}
+    metadata |= {"partitionColumns": [], "configuration": {}}
+    added = [
+        {"path": name, "size": len(content), "partitionValues": {}, "modificationTime": 1}
+        for name, content in live.items()
+    ]
+    actions = [
+        {"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}},
+        {"metaData": metadata},
+        *({"add": {**one, "dataChange": True}} for one in added),
+    ]
+    log = "\n".join(map(json.dumps, actions)).encode()
+    stale = {"aa.parquet": parquet([Row("a", "overwritten", "x"), Row("gone", "deleted", "x")])}
+    return {**live, **stale, f"_delta_log/{0:020}.json": log}
 
 
 PARTITIONS = {"lang=d%20e/day=1/": ("d e", "1"), "": (None, None), "day=2/": (None, "2")}
@@ -272,6 +295,13 @@ KINDS = {
     "jsonl": tables(".jsonl", jsonl),
     "csv": tables(".csv", delimited, nulls=False),
     "parquet": tables(".parquet", parquet, may_be_bad=False),
+    "delta": Kind(
+        files_of_delta,
+        tables(".parquet", parquet, may_be_bad=False).items,
+        {"text_column": "text"},
+        OTHERS,
+        counts_others=False,
+    ),
     "partitions": Kind(
         files_of_partitions,
         items_of_partitions,

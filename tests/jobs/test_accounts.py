@@ -50,7 +50,7 @@ class World:
         if not self.kind.options.keys() & {"labels", "lines"}:
             for number in range(n_others):
                 (self.source / f"other {number}.html").write_text("no source")
-            self.left_out = {".html": n_others} if n_others else {}
+            self.left_out = {".html": n_others} if n_others and self.kind.counts_others else {}
         self.broken = self.kind.broken if is_broken else None
         if self.broken:
             (self.source / self.broken).write_bytes(b"no gzip at all")
