@@ -1,13 +1,13 @@
-"""Where the BERT family keeps its weights, and which folders of it can be hosted without padding."""
+"""Where the BERT family keeps its weights."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
 from actors.engine import ModelError
 from actors.layout import Layout, dpr_class
+from actors.settings import IDENTITY, TANH
 
 EMBEDDINGS, ENCODER = "embeddings.", "encoder.layer.{}."
 BERT_LAYER = (
@@ -37,57 +37,14 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
 }
-POOLINGS = ("mean", "cls", "max")
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {  # in place
+ACTIVATE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {  # in place
     "gelu": torch.ops.aten.gelu_.default,
     "relu": torch.relu_,
 }
-TANH = "torch.nn.modules.activation.Tanh"  # what a dense layer has where its settings do not say
-DENSE_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+DENSE_ACTIVATE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     TANH: torch.tanh_,
-    "torch.nn.modules.linear.Identity": lambda x: x,
+    IDENTITY: lambda x: x,
 }
-
-
-def is_packable(layout: Layout, pooling: str | None, *, prompt: bool) -> bool:
-    """Whether a folder's vectors are known to come out equal here; else its own modules host it.
-
-    Args:
-        layout: The folder.
-        pooling: Given from outside, None takes the folder's.
-        prompt: Whether a prompt precedes texts, which some poolings leave out.
-    """
-    config, kinds = layout.config, [kind for kind, _, _ in layout.modules]
-    settings = layout.modules[0][2]
-    text = settings.get("modality_config", {"text": {"method_output_name": "last_hidden_state"}})
-    return (
-        config.get("model_type") in FAMILIES
-        and (layout.plain or config["model_type"] != "dpr")
-        and config.get("hidden_act", config.get("activation", "gelu")) in ACTIVATIONS
-        and config.get("position_embedding_type", "absolute") == "absolute"
-        and not config.get("is_decoder")
-        and not config.get("add_cross_attention")
-        and not settings.get("do_lower_case")
-        and not settings.get("query_expansion")
-        and settings.get("module_output_name", "token_embeddings") == "token_embeddings"
-        and text.get("text", {}).get("method_output_name") == "last_hidden_state"
-        and (pooling or layout.pooling) in POOLINGS
-        and all(_is_known(kind, settings, prompt) for kind, _, settings in layout.modules[1:])
-        and kinds.count("Pooling") == (0 if layout.plain else 1)
-        and (layout.plain or kinds[1] == "Pooling")
-    )
-
-
-def _is_known(kind: str, settings: dict[str, Any], prompt: bool) -> bool:
-    """Whether a module behind the transformer is one that is hosted here."""
-    if kind == "Pooling":
-        return not prompt or settings.get("include_prompt", True)
-    if kind == "Dense":
-        names = {settings.get(f"module_{x}put_name") for x in ("in", "out")}
-        return names <= {None, "sentence_embedding"} and (
-            settings.get("activation_function", TANH) in DENSE_ACTIVATIONS
-        )
-    return kind == "Normalize"
 
 
 class Weights:

@@ -11,31 +11,29 @@ import difflib
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from actors import recipes
 from actors.engine import Encoder, ModelError
 from actors.layout import UNLIMITED, read_layout
 from actors.models import MODELS, ModelSpec
 from actors.pixels import Preprocess, read_preprocess
 from actors.templates import templates_of
 from actors.vocabulary import ENDINGS as VOCABULARY_ENDINGS
-from actors.vocabulary import files_of, is_vocabulary, words_spec
+from actors.vocabulary import is_vocabulary, words_spec
 from actors.weights import (
     find_on_hub,
-    hash_file,
     hash_parts,
     in_cache,
     in_package,
     is_hub_name,
-    npz_parts,
     read_scalar,
-    tensor_parts,
 )
 from actors.words import read_weights
 
-PREPROCESSING_VERSION = 1  # raised when the same row would come out as other tokens or pixels
+CLASSES_VERSION = 2  # raised when the same names and templates would come out as other sentences
 
 
 @dataclass(frozen=True)
@@ -50,10 +48,11 @@ class Model:
         space: Vectors can be compared if and only if they have the same space: a declared name, or
             32 hex digits over weights, settings, normalisation and dim.
         recipe: 32 hex digits over all that decides a row's vector; another recipe makes a row due.
+        ingredients: What went into space and recipe, by name, to say what differs.
         preprocess: What happens to images; None where texts are embedded.
         logit_scale: What a cosine is multiplied by before a softmax over classes; None where the
             model was not trained with one.
-        templates: Sentences that class names are put into; empty where texts stand for themselves.
+        templates: Sentences that class names are put into; empty where texts are no classes.
         word_weights: File that says how much each word counts, of a model of words.
     """
 
@@ -63,6 +62,7 @@ class Model:
     max_tokens: int
     space: str
     recipe: str
+    ingredients: dict[str, Any] = field(hash=False)
     preprocess: Preprocess | None = None
     logit_scale: float | None = None
     templates: tuple[str, ...] = ()
@@ -154,10 +154,10 @@ class Model:
             )
         modality = "text" if self.preprocess is None else "image"
         found = _model(self.spec, _find(self.spec), self.prompt, self.max_tokens, modality)
-        recipe = hash_parts([found.recipe, *self.templates]) if self.templates else found.recipe
-        if recipe != self.recipe:
+        found = _with_templates(found, self.templates) if self.templates else found
+        if found.recipe != self.recipe:
             raise ModelError(
-                f"{found.folder} holds another version of {self.name} (recipe {recipe}) than"
+                f"{found.folder} holds another version of {self.name} (recipe {found.recipe}) than"
                 f" the one the run began with ({self.recipe}). Bring both to the same version."
             )
         return found.folder
@@ -227,40 +227,37 @@ def resolve(
     if not labels:
         return found
     sentences = templates_of(templates, shows_images="image" in spec.modality)
-    return replace(found, templates=sentences, recipe=hash_parts([found.recipe, *sentences]))
+    return _with_templates(found, sentences)
+
+
+def _with_templates(model: Model, templates: tuple[str, ...]) -> Model:
+    """A model of texts as one of class names, whose sentences are averaged."""
+    return replace(
+        model,
+        templates=templates,
+        recipe=hash_parts([model.recipe, CLASSES_VERSION, *templates]),
+        ingredients=model.ingredients | {"templates": list(templates)},
+    )
 
 
 def _model(spec: ModelSpec, folder: str, prompt: str, max_tokens: int, modality: str) -> Model:
     """Hash what lies in a folder, check what was asked of it."""
-    preprocess, logit_scale = None, None
     if spec.family == "use":
         if prompt or max_tokens != spec.max_tokens:
             raise ModelError(f"{spec.name} takes neither a prompt nor max_tokens; leave them out.")
-        weights = hash_parts(npz_parts(Path(folder) / "weights.npz"))
-        facets, tokenizer_files = ["use", spec.pooling], [Path(folder) / "sp.model"]
-    else:
-        layout = read_layout(folder)
-        parts = (tensor_parts(module, files) for module, files in layout.weight_files().items())
-        weights = hash_parts(part for module in parts for part in module)
-        pooling = spec.pooling if layout.plain and not layout.is_clip else ""
-        facets, tokenizer_files = [*layout.facets(), pooling], layout.tokenizer_files()
-        if layout.is_clip:
-            files = next(iter(layout.weight_files().values()))
-            logit_scale = math.exp(read_scalar(files, "logit_scale"))
-        if modality == "image":
-            preprocess = read_preprocess(layout.modules[0][1])
-            prompt, max_tokens, tokenizer_files = "", 0, []
-        elif not 3 <= max_tokens <= layout.positions:
-            upper = f"at most {layout.positions}" if layout.positions < UNLIMITED else "3 or more"
-            raise ModelError(f"max_tokens is {max_tokens}, {spec.name} takes {upper}.")
-    own_space = hash_parts([[weights, facets, spec.normalize, spec.dim]])
-    space = spec.space or own_space
-    # The weights' own space also where another is declared: other weights make rows due.
-    recipe: list[Any] = [space, own_space, prompt, max_tokens, PREPROCESSING_VERSION]
-    recipe += [asdict(preprocess)] if preprocess else []
-    tokenizer = [part for path in tokenizer_files for part in (path.name, path.read_bytes())]
-    made_by = hash_parts([recipe, *tokenizer])
-    return Model(spec, folder, prompt, max_tokens, space, made_by, preprocess, logit_scale)
+        return Model(spec, folder, prompt, max_tokens, *recipes.of_use(spec, folder))
+    layout, preprocess, logit_scale = read_layout(folder), None, None
+    if layout.is_clip:
+        files = next(iter(layout.weight_files().values()))
+        logit_scale = math.exp(read_scalar(files, "logit_scale"))
+    if modality == "image":
+        preprocess = read_preprocess(layout.modules[0][1])
+        prompt, max_tokens = "", 0
+    elif not 3 <= max_tokens <= layout.positions:
+        upper = f"at most {layout.positions}" if layout.positions < UNLIMITED else "3 or more"
+        raise ModelError(f"max_tokens is {max_tokens}, {spec.name} takes {upper}.")
+    identity = recipes.of_transformer(spec, layout, prompt, max_tokens, preprocess)
+    return Model(spec, folder, prompt, max_tokens, *identity, preprocess, logit_scale)
 
 
 def _words(path: str, modality: str, word_weights: str, others: list[Any]) -> Model:
@@ -270,12 +267,9 @@ def _words(path: str, modality: str, word_weights: str, others: list[Any]) -> Mo
     if any(others):
         raise ModelError("A file of word vectors takes no prompt, no --max-tokens and no --labels.")
     spec = words_spec(path)
-    space = hash_parts([[hash_file(name) for name in files_of(path)]])
     if word_weights:
         read_weights(word_weights)  # it is better told now
-    weights = hash_file(word_weights) if word_weights else ""
-    recipe = hash_parts([[space, weights, PREPROCESSING_VERSION]])
-    found = Model(spec, path, "", spec.max_tokens, space, recipe)
+    found = Model(spec, path, "", spec.max_tokens, *recipes.of_words(path, word_weights))
     return replace(found, word_weights=os.path.abspath(word_weights)) if word_weights else found
 
 

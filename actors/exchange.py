@@ -38,6 +38,7 @@ REPORT = pa.schema(
         ("precision", pa.string()),  # null where nothing was embedded
         ("token_budget", pa.int64()),
         ("remarks", pa.list_(pa.string())),
+        ("canary", pa.string()),  # `schemas.canary`; null before a model is loaded
         ("failures", pa.list_(FAILED)),
     ]
 )

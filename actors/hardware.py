@@ -7,7 +7,6 @@ of one core. On a GPU two lanes with a stream each let copies of one hide behind
 
 import contextlib
 import itertools
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -26,8 +25,10 @@ _lane = threading.local()
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: by affinity, the cgroup's quota and LOKY_MAX_CPU_COUNT."""
+    import joblib
+
+    return int(joblib.cpu_count())
 
 
 def setup_for(device: str, precision: str, threads: int, *, packed: bool) -> Setup:

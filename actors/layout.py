@@ -8,18 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from actors.defaults import BERTS, CLIP_TOWERS, DISTILBERT_NAMES
 from actors.engine import ModelError
 
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.ckpt")
+ADAPTERS = ("adapter_config.json", "adapter_model*.safetensors", "adapter_model*.bin")
 TOKENIZER_FILES = (
     *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "sentence_*_config.json"),
     *("vocab.*", "merges.txt", "*.model"),
-)
-# Settings that change vectors and leave no trace in the weights. Not the whole config: each
-# version of transformers writes another.
-CONFIG_KEYS = (
-    *("model_type", "hidden_act", "activation", "num_attention_heads", "n_heads"),
-    *("layer_norm_eps", "rms_norm_eps", "rope_theta"),
 )
 # Their learned positions begin after the padding index.
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl")
@@ -32,26 +28,6 @@ LEGACY_POOLING = {  # settings of sentence-transformers before 6, in its order
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-# What shapes the vectors of CLIP's two towers, each with what transformers takes where it is unsaid.
-CLIP_TOWERS: dict[str, dict[str, Any]] = {
-    "text_config": {
-        "hidden_act": "quick_gelu",
-        "num_attention_heads": 8,
-        "num_hidden_layers": 12,
-        "layer_norm_eps": 1e-5,
-        "max_position_embeddings": 77,
-        "eos_token_id": 49407,
-    },
-    "vision_config": {
-        "hidden_act": "quick_gelu",
-        "num_attention_heads": 12,
-        "num_hidden_layers": 12,
-        "layer_norm_eps": 1e-5,
-        "image_size": 224,
-        "patch_size": 32,
-    },
-}
-RESNET_KEYS = ("model_type", "layer_type", "hidden_act", "depths", "downsample_in_first_stage")
 UNLIMITED = 1 << 20  # tokens, where neither tokenizer nor positions set a limit
 
 
@@ -98,7 +74,7 @@ class Layout:
         """Pooling modes, joined by "+"; for a plain folder the default of sentence-transformers."""
         for kind, _, settings in self.modules:
             if kind == "Pooling":
-                return "+".join(_pooling_modes(settings))
+                return "+".join(pooling_modes(settings))
         causal = str((self.config.get("architectures") or [""])[0]).endswith("ForCausalLM")
         if self.is_dpr:
             return "cls"
@@ -121,7 +97,7 @@ class Layout:
                 width = settings.get(
                     "embedding_dimension", settings.get("word_embedding_dimension")
                 )
-                dim = int(width or hidden) * len(_pooling_modes(settings))
+                dim = int(width or hidden) * len(pooling_modes(settings))
             elif kind == "Dense":
                 dim = int(settings["out_features"])
         return min(dim, int(self.settings.get("truncate_dim") or dim))
@@ -160,21 +136,6 @@ class Layout:
         folder = self.modules[0][1]
         return sorted({path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)})
 
-    def facets(self) -> list[Any]:
-        """What shapes the vectors besides the weights, as JSON."""
-        modules = []
-        for kind, _, settings in self.modules:
-            if kind == "Pooling":
-                settings = {"modes": _pooling_modes(settings)} | {
-                    "include_prompt": settings.get("include_prompt", True)
-                }
-            modules.append([kind, {} if kind == "Transformer" else settings])
-        if self.is_resnet:
-            return [{key: self.config.get(key) for key in RESNET_KEYS}]
-        if self.is_clip:
-            return [{tower: self.config[tower] for tower in CLIP_TOWERS}]
-        return [modules, {key: self.config[key] for key in CONFIG_KEYS if key in self.config}]
-
 
 def read_layout(folder: str | Path) -> Layout:
     """Read and check a model folder without its weights.
@@ -185,12 +146,18 @@ def read_layout(folder: str | Path) -> Layout:
     root = Path(folder)
     if not root.is_dir():
         raise ModelError(f"Model folder {root} does not exist.")
+    refuse_adapters(root)
     listed = _read_json(root / "modules.json") or [{"type": "Transformer", "path": ""}]
     modules = []
     for module in listed:
         kind, at = module["type"].rsplit(".", 1)[-1], root / module["path"]
         modules.append((kind, at, _module_settings(kind, at)))
     first, at, _ = modules[0]
+    if first == "StaticEmbedding":
+        raise ModelError(
+            f"{root} is a StaticEmbedding of sentence-transformers: one vector a token and no network"
+            " behind them. Such models are not hosted yet; give a transformer."
+        )
     if first not in ("Transformer", "CLIPModel"):
         raise ModelError(
             f"{root} is not a text encoder that can be hosted: it begins with {first}."
@@ -200,11 +167,18 @@ def read_layout(folder: str | Path) -> Layout:
         raise ModelError(f"{root} is no model folder: {at / 'config.json'} is missing.")
     kind = str(config.get("model_type"))
     if kind == "clip":
-        towers = {
-            name: {key: config.get(name, {}).get(key, value) for key, value in known.items()}
+        config = config | {
+            name: {key: _tower(config, name).get(key, value) for key, value in known.items()}
             for name, known in CLIP_TOWERS.items()
         }
-        config = config | towers
+    elif kind in BERTS:
+        renamed = DISTILBERT_NAMES if kind == "distilbert" else {}
+        config = BERTS[kind] | {renamed.get(key, key): value for key, value in config.items()}
+    elif kind.startswith("siglip"):
+        raise ModelError(
+            f"{root} is a SigLIP model ({kind}). Of models with towers for texts and images only CLIP is"
+            " hosted yet; give a CLIP."
+        )
     elif "vision_config" in config or kind.startswith("clip"):
         raise ModelError(f"{root} is not a text encoder: it is a {kind} model.")
     settings = _read_json(root / "config_sentence_transformers.json")
@@ -217,7 +191,8 @@ def read_layout(folder: str | Path) -> Layout:
     if layout.is_dpr:
         dpr_class(layout)
     for kind, at, _ in modules:
-        if kind in ("Transformer", "CLIPModel", "Dense") and not _safetensors(at):
+        needs = kind in ("Transformer", "CLIPModel", "Dense") or _pickles(at)
+        if needs and not _safetensors(at):
             raise ModelError(_no_weights(at))
     if not layout.is_resnet and not any(
         p.name.startswith(("tokenizer.", "vocab.")) or p.suffix == ".model"
@@ -225,6 +200,29 @@ def read_layout(folder: str | Path) -> Layout:
     ):
         raise ModelError(f"{root} has no tokenizer: expected tokenizer.json or a vocabulary.")
     return layout
+
+
+def refuse_adapters(folder: Path) -> None:
+    """Refuse a folder with an adapter in it, since its vectors would be those of the bare weights.
+
+    Checkpoints of a training are left alone: nobody loads them with the folder.
+
+    Raises:
+        ModelError: There is one; the message says how to merge it.
+    """
+    for path in sorted(path for name in ADAPTERS for path in folder.rglob(name)):
+        place = path.relative_to(folder)
+        if any(part.startswith("checkpoint-") for part in place.parts):
+            continue
+        told = _read_json(path.parent / "adapter_config.json")
+        base = told.get("base_model_name_or_path") if isinstance(told, dict) else None
+        raise ModelError(
+            f"{folder} holds an adapter ({place}), which embatch does not apply. Merge it into"
+            f" {base or 'its base model'}: in Python, with peft, m ="
+            f" AutoPeftModelForFeatureExtraction.from_pretrained({str(path.parent)!r}), then"
+            " m.merge_and_unload().save_pretrained(NEW_FOLDER); put the tokenizer's files beside it and"
+            " give NEW_FOLDER. If the weights are meant without it, move it out of the folder."
+        )
 
 
 def _read_json(path: Path) -> Any:  # noqa: ANN401
@@ -237,6 +235,11 @@ def _read_json(path: Path) -> Any:  # noqa: ANN401
         raise ModelError(f"{path} is not JSON: {error}. Download the model again.") from error
 
 
+def _tower(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a CLIP's config says of one tower; early files say it twice, and the second one counts."""
+    return config.get(f"{name}_dict") or config.get(name) or {}
+
+
 def _module_settings(kind: str, folder: Path) -> dict[str, Any]:
     """A module's own settings; the transformer's are sentence-transformers' about it."""
     first = kind in ("Transformer", "CLIPModel")
@@ -245,7 +248,7 @@ def _module_settings(kind: str, folder: Path) -> dict[str, Any]:
     return {} if first and not names else dict(_read_json(path))
 
 
-def _pooling_modes(settings: dict[str, Any]) -> list[str]:
+def pooling_modes(settings: dict[str, Any]) -> list[str]:
     """Names of the pooling modes, from the settings of any version of sentence-transformers."""
     modes = settings.get("pooling_mode")
     if modes:
@@ -262,9 +265,13 @@ def _safetensors(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(set(index.get("weight_map", {}).values()))]
 
 
+def _pickles(folder: Path) -> list[Path]:
+    return [path for pattern in PICKLES for path in folder.glob(pattern)]
+
+
 def _no_weights(folder: Path) -> str:
     """What to tell who gave a folder without safetensors."""
-    if not any(path for pattern in PICKLES for path in folder.glob(pattern)):
+    if not _pickles(folder):
         return f"{folder} has no weights: expected model.safetensors."
     return (
         f"{folder} has its weights only as pickle, which can run code; model.safetensors is needed."

@@ -22,16 +22,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from actors.attention import attention, groups_of, to_device
-from actors.bert_weights import (
-    ACTIVATIONS,
-    DENSE_ACTIVATIONS,
-    EMBEDDINGS,
-    FAMILIES,
-    TANH,
-    Weights,
-)
-from actors.layout import OFFSET_POSITIONS, Layout
+from actors.bert_weights import ACTIVATE, DENSE_ACTIVATE, EMBEDDINGS, FAMILIES, Weights
+from actors.defaults import BERTS
+from actors.layout import Layout
 from actors.linear import Linear, fastest_linear, plain
+from actors.settings import TANH
 
 Norm = tuple[torch.Tensor, torch.Tensor]
 
@@ -72,17 +67,17 @@ class PackedBert:
         Raises:
             ModelError: The folder lacks weights, or they do not fit its config.json.
         """
-        config = layout.config
+        kind = str(layout.config["model_type"])
+        config = {key: layout.config[key] for key in BERTS[kind]}  # all that a recipe knows of it
         self._device = torch.device(device)
         self._dtype: torch.dtype = getattr(torch, dtype)
-        self._n_heads = int(config.get("num_attention_heads") or config["n_heads"])
+        self._n_heads = int(config["n_heads" if kind == "distilbert" else "num_attention_heads"])
         self._epsilon = float(config.get("layer_norm_eps", 1e-12))
-        self._activate = ACTIVATIONS[config.get("hidden_act", config.get("activation", "gelu"))]
+        self._activate = ACTIVATE[config["activation" if kind == "distilbert" else "hidden_act"]]
         self._pooling = pooling or layout.pooling
-        offset = config.get("model_type") in OFFSET_POSITIONS
-        self._pad_id = int(config.get("pad_token_id", 1)) if offset else None
+        self._pad_id = int(config["pad_token_id"]) if "pad_token_id" in config else None
         weights = Weights(layout, self._device)
-        path, names = FAMILIES[config["model_type"]]
+        path, names = FAMILIES[kind]
         self._words = weights[EMBEDDINGS + "word_embeddings.weight"].to(self._dtype)
         positions = weights[EMBEDDINGS + "position_embeddings.weight"]
         if EMBEDDINGS + "token_type_embeddings.weight" in weights:
@@ -90,10 +85,10 @@ class PackedBert:
         self._positions = positions.to(self._dtype)
         self._norm = self._load_norm(weights, EMBEDDINGS + "LayerNorm")
         self._bias: torch.Tensor | None = None
-        if config["model_type"] == "mpnet":
+        if kind == "mpnet":
             table = weights["encoder.relative_attention_bias.weight"]
             self._bias = _mpnet_bias(table, layout.positions).to(self._dtype)
-        n_layers = int(config.get("num_hidden_layers") or config["n_layers"])
+        n_layers = int(config["n_layers" if kind == "distilbert" else "num_hidden_layers"])
         largest, bias = (weights[path.format(0) + names[5] + kind] for kind in (".weight", ".bias"))
         self._linear = fastest_linear(largest.to(self._dtype), bias.to(self._dtype))
         self._layers = [self._load_layer(weights, path.format(i), names) for i in range(n_layers)]
@@ -187,7 +182,7 @@ def _behind(layout: Layout, device: torch.device) -> Iterator[Linear]:
     """What follows the pooling, in float32."""
     for kind, folder, settings in layout.modules:
         if kind == "Dense":
-            activate = DENSE_ACTIVATIONS[settings.get("activation_function", TANH)]
+            activate = DENSE_ACTIVATE[settings.get("activation_function", TANH)]
             held = load_file(folder / "model.safetensors", device=str(device))
             weight, bias = (held.get(f"linear.{kind}") for kind in ("weight", "bias"))
             assert weight is not None  # every linear layer has one

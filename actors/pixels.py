@@ -8,37 +8,25 @@ scaling to floats happens beside it. One image never stops the others, whatever 
     pixels, reasons = decode([b"...", b"..."], preprocess, threads=4)
 """
 
-import io
 import itertools
 import json
 import threading
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from actors.engine import ModelError
+from actors.image_files import MAX_PIXELS, ImageError, read_rgb
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
-KNOWN_FORMATS = "JPEG, PNG, WebP, GIF, TIFF or BMP"
-MAX_PIXELS = 89_478_485  # Pillow's own bound; a bomb of a few kB decodes to gigabytes
 IMAGE_SECONDS = 30.0
 POLL_SECONDS = 0.5
 WARPED_EDGE = 384  # from here on ConvNext's processor resizes without cropping
 PROCESSORS = ("CLIP", "ConvNext")  # those whose steps are known here
-
-Image.init()  # else Pillow knows some of FORMATS only once it has failed with the others
-# What Pillow warns of, we refuse (too many pixels) or can do without (a broken EXIF block).
-warnings.filterwarnings("ignore", module=r"PIL\.")
-
-
-class ImageError(ValueError):
-    """An image that cannot be embedded; the message is its reason in the failures table."""
 
 
 @dataclass(frozen=True)
@@ -85,16 +73,7 @@ class Preprocess:
         Raises:
             ImageError: Empty, of another format, broken, or larger than MAX_PIXELS at any step.
         """
-        if not data:
-            raise ImageError("the file is empty")
-        try:
-            image = _decoded(data)
-        except ImageError:
-            raise
-        except UnidentifiedImageError:
-            raise ImageError(f"no image that can be read: expected {KNOWN_FORMATS}") from None
-        except Exception as error:  # decoders raise what they like, also SyntaxError
-            raise ImageError(str(error) or type(error).__name__) from error
+        image = read_rgb(data)
         if self.size:
             height, width = resized(image.size[::-1], self.size)
             if height * width > MAX_PIXELS:
@@ -114,22 +93,6 @@ def resized(size: tuple[int, int], wanted: tuple[int, ...]) -> tuple[int, int]:
     edge = wanted[0]
     longer = int(edge * max(height, width) / min(height, width))
     return (longer, edge) if width <= height else (edge, longer)
-
-
-def _decoded(data: bytes) -> Image.Image:
-    """The first frame, upright, in RGB, transparency on white."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as file:
-        if file.width * file.height > MAX_PIXELS:
-            raise ImageError(
-                f"{file.width:,} x {file.height:,} pixels, more than {MAX_PIXELS:,} in all"
-            )
-        file.load()
-        image = ImageOps.exif_transpose(file)
-        if "A" in image.getbands() or image.info.get("transparency") is not None:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-            image = Image.alpha_composite(white, image)
-        return image.convert("RGB")
 
 
 def _cropped(pixels: np.ndarray, crop: tuple[int, ...]) -> np.ndarray:

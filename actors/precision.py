@@ -6,6 +6,7 @@ A sample is embedded both ways before the first batch.
 """
 
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,7 +38,7 @@ class HostedModel(Protocol):
 
     @property
     def templates(self) -> tuple[str, ...]:
-        """What class names are put into; empty where texts are embedded as they are."""
+        """What class names are put into; empty where texts are none: their lines are not averaged."""
 
     @property
     def unit(self) -> bool:
@@ -48,7 +49,12 @@ class HostedModel(Protocol):
 
 
 def load_sound(
-    model: HostedModel, device: str, threads: int | None, wanted: str, items: Items
+    model: HostedModel,
+    device: str,
+    threads: int | None,
+    wanted: str,
+    items: Items,
+    look_at: Callable[[Encoder], None] | None = None,
 ) -> tuple[Encoder, list[str]]:
     """Load a model in the precision asked for, unless that moves its vectors.
 
@@ -59,24 +65,33 @@ def load_sound(
         wanted: One of PRECISIONS. "auto" is fp16, else bf16 on a GPU, bf16 on a CPU with bf16
             instructions where it proves faster, else fp32.
         items: A sample is taken of them; none leaves the precision unchecked.
+        look_at: Is given the encoder in fp32, which is loaded whatever is taken.
 
     Returns:
         The encoder, and what the user should know: a precision that was refused.
     """
     exact: Encoder | None = None
     remarks: list[str] = []
+
+    def in_fp32(loaded: Encoder | None = None) -> Encoder:
+        nonlocal exact
+        if exact is None:
+            exact = loaded or model.load(device, threads, "fp32")
+            if look_at is not None:
+                look_at(exact)
+        return exact
+
     for precision in precisions(wanted, device):
         if precision == "fp32":
             break
         try:
             encoder = model.load(device, threads, precision)
             if (only := encoder.setup.precision) != precision:  # a family that has no other
-                return encoder, [] if wanted == "auto" else [
+                return in_fp32(encoder), [] if wanted == "auto" else [
                     f"{model.name} computes in {only} only."
                 ]
-            exact = exact or model.load(device, threads, "fp32")
-            ids = _sample(exact, items)
-            cosine, speed = _compare(encoder, exact, ids) if ids else (1.0, WORTHWHILE)
+            ids = _sample(in_fp32(), items)
+            cosine, speed = _compare(encoder, in_fp32(), ids) if ids else (1.0, WORTHWHILE)
         except Exception as error:  # a device or an operator that cannot compute in it
             remarks.append(f"{precision} does not work here, it was not used: {reason(error)}")
             continue
@@ -91,7 +106,7 @@ def load_sound(
                     f"{precision} is {1 / speed:.1f} times as slow as fp32 on this {device}."
                 )
             return encoder, remarks
-    return exact or model.load(device, threads, "fp32"), remarks
+    return in_fp32(), remarks
 
 
 def precisions(wanted: str, device: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from actors.engine import ModelError
-from actors.layout import OFFSET_POSITIONS
+from actors.layout import OFFSET_POSITIONS, refuse_adapters
 from actors.modules import checked_loading
 from actors.weights import find_on_hub, is_hub_name
 
@@ -64,6 +64,7 @@ class SpanReader:
             if not is_hub_name(model):
                 raise ModelError(f"Reader {model} is neither a folder nor a name on the hub.")
             folder = find_on_hub(model)
+        refuse_adapters(Path(folder))
         try:
             config = transformers.AutoConfig.from_pretrained(folder)
         except (OSError, ValueError) as error:

@@ -1,9 +1,10 @@
-"""Class names become vectors: put into sentences, embedded, averaged.
+r"""Class names become vectors: the sentences of each class embedded and averaged.
 
 A class that is shown to a text tower in several sentences is found more often than by its bare name
 (Radford et al. 2021, section 3.1.4). Vectors of one class are averaged and brought to unit length.
+`sources.labels` puts names into sentences, so that the column `text` holds what the model sees.
 
-    encode_classes(engine, ["dog", "cat"], ("a photo of a {}", "a drawing of a {}")).vectors
+    encode_classes(engine, ["a photo of a dog\na drawing of a dog", "a photo of a cat"]).vectors
 """
 
 from collections.abc import Sequence
@@ -43,33 +44,37 @@ def templates_of(asked: Sequence[str], *, shows_images: bool) -> tuple[str, ...]
     return tuple(given) or (PHOTO if shows_images else BARE)
 
 
-def encode_classes(
-    engine: Engine, wordings: Sequence[str], templates: tuple[str, ...], *, unit: bool
-) -> Encoded:
-    """Embed each wording in all templates.
+def encode_classes(engine: Engine, texts: Sequence[str], *, unit: bool) -> Encoded:
+    """Embed the sentences of each class.
 
     Args:
         engine: Of a text encoder.
-        wordings: One a class.
-        templates: With {} where a wording is put; at least one.
+        texts: One a class: its sentences, a line each.
         unit: Whether to bring the means to unit length.
 
     Returns:
         One vector a class, its tokens summed; a class fails with the first of its sentences.
     """
-    n = len(templates)
-    sentences = [template.replace("{}", word) for word in wordings for template in templates]
-    encoded = engine.encode(sentences)
-    vectors = encoded.vectors.reshape(len(wordings), n, -1).mean(axis=1)
+    lines = [text.split("\n") for text in texts]
+    encoded = engine.encode([sentence for some in lines for sentence in some])
+    class_of = np.repeat(np.arange(len(texts)), [len(some) for some in lines])
+    starts = np.searchsorted(class_of, np.arange(len(texts)))
+    counts = np.bincount(class_of, minlength=len(texts))
+
+    def summed(values: np.ndarray) -> np.ndarray:
+        found: np.ndarray = np.add.reduceat(values, starts) if len(starts) else values
+        return found
+
+    vectors = summed(encoded.vectors) / counts[:, None].astype(np.float32)
     if unit:
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         vectors /= np.maximum(norms, np.finfo(np.float32).tiny)
     errors: dict[int, str] = {}
     for row in sorted(encoded.errors):
-        errors.setdefault(row // n, encoded.errors[row])
+        errors.setdefault(int(class_of[row]), encoded.errors[row])
     return encoded._replace(
         vectors=vectors,
-        n_tokens=encoded.n_tokens.reshape(-1, n).sum(axis=1, dtype=np.int32),
-        truncated=np.logical_or.reduce(encoded.truncated.reshape(-1, n), axis=1),
+        n_tokens=summed(encoded.n_tokens),
+        truncated=summed(encoded.truncated.astype(np.int32)) > 0,
         errors=errors,
     )

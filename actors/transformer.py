@@ -20,6 +20,7 @@ import numpy as np
 from actors.engine import ModelError, Tokens
 from actors.hardware import DTYPES, cores, matmul_ceiling, on_lane, setup_for
 from actors.layout import read_layout
+from actors.settings import is_packable
 
 LONG_TEXT_CHARS = 100_000  # beyond it a prefix is tokenised first
 WORD_BOUNDARY = re.compile(r"\S\s+\S")
@@ -69,7 +70,6 @@ class TransformerEncoder:
         # Read once, when the tokenizer's thread pool starts.
         os.environ["RAYON_NUM_THREADS"] = str(threads)
         os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
-        from actors.bert_weights import is_packable
         from actors.clip import PackedClipText
         from actors.modules import PaddedModules
         from actors.packed import PackedBert

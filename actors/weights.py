@@ -155,6 +155,12 @@ def _tensors(path: Path) -> Iterator[_Tensor]:
         yield _Tensor(name, entry["dtype"], entry["shape"], file[start + begin : start + end])
 
 
+def count_layers(files: list[Path]) -> int:
+    """Layers that a module's weights hold: one more than the highest number in a tensor's name."""
+    names = (tensor.name for path in files for tensor in _tensors(path))
+    return max((1 + int(n) for name in names for n in re.findall(r"\.(\d+)\.", name)), default=0)
+
+
 def read_scalar(files: list[Path], name: str) -> float:
     """One float32 number of a module's weights.
 

@@ -17,7 +17,9 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from actors.canary import FixedItems
 from actors.engine import Encoded, Engine, Items, TextEncoder, Work
 from actors.exchange import PIXELS, REPORT
 from actors.passages import passages
@@ -81,6 +83,7 @@ class EmbedWindow:
         self._engine: Engine | None = None
         self._ceiling = 0.0
         self._remarks: list[str] = []
+        self._canary: str | None = None
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Work a window.
@@ -140,9 +143,7 @@ class EmbedWindow:
             spans = np.array([span for cut in cuts for span in cut], np.int64).reshape(-1, 2)
             items = [text[a:b] for text, cut in zip(items, cuts, strict=True) for a, b in cut]
         if self.model.templates:
-            encoded = encode_classes(
-                engine, list(items), self.model.templates, unit=self.model.unit
-            )
+            encoded = encode_classes(engine, list(items), unit=self.model.unit)
         else:
             encoded = engine.encode(items)
         for at, reason in encoded.errors.items():
@@ -154,9 +155,12 @@ class EmbedWindow:
         """The engine; the first window waits for the model, and its rows check the precision."""
         with self._lock:
             if self._engine is None:
+                fixed = FixedItems(self.model.name, self.model.preprocess)
                 encoder, self._remarks = load_sound(
-                    self.model, self.device, self.threads, self.precision, items
+                    self.model, self.device, self.threads, self.precision, items, fixed.embed
                 )
+                self._remarks += fixed.remarks
+                self._canary = fixed.canary
                 self._ceiling = encoder.ceiling()
                 self._engine = Engine(encoder, token_budget=self.token_budget)
             return self._engine
@@ -200,7 +204,7 @@ class EmbedWindow:
                 [np.arange(s, s + c) for s, c in zip(starts[mine], counts[mine], strict=True)]
             )
             with fs.open_input_file(str(name)) as source:
-                file = pa.parquet.ParquetFile(source)
+                file = pq.ParquetFile(source)
                 there = [name for name in names if name in file.schema_arrow.names]
                 held = file.read(there).take(pa.array(wanted))
             for lacking in set(names) - set(there):  # tokens are counted of texts alone
@@ -229,7 +233,7 @@ class EmbedWindow:
         if self._engine is not None:
             state["precision"] = self._engine.encoder.setup.precision
             state["token_budget"] = self._engine.budget.chosen
-        reports = []
+        reports: list[dict[str, Any]] = []
         for group in np.unique(groups):
             mine = groups == group
             report: dict[str, Any] = {
@@ -238,6 +242,7 @@ class EmbedWindow:
                 "n_rows": 0,
                 "n_tokens": 0,
                 "n_truncated": 0,
+                "canary": None if reports else self._canary,
                 "n_computed": round(work.n_computed * float(mine.mean())),
                 "n_unknown": round(work.n_unknown * float(mine.mean())),
                 "flops": work.flops * float(mine.mean()),

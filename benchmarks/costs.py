@@ -40,8 +40,8 @@ ROWS = 8192
 
 def measure_vectors(folder: Path) -> dict[str, float]:
     """Bytes in the file of a table of whole news articles, by the model that they are for."""
-    from jobs.cluster import native_noise_in_a_file
     from jobs.embed import EmbedConfig, run
+    from jobs.noise import native_noise_in_a_file
 
     texts = corpus("mixed", EMBEDDED)
     source, table = folder / "articles.jsonl", folder / "articles"

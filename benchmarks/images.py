@@ -93,8 +93,8 @@ def reference(model: str, photos: str, out: str) -> dict[str, Any]:
 
 def job(model: str, photos: str, out: str) -> dict[str, Any]:
     """The whole of `embatch embed`."""
-    from jobs.cluster import native_noise_in_a_file
     from jobs.embed import EmbedConfig, run
+    from jobs.noise import native_noise_in_a_file
     from jobs.outcome import EmbedSummary
     from schemas.embeddings import vectors_of
     from schemas.store import Table

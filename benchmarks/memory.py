@@ -111,8 +111,9 @@ def measure(n_rows: int, folder: Path, model: str = HASH) -> dict[str, float]:
 
 def embed(source: str, table: str, model: str, seconds_a_row: float, with_ray: bool) -> None:
     """The child: embed, and print the summary."""
-    from jobs.cluster import cluster, native_noise_in_a_file
+    from jobs.cluster import cluster
     from jobs.embed import EmbedConfig, run
+    from jobs.noise import native_noise_in_a_file
     from jobs.outcome import EmbedSummary
     from tests.hash_model import HashModel
 

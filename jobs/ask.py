@@ -4,8 +4,9 @@
     embatch ask tables/passages "Who discovered radium?" --reader deepset/roberta-base-squad2
     embatch ask tables/passages < questions.txt
 
-The question is embedded by the question encoder that belongs to the model of the table (DPR's, say), or
-by the model itself. Cut documents into passages first: `embatch embed … --chunk-tokens 100`.
+The question is embedded by the question encoder that belongs to the model of the table, or by the model
+itself. DPR's encoder of passages finds its partner beside it: the folder that declares the same
+`embatch_space` in its config.json, or that has the same name but for `question` in place of `ctx`. Cut documents into passages first: `embatch embed … --chunk-tokens 100`.
 """
 
 import contextlib
@@ -32,7 +33,7 @@ class AskConfig(TableOptions):
     Attributes:
         question: a question (default: the lines of stdin)
         k: how many passages to look into
-        model: embeds the question (default: the partner of the model that made the table)
+        model: embeds the question (default: the partner of the model that made the table, or that model)
         reader: marks the answer: a folder or hub name of a model for question answering
     """
 

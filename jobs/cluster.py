@@ -5,7 +5,6 @@ import logging
 import os
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,11 @@ WINDOW_ROWS = 4096
 WINDOWS_PER_ACTOR = 8  # so that progress shows and actors end together on small runs
 SMALLEST_WINDOW = 128  # rows
 KNOCK_SECONDS = 5.0
+SHORT_TEMP = "/tmp"
+SOCKET_BYTES = 107 if sys.platform == "linux" else 103  # of a path, as systems take them
+SOCKET = (
+    "/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"  # in the temp folder
+)
 
 
 class NoRay(RuntimeError):
@@ -157,6 +161,8 @@ class Cluster:
             os.environ.setdefault("RAY_enable_metrics_collection", "0")
         import ray
 
+        from actors.hardware import cores
+
         if self.address is not None:
             _knock(self.address)
         if ray.is_initialized():  # a test's or a notebook's
@@ -166,6 +172,8 @@ class Cluster:
             settings["logging_level"] = logging.ERROR
         if self.address is None:
             settings |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+            settings["_temp_dir"] = session_folder()
+            settings["num_cpus"] = cores()  # Ray itself looks past affinity, and finds 0 in a half
         try:
             ray.init(address=self.address or "local", **settings)
         except Exception as error:  # bare ones, where a process of Ray's dies or is late
@@ -181,6 +189,31 @@ class Cluster:
             ray.data.DataContext.get_current().enable_progress_bars = False
 
 
+def session_folder() -> str | None:
+    """Where Ray is to keep its session, if not where it would by itself.
+
+    Its sockets lie there, and no path of a socket may be long. Where RAY_TMPDIR or TMPDIR is too long
+    a folder in /tmp is taken, which stderr says.
+
+    Raises:
+        NoRay: /tmp cannot be written.
+    """
+    name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    given, most = os.environ.get(name, ""), SOCKET_BYTES - len(SOCKET)
+    if len(os.fsencode(given)) <= most:
+        return None
+    told = f"{name} ({given}) is too long for Ray's sockets, whose temporary folder has at most {most} bytes"
+    if not os.access(SHORT_TEMP, os.W_OK):
+        raise NoRay(
+            f"{told}, and {SHORT_TEMP} cannot be written. Set RAY_TMPDIR to a folder with a shorter path."
+        )
+    print(
+        f"embatch: {told}. Its session lies in {SHORT_TEMP}/ray; RAY_TMPDIR may name another folder.",
+        file=sys.stderr,
+    )
+    return f"{SHORT_TEMP}/ray"
+
+
 def _knock(address: str) -> None:
     """Raise NoRay where nobody listens: Ray itself would try for minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
@@ -193,20 +226,6 @@ def _knock(address: str) -> None:
             f"No Ray cluster answers at {address} ({error}). Give the address that `ray start --head`"
             " printed, or none to work on this machine."
         ) from error
-
-
-@contextlib.contextmanager
-def native_noise_in_a_file() -> Iterator[None]:
-    """Send what C++ code writes to stderr to a temporary file; Python's stderr stays the user's."""
-    with tempfile.TemporaryFile() as file, open(os.dup(2), "w", buffering=1) as terminal:
-        before = sys.stderr
-        sys.stderr = terminal
-        os.dup2(file.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(terminal.fileno(), 2)
-            sys.stderr = before
 
 
 @contextlib.contextmanager

@@ -1,8 +1,10 @@
 """Texts and labels as training reads them: from any source of `embatch embed`, or from a table of it."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, NamedTuple
 
 import pyarrow as pa
@@ -38,6 +40,7 @@ class CorpusOptions:
         encoding: of CSV, JSON and text files without a byte order mark (default: UTF-8)
         no_header: the first row of a CSV file is data; its columns are column_1, column_2, ...
         lines: each line of a text file is one text
+        feeds: SOURCE is a folder of news feeds, CATEGORY/.../FEED-YYYY-MM-DD/hh-mm.txt, whose items are texts
         storage_option: KEY=VALUE for the object store, once for each
         json: print the summary as one line of JSON, the last on stdout
     """
@@ -50,6 +53,7 @@ class CorpusOptions:
     encoding: Annotated[str, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")] = ""
     no_header: Flag = False
     lines: Flag = False
+    feeds: Flag = False
     storage_option: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     json: Flag = False
 
@@ -57,7 +61,8 @@ class CorpusOptions:
         """All texts, in the order of the source; a row that cannot be read is left out.
 
         Args:
-            unread: grows by the reasons of those that are left out.
+            unread: grows by the reasons of those that are left out, and by files that are not read;
+                without it these are told on stderr.
 
         Raises:
             SourceError: there is no such source or column.
@@ -65,7 +70,8 @@ class CorpusOptions:
             StoreError: the table holds no texts, or is not one of embeddings.
         """
         found = False
-        for rows, column in self._tables(Counter() if unread is None else unread):
+        reasons = Counter[str]() if unread is None else unread
+        for rows, column in self._tables(reasons):
             labels = [None] * len(rows)
             if self.label_column:
                 if column not in rows.column_names:
@@ -79,6 +85,9 @@ class CorpusOptions:
                 yield Example(text, label)
         if not found:
             raise SourceError(f"{self.source} holds no text.")
+        if unread is None:
+            for reason, n in reasons.items():
+                _say_once(f"{n:,} could not be read: {reason}")
 
     def _tables(self, unread: "Counter[str]") -> Iterator[tuple[pa.Table, str]]:
         """Rows with a column `text`, and the name of the column of labels among them."""
@@ -89,8 +98,6 @@ class CorpusOptions:
                 raise SourceError(
                     f"{self.source} is a table, whose texts are its column `text`. Leave out --text-column."
                 )
-            if Fingerprint.of(table.schema) is None:
-                raise StoreError(f"{self.source} is a Delta table, but not one of embeddings.")
             if textless := without_texts(table.schema):
                 raise StoreError(
                     f"{self.source} is {textless}: it holds no texts. Name their source, or a table that"
@@ -113,6 +120,7 @@ class CorpusOptions:
                 encoding=self.encoding,
                 no_header=self.no_header,
                 lines=self.lines,
+                feeds=self.feeds,
                 storage_options=options,
             )
         )
@@ -120,6 +128,9 @@ class CorpusOptions:
             raise SourceError(f"{self.source} holds images, expected texts.")
         reserved = self.label_column in pa.schema(PREPARED_FIELDS).names
         column = f"{SHADOWED}{self.label_column}" if reserved else self.label_column
+        for remark in source.remarks():
+            _say_once(f"Warning: {remark}")
+        unread.update({f"files of ending {end}": n for end, n in source.left_out().items()})
         for piece in source.pieces():
             for rows, failures, left_out in source.read(piece):
                 unread.update(failures["reason"].to_pylist())
@@ -127,9 +138,16 @@ class CorpusOptions:
                 yield rows, column
 
 
+@cache
+def _say_once(line: str) -> None:
+    """On stderr, also where a source is gone through again and again."""
+    print(line, file=sys.stderr)
+
+
 def _table(place: str, options: dict[str, str]) -> Table | None:
-    """The table at a place, None where there is none: then it is a source."""
+    """The table of embatch at a place, None where there is none: then it is a source."""
     try:
-        return Table.open(table_uri(place), options)
+        table = Table.open(table_uri(place), options)
     except StoreError:  # a file, or something that no table is
         return None
+    return None if table is None or Fingerprint.of(table.schema) is None else table

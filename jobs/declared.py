@@ -44,6 +44,10 @@ class Kind:
         run: does the work.
         out: the option that says where the result goes; empty where the result is figures.
         tables: options that name tables which it reads.
+        files: options that name files which it reads: a file that changed makes a step due.
+        counted: options, between blanks, that make a step due when their value or their default
+            changes. One that is not among them counts only where it is not at its default: so a new
+            option makes nothing due.
         makes_table: whether the result is a table, in the folder of tables.
     """
 
@@ -51,22 +55,51 @@ class Kind:
     run: Callable[[Any], Any]
     out: str
     tables: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    counted: str = ""
     makes_table: bool = True
 
 
 KINDS = {
     "embed": Kind(embed.EmbedConfig, embed.run, "table"),
-    "neighbours": Kind(neighbours.NeighboursConfig, neighbours.run, "out", ("base", "queries")),
-    "project": Kind(project.ProjectConfig, project.run, "out", ("table", "onto")),
-    "zero-shot": Kind(zero_shot.ZeroShotConfig, zero_shot.run, "out", ("table", "prompts")),
+    "neighbours": Kind(
+        neighbours.NeighboursConfig,
+        neighbours.run,
+        "out",
+        ("base", "queries"),
+        counted="base out queries k index anew",
+    ),
+    "project": Kind(
+        project.ProjectConfig,
+        project.run,
+        "out",
+        ("table", "onto"),
+        counted="table out method dim onto sample seed refit picture label_column",
+    ),
+    "zero-shot": Kind(
+        zero_shot.ZeroShotConfig,
+        zero_shot.run,
+        "out",
+        ("table", "prompts"),
+        counted="table prompts out label_column top picture",
+    ),
     "evaluate": Kind(
         evaluate.EvaluateConfig,
         evaluate.run,
         "",
         ("table", "queries", "compare", "compare_queries"),
+        files=("qrels", "scores", "analogies", "word_pairs"),
+        counted="table queries qrels scores analogies word_pairs label_column compare compare_queries picture",
         makes_table=False,
     ),
-    "report": Kind(report.ReportConfig, report.run, "out", ("tables", "before"), makes_table=False),
+    "report": Kind(
+        report.ReportConfig,
+        report.run,
+        "out",
+        ("tables", "before"),
+        counted="tables out label_column before images",
+        makes_table=False,
+    ),
 }
 
 
@@ -100,15 +133,14 @@ class Step:
         """A hash of all that decides what the step makes of its tables, files that it names included."""
         told: dict[str, Any] = {}
         for option in dataclasses.fields(self.config):
-            value = getattr(self.config, option.name)
-            if option.name in UNTOLD:
+            name, value = option.name, getattr(self.config, option.name)
+            counts = name in self.kind.counted.split() or value != option.default
+            if name in UNTOLD or not counts:
                 continue
-            told[option.name] = value
-            if isinstance(value, str) and os.path.isfile(value):
+            told[name] = value
+            if name in self.kind.files and os.path.isfile(value):
                 state = os.stat(value)
-                told[option.name] = (value, state.st_size, state.st_mtime_ns)
-        if self.output and not self.kind.makes_table:
-            told[self.kind.out] = self.output  # which its own writing changes
+                told[name] = (value, state.st_size, state.st_mtime_ns)
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 

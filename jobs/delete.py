@@ -3,9 +3,13 @@
     embatch delete tables/articles --ids ids.txt
     embatch vacuum tables/articles --hours 0
 
-Older versions hold the rows until `vacuum` has run. An id of a document takes all its passages.
+Older versions hold the rows until `vacuum` has run. An id of a document takes all its passages. Each line is
+an id as it stands, with its blanks; ids that hold line feeds go into a .jsonl file, a JSON string a line. The
+exit code 0 means that the table holds none of the ids any more, however often it is run; ids that it did not
+hold are named on stderr, and all of them in `unknown_ids` of --json.
 """
 
+import json
 import sys
 import uuid
 from collections.abc import Mapping
@@ -23,6 +27,9 @@ from jobs.rewriting import rewrite
 from schemas.failures import FailureLog
 from schemas.fragments import Fragment
 from schemas.store import Table
+from sources.rows import SourceError
+
+SHOWN_IDS = 10  # that are unknown, for a person
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ class DeleteConfig(TableOptions):
     """Which rows of which table.
 
     Attributes:
-        ids: file with one id a line
+        ids: file with one id a line; of a .jsonl file, each a JSON string
         wait: wait while another run writes to the table, instead of leaving
     """
 
@@ -44,11 +51,12 @@ class DeleteConfig(TableOptions):
 
 @dataclass(frozen=True)
 class DeleteSummary:
-    """What was removed; `unknown` ids were in neither table."""
+    """What was removed; `unknown_ids`, `unknown` in number, were in neither table."""
 
     deleted: int
     failures_deleted: int
     unknown: int
+    unknown_ids: list[str]
     table_version: int
 
 
@@ -59,12 +67,53 @@ def run(config: DeleteConfig) -> DeleteSummary:
         StoreError: there is no such table.
         TableBusy: another run writes to it.
         OSError: the file of ids cannot be read.
+        SourceError: it is not UTF-8, or a line of a .jsonl file is no string.
     """
-    lines = Path(config.ids).read_text(encoding="utf-8").splitlines()
-    ids = pa.array(sorted({line for line in lines if line.strip()}), pa.string())
+    ids = pa.array(sorted(read_ids(config.ids)), pa.string())
     note = {**claim.identity(f"delete-{uuid.uuid4().hex[:6]}"), "command": "delete"}
     with claim.held(config.open(), note, wait=config.wait) as table:
-        return _delete(table, ids, note)
+        summary = _delete(table, ids, note)
+    if summary.unknown:
+        named = ", ".join(map(repr, summary.unknown_ids[:SHOWN_IDS]))
+        more = ", …" if summary.unknown > SHOWN_IDS else ""
+        print(
+            f"embatch: {summary.unknown:,} of {len(ids):,} ids were neither in {config.table} nor in"
+            f" its failures: {named}{more}",
+            file=sys.stderr,
+        )
+    return summary
+
+
+def read_ids(path: str) -> set[str]:
+    """The ids in a file. Only a line feed ends a line, for other such characters may be part of an id.
+
+    Raises:
+        OSError: the file cannot be read.
+        SourceError: it is not UTF-8, or a line of a .jsonl file is no string.
+    """
+    try:
+        lines = Path(path).read_bytes().decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise SourceError(
+            f"{path} is not UTF-8: byte {error.start}. Save it as UTF-8, with one id a line."
+        ) from error
+    lines = [line.removesuffix("\r") for line in lines]
+    is_json = path.lower().endswith(".jsonl")
+    return {
+        _string(line, f"{path}, line {number}") if is_json else line
+        for number, line in enumerate(lines, 1)
+        if line
+    }
+
+
+def _string(line: str, where: str) -> str:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        value = None
+    if not isinstance(value, str):
+        raise SourceError(f'{where}: expected a JSON string such as "a17", got {line[:40]}.')
+    return value
 
 
 def _delete(table: Table, ids: pa.Array, note: Mapping[str, Any]) -> DeleteSummary:
@@ -80,16 +129,16 @@ def _delete(table: Table, ids: pa.Array, note: Mapping[str, Any]) -> DeleteSumma
             found |= set(keys[name].filter(pa.array(mask)).to_pylist())
         if hits.any():
             gone[file] = np.flatnonzero(hits)
-    kept, _ = rewrite(table, note["run"], gone, ())
+    with claim.kept(table, note):
+        kept, _ = rewrite(table, note["run"], gone, ())
     failures = FailureLog(table.uri, table.options)
     failed = pc.fill_null(pc.is_in(failures.rows["id"], value_set=ids), False).to_numpy()
     found |= set(failures.rows["id"].filter(pa.array(failed)).to_pylist())
     failures.keep(~failed, note)
     n_deleted = sum(map(len, gone.values()))
     table.commit({**note, "state": "deleted", "deleted": n_deleted}, add=kept, remove=[*gone])
-    return DeleteSummary(
-        n_deleted, int(failed.sum()), len(set(ids.to_pylist()) - found), table.version
-    )
+    unknown = sorted(set(ids.to_pylist()) - found)
+    return DeleteSummary(n_deleted, int(failed.sum()), len(unknown), unknown, table.version)
 
 
 def _text(config: DeleteConfig, summary: DeleteSummary) -> str:

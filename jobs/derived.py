@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from schemas.formats import is_of
 from schemas.fragments import new_name, write_tables
 from schemas.places import refuse_other_content
 from schemas.store import StoreError, Table
@@ -22,7 +23,7 @@ def open_derived(uri: str, schema: pa.Schema, options: Mapping[str, str]) -> Tab
     out = Table.open(uri, options)
     if out is None:
         refuse_other_content(uri, options)
-    elif set(out.schema.names) != set(schema.names):
+    elif not is_of(out.schema, schema):
         raise StoreError(f"{uri} is a table of {', '.join(out.schema.names)}. Give another OUT.")
     return out
 

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from actors.hardware import cores
 from jobs.cluster import cluster
 from jobs.declared import Corpus, Step, read_corpus
 from jobs.embed import EmbedConfig, model_of, source_of
@@ -31,6 +32,7 @@ from jobs.options import (
     user_error_types,
     user_errors,
 )
+from jobs.outcome import left_out_line
 from schemas.embeddings import Fingerprint
 from schemas.places import filesystem
 from schemas.store import Table
@@ -108,7 +110,11 @@ def _embed(step: Step) -> Looks:
     )
     for path, reason in source.unlisted():
         yield WARNING, f"{path} cannot be listed: {reason}"
-    model = model_of(config, source)
+    for remark in source.remarks():
+        yield WARNING, remark
+    for line in left_out_line(source.left_out()):
+        yield OK, line.strip()
+    model = model_of(config, source.options.modality)
     yield OK, f"{model.name}: {model.dim} dimensions, {model.size_bytes / 1e6:,.0f} MB of weights"
     table = Table.open(table_uri(step.output), storage_options(config.storage_option))
     if table is None:
@@ -170,7 +176,7 @@ def _machine(corpus: Corpus) -> Looks:
     addresses = {getattr(step.config, "address", "") for step in corpus.steps}
     addresses.add(os.environ.get("RAY_ADDRESS", ""))
     n_gpus: Any = torch.cuda.device_count()
-    yield OK, f"{os.cpu_count()} cores and {n_gpus} GPUs here"
+    yield OK, f"{cores()} cores and {n_gpus} GPUs here"
     for address in sorted(filter(None, addresses)):
         with cluster(address, verbose=False) as ray:
             nodes = ray.nodes()

@@ -5,8 +5,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.embeddings import Fingerprint, vectors_of
-from schemas.fragments import Fragment
-from schemas.neighbours import neighbours_of
+from schemas.formats import in_todays
+from schemas.fragments import Fragment, without
+from schemas.neighbours import NEIGHBOURS, neighbours_of
 from schemas.store import StoreError, Table
 
 
@@ -36,9 +37,10 @@ def centroid_shift(table: Table, version: int) -> float | None:
         if now is None or then is None or now.comparable != then.comparable:
             return None
         files, old = table.files(), past.files()
-        shared = _sum(table, [file for file in files if file in old], now.dim)
-        came = _sum(table, [file for file in files if file not in old], now.dim)
-        went = _sum(past, [file for file in old if file not in files], now.dim)
+        new = without(files, old)
+        shared = _sum(table, without(files, new), now.dim)
+        came = _sum(table, new, now.dim)
+        went = _sum(past, without(old, files), now.dim)
     except (StoreError, OSError):  # vacuumed
         return None
     n_now, n_then = shared[1] + came[1], shared[1] + went[1]
@@ -68,7 +70,7 @@ def neighbours_changed(out: Table, version: int) -> float | None:
         past = Table.open(out.uri, out.options, version)
         if past is None:
             return None
-        now, then = out.read(), past.read()
+        now, then = (in_todays(one.read(), NEIGHBOURS) for one in (out, past))
     except (StoreError, OSError):  # vacuumed
         return None
     ids = pc.unique(now["id"])

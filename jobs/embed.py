@@ -5,13 +5,12 @@
     embatch embed photos/ tables/photos --model clip-ViT-B-32 --label-from-folder
     embatch embed --labels classes.txt tables/classes --model clip-ViT-B-32
 
-Reads texts or images: files, folders, feeds, WebDataset tars or Hugging Face datasets; writes the
+Reads texts or images: files, folders, Delta tables, WebDataset tars or Hugging Face datasets; writes the
 Delta table TABLE and, for rows that cannot be embedded, TABLE.failures. Run it again after a crash
 or a change: it plans first and pays only for what is due.
 """
 
 import contextlib
-import glob
 import os
 import sys
 import time
@@ -21,9 +20,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from actors.templates import templates_of
-from jobs.cluster import cluster, native_noise_in_a_file
+from actors.templates import BARE, templates_of
+from jobs.cluster import cluster
 from jobs.events import Events, open_log
+from jobs.noise import native_noise_in_a_file
 from jobs.options import Flag, parse, storage_options, table_uri, user_errors
 from jobs.outcome import DryRunSummary, EmbedSummary, TooManyFailures
 from jobs.planning import SyncModel, SyncOptions, refuse_nesting
@@ -43,7 +43,7 @@ class EmbedConfig:
     """What to embed, with what, and into which table.
 
     Attributes:
-        source: file, glob, folder, URI, datasets folder or hub name (owner/name:split)
+        source: file, glob, folder, URI, Delta table, datasets folder or hub name (owner/name:split)
         table: folder or bucket prefix of the table; made where there is none
         model: a name that `embatch models` lists, a local folder, a hub name, or a file of word vectors
         text_column: columns that make the text, joined by a newline (found by itself where possible)
@@ -58,8 +58,9 @@ class EmbedConfig:
         encoding: of CSV, JSON and text files without a byte order mark (default: UTF-8)
         no_header: the first row of a CSV file is data; its columns are column_1, column_2, ...
         lines: each line of a text file is one text
+        feeds: SOURCE is a folder of news feeds, CATEGORY/.../FEED-YYYY-MM-DD/hh-mm.txt, whose items are rows
         labels: SOURCE is a file of class names, one a line, or `name: wording`
-        template: with --labels, what a name is put into at {}; the vectors of several are averaged
+        template: with --labels, what a name is put into at {}, and a wording that is no sentence; the vectors of several are averaged (default: `a photo of a {}` for names, where the model also embeds images)
         prompt: name of one of the model's prompts (passage, query), or the words to put before a text
         max_tokens: cut texts to so many tokens (default: the model's own bound)
         word_weights: how much each word counts: a file of `embatch words weights`
@@ -69,7 +70,7 @@ class EmbedConfig:
         force_prune: remove them even if they are more than a fifth of the table
         replace: embed every row anew, also with another model
         retry_failed: try rows again that failed before
-        max_failures: share of the rows due that may fail before the run counts as failed
+        max_failures: share of the rows tried (of 100 at least) that may fail anew before the run counts as failed
         precision: of the computation; auto is the fastest that leaves the vectors where fp32 has them
         device: where the model runs
         actors: processes that host the model (default: from the machines)
@@ -101,6 +102,7 @@ class EmbedConfig:
     encoding: Text = ""
     no_header: Flag = False
     lines: Flag = False
+    feeds: Flag = False
     labels: Flag = False
     template: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     prompt: Text = ""
@@ -181,14 +183,15 @@ def run(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     table = table_uri(config.table)
     refuse_nesting(config.source, table)
-    source = source_of(config)
-    model = model or model_of(config, source)
+    model = model_of(config, "text") if config.labels and model is None else model
+    source = source_of(config, model.templates if model else ())  # what suits the model
+    model = model or model_of(config, source.options.modality)
     if source.options.modality == "image":
         _refuse_text_options(config)
     options = SyncOptions(
         table=table,
         storage_options=storage_options(config.storage_option),
-        source_name=without_secrets(address(config.source)),
+        source_name=without_secrets(source.options.address),
         given_source=without_secrets(config.source),
         given_model=os.path.abspath(config.model) if os.path.exists(config.model) else config.model,
         word_weights=os.path.abspath(config.word_weights) if config.word_weights else "",
@@ -228,6 +231,7 @@ def run(
         outcome,
         table=config.table,
         model=model.name,
+        templates=model.templates,
         run=run_id,
         passages=bool(config.chunk_tokens),
         seconds=time.monotonic() - started,
@@ -237,17 +241,8 @@ def run(
     return summary
 
 
-def address(source: str) -> str:
-    """SOURCE as it is known however it is spelled: an absolute path, a URI, or a hub name."""
-    path = source.removeprefix("file://")
-    if "://" in path:
-        return path.rstrip("/")
-    is_local = os.path.exists(path) or glob.has_magic(path)
-    return os.path.abspath(path) if is_local else path
-
-
-def source_of(config: EmbedConfig) -> Source:
-    """What SOURCE is.
+def source_of(config: EmbedConfig, templates: tuple[str, ...] = ()) -> Source:
+    """What SOURCE is; names of classes are put into the templates, where there are some.
 
     Raises:
         SourceError: it does not exist, or lacks what was asked for.
@@ -269,13 +264,16 @@ def source_of(config: EmbedConfig) -> Source:
             no_header=config.no_header,
             lines=config.lines,
             labels=config.labels,
+            feeds=config.feeds,
+            templates=templates or BARE,
+            templates_asked=bool(config.template),
             storage_options=storage_options(config.storage_option),
         )
     )
 
 
-def model_of(config: EmbedConfig, source: Source) -> SyncModel:
-    """The model that was asked for, found but not loaded.
+def model_of(config: EmbedConfig, modality: str) -> SyncModel:
+    """The model that was asked for, to embed "text" or "image", found but not loaded.
 
     Raises:
         ModelError: it is unknown, or does not embed what the source holds.
@@ -286,7 +284,7 @@ def model_of(config: EmbedConfig, source: Source) -> SyncModel:
         config.model,
         prompt=config.prompt or None,
         max_tokens=config.max_tokens or None,
-        modality=source.options.modality,
+        modality=modality,
         labels=config.labels,
         templates=config.template,
         word_weights=config.word_weights,

@@ -25,6 +25,7 @@ from jobs.progress import Progress
 from jobs.rewriting import fixed_size
 from schemas.cells import cast_column
 from schemas.embeddings import Fingerprint
+from schemas.formats import in_todays, is_of
 from schemas.fragments import ROW_GROUP_ROWS
 from schemas.neighbours import NEIGHBOURS, neighbours_of
 from schemas.projections import projection_schema
@@ -126,11 +127,11 @@ def _atlas(table: Table, config: ExportConfig) -> pa.Table:
     rows = table.read([name for name in table.schema.names if name not in (*_INNER, "embedding")])
     ids = rows["id"].combine_chunks()
     points = Table.open(table_uri(config.map), options)
-    if points is None or points.schema.names != projection_schema(2).names:
+    if points is None or not is_of(points.schema, projection_schema(2)):
         raise StoreError(
             f"{config.map} is no map of two dimensions, as `embatch project` makes it."
         )
-    held = points.read()
+    held = in_todays(points.read(), projection_schema(2))
     at = pc.index_in(ids, value_set=held["id"].combine_chunks())
     if at.null_count:
         raise StoreError(
@@ -141,9 +142,9 @@ def _atlas(table: Table, config: ExportConfig) -> pa.Table:
         rows = rows.append_column(f"projection_{axis}", held[axis].take(at).cast(pa.float64()))
     if config.neighbours:
         near = Table.open(table_uri(config.neighbours), options)
-        if near is None or near.schema.names != NEIGHBOURS.names:
+        if near is None or not is_of(near.schema, NEIGHBOURS):
             raise StoreError(f"{config.neighbours} is no table that `embatch neighbours` makes.")
-        pairs = near.read()
+        pairs = in_todays(near.read(), NEIGHBOURS)
         k = int(pc.max(pairs["rank"]).as_py() or 0)
         indices, similarities = neighbours_of(pairs, ids, ids, k)
         known = indices >= 0

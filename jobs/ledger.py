@@ -14,6 +14,7 @@ import numpy as np
 
 from jobs.scan import SourceScan
 from schemas.failures import CHANGED, OF_RECIPE, FailureLog, sameness
+from schemas.keys import id_hashes
 from schemas.plan import (
     CONFLICT,
     DUPLICATE,
@@ -175,15 +176,19 @@ class Ledger:
             self._refused[at] = self.row_of(failure)
 
     def close(self) -> None:
-        """Drop the failures of this source that are over; of what could not be read, none is."""
+        """Drop the failures of this source that are over.
+
+        Where a part of it could not be read, these are the ones of files that were, and of rows that
+        were found elsewhere.
+        """
         rows = self.log.rows
         mine = np.array([name in self.names for name in rows["source"].to_pylist()], bool)
         over = ~self.log.seen & mine
         if not self.scan.complete:
-            names = (without_secrets(name) for name in self.scan.files)
-            read = set(names)
-            over &= np.array([name in read for name in rows["source_file"].to_pylist()], bool)
-        self.log.keep(~over, self.note)
+            read = {without_secrets(name) for name in self.scan.files}
+            was_read = np.array([name in read for name in rows["source_file"].to_pylist()], bool)
+            over &= was_read | np.isin(id_hashes(rows["id"])[:, 0], self.scan.keys["id"][:, 0])
+        self.log.keep(~over & ~self.log.repeated, self.note)
 
     def row_of(self, failure: Mapping[str, Any]) -> dict[str, Any]:
         """A failure of a source or a worker as the failures table has it."""

@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from actors.hardware import cores
 from actors.nearest import nearest
 
 NEIGHBOURS = 15  # umap-learn's default
 PERPLEXITY = 30.0  # scikit-learn's default
+POINTS_A_THREAD = 5000  # threads wait for each other in loops, which takes long on a busy machine
 BANDWIDTH = 0.1  # of the map's spread: how near points of one group lie
 JUDGED_ROWS = 3000  # of a sample, in which all pairs are compared
 
@@ -70,10 +72,12 @@ def fit_umap(vectors: np.ndarray, dim: int, seed: int, *, show: bool = False) ->
 def fit_tsne(vectors: np.ndarray, dim: int, seed: int) -> np.ndarray:
     """t-SNE (van der Maaten and Hinton 2008) by scikit-learn: (n, dim) float32."""
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     perplexity = min(PERPLEXITY, (len(vectors) - 1) / 3)
     fitted = TSNE(dim, perplexity=perplexity, metric="cosine", init="pca", random_state=seed)
-    points: np.ndarray = fitted.fit_transform(vectors).astype(np.float32)
+    with threadpool_limits(min(cores(), 1 + len(vectors) // POINTS_A_THREAD)):
+        points: np.ndarray = fitted.fit_transform(vectors).astype(np.float32)
     return points
 
 

@@ -31,6 +31,7 @@ from jobs.vectors import (
     read_vectors,
     refuse_two_spaces,
 )
+from schemas.formats import in_todays
 from schemas.neighbours import NEIGHBOURS, neighbour_rows, neighbours_of
 from schemas.store import StoreError, Table
 
@@ -173,7 +174,8 @@ def _known(
     if of_base is None or of_queries is None:
         return None
     k = recipe["k"]
-    indices, similarities = neighbours_of(out.read(), queries.ids, base.ids, k)
+    held = in_todays(out.read(), NEIGHBOURS)
+    indices, similarities = neighbours_of(held, queries.ids, base.ids, k)
     came = pc.index_in(of_base[0], value_set=base.ids).to_numpy()
     n_others = len(base.ids) - (queries is base)
     lacking = (indices >= 0).sum(axis=1) < min(k, n_others)  # new, or a neighbour is gone

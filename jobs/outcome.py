@@ -1,7 +1,7 @@
 """What a run reports: counts that add up, and the lines and keys that people and machines read."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from jobs.planning import SyncError
 from jobs.waves import Tally
 
 _REASONS_SHOWN = 5
-
+_ENDINGS_SHOWN = 12
 
 ALL_FAILED = (
     "No row could be embedded, and the table is empty. `embatch failures {table}` says why."
@@ -77,6 +77,7 @@ class EmbedSummary(Counts):
         replans: times that somebody else wrote in between.
         failures: rows that have no vector, by reason.
         files_left_out: files that are not read, by ending.
+        templates: what names of classes were put into.
     """
 
     seconds: float
@@ -101,6 +102,7 @@ class EmbedSummary(Counts):
     failures: dict[str, int]
     files_left_out: dict[str, int]
     warnings: list[str]
+    templates: list[str]
 
     @classmethod
     def of(
@@ -112,6 +114,7 @@ class EmbedSummary(Counts):
         run: str,
         passages: bool,
         seconds: float,
+        templates: Sequence[str] = (),
     ) -> "EmbedSummary":
         """Of a sync's outcome, which lasted so many seconds."""
         counts, tally = outcome.counts, outcome.tally
@@ -142,6 +145,7 @@ class EmbedSummary(Counts):
             failures=outcome.reasons,
             files_left_out=outcome.files_left_out,
             warnings=outcome.warnings + sorted(tally.remarks),
+            templates=list(templates),
         )
 
     def text(self) -> str:
@@ -156,6 +160,7 @@ class EmbedSummary(Counts):
             )
         if self.unknown_share:
             lines.append(f"{self.unknown_share:>12.1%}  of the words have no vector in this model")
+        lines += _templates_line(self.templates)
         rate = f", {self.rows_per_second:,.0f} rows/s while embedding" if self.n_tokens else ""
         lines.append(
             f"\n{self.table} is at version {self.table_version}: {self.model}, "
@@ -182,8 +187,13 @@ class EmbedSummary(Counts):
 
 def left_out_line(files: Mapping[str, int]) -> list[str]:
     """Which files are not read, in one line; none where all are."""
-    kinds = ", ".join(f"{n:,} {ending}" for ending, n in files.items())
+    shown = [f"{n:,} {ending}" for ending, n in files.items()]
+    kinds = ", ".join(shown[:_ENDINGS_SHOWN]) + (", …" if len(shown) > _ENDINGS_SHOWN else "")
     return [f"{sum(files.values()):>12,}  files left out: {kinds}"] if files else []
+
+
+def _templates_line(templates: list[str]) -> list[str]:
+    return [f"{'':>14}names put into: {' | '.join(templates)}"] if templates else []
 
 
 def too_many_failures(ledger: Ledger, allowed: float, table: str) -> str:
@@ -215,10 +225,12 @@ class DryRunSummary(Counts):
     rows_per_second: float
     files_left_out: dict[str, int]
     warnings: list[str]
+    templates: list[str]
 
     def text(self) -> str:
         """For a person."""
         lines = self.lines() + left_out_line(self.files_left_out)
+        lines += _templates_line(self.templates)
         lines.append(
             f"\nDry run: nothing was written. {self.rows_to_embed:,} rows and about "
             f"{self.tokens_to_embed:,} tokens to embed, about {self.seconds_expected:,.0f} s at "

@@ -17,8 +17,9 @@ from jobs.pictures import thumbnail
 from jobs.vectors import Vectors, in_order, labels_of, read_vectors
 from schemas.embeddings import Fingerprint
 from schemas.failures import FailureLog
-from schemas.neighbours import neighbours_of
-from schemas.projections import points_of
+from schemas.formats import in_todays
+from schemas.neighbours import NEIGHBOURS, neighbours_of
+from schemas.projections import kind_of, points_of
 from schemas.store import StoreError, Table
 
 SHOWN_CHARACTERS = 100
@@ -37,7 +38,7 @@ def points(plan: Table | None, rows: Vectors) -> tuple[dict[str, Any], str]:
             points = along(fit_axes(rows.vectors, 2), rows.vectors)
         how = "on two principal components"
     else:
-        held = plan.read()
+        held = in_todays(plan.read(), kind_of(plan.schema))
         at = pc.index_in(rows.ids, value_set=held["id"].combine_chunks())
         mapped = points_of(held)
         points = np.full((len(rows.ids), mapped.shape[1]), np.nan, np.float32)
@@ -84,7 +85,7 @@ def _thumbnail(image: Mapping[str, Any], folder: str) -> str | None:
 
 def crosses(plan: Table) -> dict[str, Any]:
     """Rows of another table on this map."""
-    rows = plan.read()
+    rows = in_todays(plan.read(), kind_of(plan.schema))
     name = os.path.basename(note_of(plan)["table"])
     return {"name": name, "id": rows["id"].to_pylist(), **_axes(points_of(rows))}
 
@@ -93,7 +94,7 @@ def neighbours(table: Table | None, ids: pa.Array) -> dict[str, Any] | None:
     """Indices of each row's neighbours, best first, and how similar they are."""
     if table is None:
         return None
-    rows = table.read()
+    rows = in_todays(table.read(), NEIGHBOURS)
     k = int(pc.max(rows["rank"]).as_py() or 0)
     indices, similarities = neighbours_of(rows, ids, ids, k)
     known = indices >= 0

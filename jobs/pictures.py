@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 from sklearn.metrics import ConfusionMatrixDisplay
 
-from actors.pixels import FORMATS
+from actors.image_files import ImageError, read_rgb
 from schemas.store import StoreError
 
 if TYPE_CHECKING:
@@ -177,9 +176,8 @@ def draw_learning(epochs: Sequence[Mapping[str, float]], path: str) -> None:
 
 def thumbnail(image: bytes) -> str | None:
     """A small picture of an image file as an address that holds it; None where it cannot be read."""
-    with contextlib.suppress(Exception), Image.open(io.BytesIO(image), formats=FORMATS) as opened:
-        opened.draft("RGB", (THUMBNAIL, THUMBNAIL))
-        small = opened.convert("RGB")
+    with contextlib.suppress(ImageError):
+        small = read_rgb(image, THUMBNAIL)
         small.thumbnail((THUMBNAIL, THUMBNAIL))
         sink = io.BytesIO()
         small.save(sink, "JPEG", quality=80)

@@ -15,7 +15,8 @@ import pyarrow as pa
 from actors.precision import HostedModel
 from actors.window import EmbedWindow, Target
 from jobs.cluster import READ_CPUS, Allocation
-from jobs.scan import Images, due_by_piece, due_from_bytes, read_due, scan_piece
+from jobs.due import Images, due_by_piece, due_from_bytes, read_due
+from jobs.scan import scan_piece
 from schemas.fragments import windows
 from sources.rows import Piece, Source
 

@@ -19,7 +19,7 @@ from jobs.progress import Progress
 from jobs.scan import SourceScan, TableScan, gather, scan_piece, scan_table
 from jobs.stop import StopSignal
 from schemas.columns import fitted
-from schemas.embeddings import Fingerprint, is_of_words
+from schemas.embeddings import Fingerprint, is_of_words, what_differs
 from schemas.failures import FailureLog
 from schemas.keys import KEYS
 from schemas.places import in_store
@@ -54,6 +54,10 @@ class SyncModel(HostedModel, Protocol):
     @property
     def recipe(self) -> str:
         """Another recipe makes every row due."""
+
+    @property
+    def ingredients(self) -> dict[str, Any]:
+        """What went into space and recipe, as JSON, to say what differs."""
 
     @property
     def logit_scale(self) -> float | None:
@@ -117,6 +121,7 @@ class Planner:
         unlisted = source.unlisted()
         self.all_listed = not unlisted
         self.warnings = [f"{path} could not be listed: {reason}" for path, reason in unlisted]
+        self.warnings += source.remarks()
 
     def open_table(self) -> Table | None:
         """The table, None where there is none yet.
@@ -278,6 +283,11 @@ def _refuse_other_space(table: Table, mine: Fingerprint, *, replace: bool) -> No
         return
     rescue = "give another TABLE, or --replace to embed all its rows anew."
     if (held.space, held.dim) != (mine.space, mine.dim):
+        if (held.model, held.dim) == (mine.model, mine.dim):
+            raise OtherSpace(
+                f"Table {table.uri} holds vectors of another {mine.model} ({mine.dim}):"
+                f" {what_differs(held, mine)}. {rescue[0].upper()}{rescue[1:]}"
+            )
         raise OtherSpace(
             f"Table {table.uri} holds vectors of {held.model} ({held.dim}), not {mine.model} "
             f"({mine.dim}). {rescue[0].upper()}{rescue[1:]}"
@@ -307,5 +317,12 @@ def fingerprint_of(model: SyncModel, options: SyncOptions) -> Fingerprint:
     chunking = f"{options.chunk_tokens}/{options.chunk_overlap}" if options.chunk_tokens else ""
     recipe = f"{model.recipe}-{chunking.replace('/', '-')}" if chunking else model.recipe
     return Fingerprint(
-        model.name, model.dim, model.space, recipe, model.unit, chunking, model.logit_scale
+        model=model.name,
+        dim=model.dim,
+        space=model.space,
+        recipe=recipe,
+        unit=model.unit,
+        chunking=chunking,
+        logit_scale=model.logit_scale,
+        ingredients=model.ingredients,
     )

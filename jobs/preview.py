@@ -8,8 +8,8 @@ import numpy as np
 from actors.exchange import PIXELS
 from actors.pixels import Preprocess
 from actors.precision import HostedModel
+from jobs.due import Images, due_by_piece, read_due
 from jobs.outcome import DryRunSummary, Preview
-from jobs.scan import Images, due_by_piece, read_due
 from sources.rows import Piece, Source
 
 WARM_UP_ROWS = 4
@@ -67,4 +67,5 @@ def dry_run(preview: Preview, model: HostedModel, device: str, precision: str) -
         rows_per_second=round(rate, 1),
         files_left_out=preview.files_left_out,
         warnings=preview.warnings,
+        templates=list(model.templates),
     )

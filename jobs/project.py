@@ -26,7 +26,8 @@ from jobs.pictures import check_picture, draw_map
 from jobs.progress import Progress
 from jobs.vectors import Vectors, changes, labels_of, open_vectors, read_vectors, refuse_two_spaces
 from schemas.embeddings import Fingerprint
-from schemas.projections import points_of, projection_rows, projection_schema
+from schemas.formats import in_todays
+from schemas.projections import kind_of, points_of, projection_rows, projection_schema
 from schemas.store import StoreError, Table
 
 PLACED_ROWS = 16_384  # at a time
@@ -268,7 +269,7 @@ def _open_map(uri: str, options: Mapping[str, str]) -> Table:
 
 def _found(table: Table, ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Points (n, dim) of ids on a map, and which of them it has, (n,) bool."""
-    rows = table.read()
+    rows = in_todays(table.read(), kind_of(table.schema))
     at = pc.index_in(ids, value_set=rows["id"].combine_chunks())
     known = at.is_valid().to_numpy(zero_copy_only=False)
     held = points_of(rows)

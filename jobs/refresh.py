@@ -22,13 +22,15 @@ import pyarrow as pa
 import tyro
 
 from jobs import claim, vacuum
-from jobs.cluster import native_noise_in_a_file, under_submitted_job
+from jobs.cluster import under_submitted_job
 from jobs.declared import REFRESHES, Corpus, read_corpus
 from jobs.history import RefreshSummary, write_page
+from jobs.noise import native_noise_in_a_file
 from jobs.options import Flag, parse, storage_options, table_uri, user_errors
 from jobs.rewriting import compact
 from jobs.steps import Steps
 from jobs.stop import Stopped, StopSignal
+from schemas.formats import in_todays, lacking
 from schemas.fragments import new_name, write_rows
 from schemas.refreshes import SCHEMA, StepRow
 from schemas.store import Refused, StoreError, Table, now
@@ -121,7 +123,7 @@ def _rows(table: Table | None) -> list[StepRow]:
     """What the table of refreshes holds, oldest first."""
     if table is None:
         return []
-    rows = [StepRow.of(row) for row in table.read().to_pylist()]
+    rows = [StepRow.of(row) for row in in_todays(table.read(), SCHEMA).to_pylist()]
     return sorted(rows, key=lambda row: row.started)
 
 
@@ -135,6 +137,8 @@ def _record(
         rows = pa.Table.from_pylist([step.row() for step in steps], SCHEMA)
         name = new_name(str(note["run"]), "steps")
         try:
+            if new := lacking(table.schema, SCHEMA):
+                table.add_columns(note, new)
             table.commit(note, add=[write_rows(table.filesystem, name, rows)])
         except Refused:
             continue

@@ -24,9 +24,10 @@ from jobs.derived import note_of
 from jobs.options import Flag, run_command, storage_options, table_uri
 from jobs.vectors import open_vectors, read_vectors
 from schemas.embeddings import Fingerprint
+from schemas.formats import is_of
 from schemas.neighbours import NEIGHBOURS
 from schemas.predictions import PREDICTIONS
-from schemas.projections import projection_schema
+from schemas.projections import kind_of
 from schemas.store import StoreError, Table
 
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -149,18 +150,19 @@ def _recognised(config: ReportConfig) -> _Given:
         table = Table.open(table_uri(place), options)
         if table is None:
             raise StoreError(f"There is no table at {place}.")
-        names = table.schema.names
-        if "embedding" in names and Fingerprint.of(table.schema):
+        schema = table.schema
+        if Fingerprint.of(schema):
             kind = "vectors"
-        elif names == NEIGHBOURS.names:
+        elif is_of(schema, NEIGHBOURS):
             kind = "neighbours"
-        elif names == PREDICTIONS.names:
+        elif is_of(schema, PREDICTIONS):
             kind = "predictions"
-        elif names in (projection_schema(2).names, projection_schema(3).names):
+        elif is_of(schema, kind_of(schema)):
             maps.append(table)
             continue
         else:
-            raise StoreError(f"{place} is no table that a page shows: it has {', '.join(names)}.")
+            names = ", ".join(schema.names)
+            raise StoreError(f"{place} is no table that a page shows: it has {names}.")
         if getattr(given, kind) is not None:
             raise StoreError(f"{place} is the second table of {kind}. Name one of each kind.")
         setattr(given, kind, table)

@@ -21,7 +21,9 @@ COUNTS = (
     "updated",
     "duplicates",
     "failed",
+    "left_out",
     "deleted",
+    "withdrawn",
 )
 ENDS = ("done", "stopped", "failed", "deleted", "restored", "switched")
 
@@ -51,12 +53,12 @@ def run(config: RunsConfig) -> list[dict[str, Any]]:
 
 
 def runs_of(table: Table, limit: int) -> list[dict[str, Any]]:
-    """The newest runs: `version`, `time`, `run`, `command`, `state`, `host`, `source` and what was counted."""
+    """The newest runs: `version`, `time`, `run`, `command`, `state`, `host`, `source`, `templates` and counts."""
     runs = []
     for commit in table.history():
         note = commit.get("note", {})
         if note.get("state") in ENDS:
-            names = ("time", "run", "command", "state", "host", "source", *COUNTS)
+            names = ("time", "run", "command", "state", "host", "source", "templates", *COUNTS)
             told = {name: note[name] for name in names if name in note}
             runs.append({"version": commit["version"], **told})
             if len(runs) == limit:
@@ -69,7 +71,8 @@ def line_of(run: dict[str, Any]) -> str:
     counts = ", ".join(
         f"{name.replace('_', ' ')} {run[name]:,}" for name in COUNTS if run.get(name)
     )
-    return f"version {run['version']:>4}  {run['time'][:19]}  {run['state']:<8}  {counts}"
+    put = f"; names in {' | '.join(run['templates'])}" if run.get("templates") else ""
+    return f"version {run['version']:>4}  {run['time'][:19]}  {run['state']:<8}  {counts}{put}"
 
 
 def _text(config: RunsConfig, runs: list[dict[str, Any]]) -> str:

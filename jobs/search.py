@@ -24,15 +24,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tyro
 
+from actors import dpr
 from actors.checkpoints import Model, resolve
 from actors.engine import Engine, Items, ModelError
 from actors.nearest import nearest
 from jobs.options import CommandOutcome, TableOptions, parse, user_errors
 from jobs.vectors import in_order, read_vectors
 from schemas.cells import cast_column
-from schemas.embeddings import Fingerprint
+from schemas.embeddings import Fingerprint, what_differs
 from schemas.store import StoreError, Table
-from sources.images import IMAGE_ENDINGS
+from sources.images import ALL_IMAGE_ENDINGS
 
 SHOWN_CHARACTERS = 1000
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]+")  # a text could else talk to the terminal
@@ -101,9 +102,9 @@ class Search:
         fingerprint = Fingerprint.of(table.schema)
         assert fingerprint is not None  # open() checked
         self._fingerprint = fingerprint
-        made_by = {} if config.model else _made_by(table)
-        self._name = config.model or made_by.get("given_model", fingerprint.model)
-        self._word_weights = made_by.get("word_weights", "")
+        self._made_by = _made_by(table)
+        self._name = config.model or self._made_by.get("given_model", fingerprint.model)
+        self._word_weights = "" if config.model else self._made_by.get("word_weights", "")
         self._engines: dict[str, tuple[Model, Engine]] = {}
         self._rows = read_vectors(table, fingerprint.dim)
         if not len(self._rows.ids):
@@ -116,7 +117,7 @@ class Search:
         Raises:
             ModelError: there is no model for it, or the query cannot be embedded.
         """
-        names_image = query.lower().endswith(IMAGE_ENDINGS)
+        names_image = query.lower().endswith(ALL_IMAGE_ENDINGS)
         modality = "image" if names_image and os.path.isfile(query) else "text"
         if names_image and modality == "text":
             print(f"embatch: there is no file {query}: it is taken as a text.", file=sys.stderr)
@@ -147,16 +148,56 @@ class Search:
 
     def _model(self, modality: str) -> Model:
         model = resolve(self._name, modality=modality, word_weights=self._word_weights)
-        if modality == "text" and model.spec.questions and model.space == self._fingerprint.space:
-            return resolve(model.spec.questions)
+        if modality == "text" and (model.spec.questions or dpr.is_of_passages(model)):
+            self._refuse_other(model)
+            partner, known_by = dpr.partner_of(model)
+            if known_by == "name":
+                print(
+                    f"embatch: questions are embedded by {partner.folder}, the partner of {model.name}"
+                    " by its name.",
+                    file=sys.stderr,
+                )
+            return partner
         if modality == "text" and "query" in model.spec.prompts:
             model = resolve(self._name, prompt="query")
-        if model.space != self._fingerprint.space:
-            raise ModelError(
-                f"The table holds vectors of {self._fingerprint.model}, and {self._name} makes others:"
-                " they cannot be compared. Name the model, or its folder, with --model."
-            )
+        if not self._is_partner(model):
+            self._refuse_other(model)
         return model
+
+    def _is_partner(self, model: Model) -> bool:
+        """Whether a model of questions belongs to the one that made the table, and has another space.
+
+        Raises:
+            ModelError: nothing says so; the message says what to write.
+        """
+        made_by = self._made_by.get("given_model", "")
+        if model.space == self._fingerprint.space or not dpr.is_of_questions(model):
+            return False
+        if not os.path.isdir(made_by) or not dpr.is_of_passages(passages := resolve(made_by)):
+            return False
+        self._refuse_other(passages)
+        with contextlib.suppress(ModelError):
+            if dpr.partner_of(passages).model.folder == model.folder:
+                return True
+        raise ModelError(dpr.refusal(passages, model))
+
+    def _refuse_other(self, model: Model) -> None:
+        held = self._fingerprint
+        mine = Fingerprint(
+            model=model.name,
+            dim=model.dim,
+            space=model.space,
+            recipe=model.recipe,
+            unit=model.unit,
+            ingredients=model.ingredients,
+        )
+        if held.has_vectors_of(mine):
+            return
+        why = f" ({what_differs(held, mine)})" if held.model == mine.model else ""
+        raise ModelError(
+            f"The table holds vectors of {held.model}, and {self._name} makes others{why}: they cannot be"
+            " compared. Name the model, or its folder, with --model."
+        )
 
 
 def _made_by(table: Table) -> dict[str, Any]:
@@ -227,7 +268,7 @@ def _lines(prompt: str) -> Iterator[str]:
         if not line:
             return
         if line.strip():
-            yield line.strip()
+            yield line.removesuffix("\n")
 
 
 def main(arguments: list[str] | None = None) -> int:

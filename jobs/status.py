@@ -28,7 +28,8 @@ class StatusConfig(TableOptions):
 class Status:
     """The state of a table; `runs` are the last, newest first.
 
-    `model` to `recipe` are None where a follow-up job made the table, `made_by` is where none did.
+    `model` to `recipe` are None where a follow-up job made the table, `made_by` is where none did;
+    `templates` are what names of classes were put into.
     """
 
     table: str
@@ -37,6 +38,7 @@ class Status:
     dim: int | None
     space: str | None
     recipe: str | None
+    templates: list[str]
     made_by: dict[str, Any] | None
     columns: list[str]
     files: int
@@ -64,6 +66,7 @@ def run(config: StatusConfig) -> Status:
         dim=fingerprint.dim if fingerprint else None,
         space=fingerprint.space if fingerprint else None,
         recipe=fingerprint.recipe if fingerprint else None,
+        templates=fingerprint.ingredients.get("templates", []) if fingerprint else [],
         made_by=None if fingerprint else note_of(table),
         columns=table.schema.names,
         files=len(files),
@@ -92,6 +95,7 @@ def _text(_: StatusConfig, status: Status) -> str:
             f"model     {status.model}, {status.dim} dimensions, space {status.space[:16]},"
             f" recipe {status.recipe[:16]}"
         )
+    lines += [f"names in  {' | '.join(status.templates)}"] if status.templates else []
     lines += [
         f"columns   {', '.join(status.columns)}",
         f"files     {status.files:,}, {status.size_bytes / 1e6:,.1f} MB",

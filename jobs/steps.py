@@ -13,7 +13,7 @@ from jobs import embed, switch
 from jobs.declared import Step
 from jobs.drift import centroid_shift, neighbours_changed, same_rows
 from jobs.options import explained, table_uri, user_error_types
-from jobs.outcome import DryRunSummary, TooManyFailures
+from jobs.outcome import DryRunSummary, TooManyFailures, left_out_line
 from jobs.planning import OtherSpace
 from jobs.stop import Stopped, StopSignal
 from schemas.failures import FailureLog
@@ -137,6 +137,7 @@ class Steps:
         assert not isinstance(summary, DryRunSummary)  # the file cannot ask for one
         table = self._made(step)
         assert table is not None  # it was just written
+        left_out = [line.strip() + "." for line in left_out_line(summary.files_left_out)]
         runs = FailureLog(table.uri, self.options).rows["run"].to_pylist()
         n_changed, n_failures = summary.replaced + summary.updated, runs.count(summary.run)
         is_busy = summary.embedded + n_changed + summary.deleted + n_failures > 0
@@ -151,7 +152,7 @@ class Steps:
             "new_failures": n_failures,
             "rows_per_second": summary.rows_per_second or None,
             "centroid_shift": shift,
-            "message": " ".join([*remark, *summary.warnings]) or None,
+            "message": " ".join([*remark, *left_out, *summary.warnings]) or None,
             **self._made_of(step),
         }
 

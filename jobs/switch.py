@@ -98,7 +98,9 @@ def _switch(
         log = FailureLog(uri, options)
         told = theirs.drop_columns(["failed_at"]).to_pylist()
         log.add(told, note)  # first: a row is never in neither table
-        table.overwrite(note, following.schema, _copied(following, table, note["run"]))
+        with claim.kept(table, note):
+            copied = _copied(following, table, note["run"])
+        table.overwrite(note, following.schema, copied)
         log.keep(log.seen, note)
         return n_new, n_gone, table.version
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from actors.window import Target
 from jobs import claim
+from jobs.canary import CanaryWatch
 from jobs.cluster import Cluster, allocate, this_machine
 from jobs.events import Events
 from jobs.ledger import Ledger
@@ -50,12 +51,13 @@ class Sync:
         events: Events,
     ) -> None:
         self.source, self.model, self.options, self.cluster = source, model, options, cluster
-        identity = claim.identity(run)
-        self.note = {**identity, "command": "embed", "model": model.name}
+        self.note = {**claim.identity(run), "command": "embed", "model": model.name}
         self.note |= {"given_model": options.given_model, "source": options.source_name}
         self.note |= {"word_weights": options.word_weights} if options.word_weights else {}
+        self.note |= {"templates": list(model.templates)} if model.templates else {}
         self.stop, self.events = stop, events
         self.planner = Planner(source, model, options, self.note, cluster, self.stop)
+        self.canary = CanaryWatch(self.planner.fingerprint, replaces=options.replace)
         self.tally = Tally()
         self.embed_seconds = 0.0
         self.start_seconds = 0.0  # of these, until the first worker was ready
@@ -159,6 +161,7 @@ class Sync:
             if rebuilds:
                 waves.finish_overwrite(schema)
             if not plan.deferred:
+                self.canary.keep(table, {**self.note, "state": "claim"})
                 return self._finish(table, ledger)
             with self._claim_kept(table):
                 held, plan = self.planner.compare(table, scan, log, defer=False)
@@ -196,12 +199,11 @@ class Sync:
             chunk_tokens=options.chunk_tokens,
             chunk_overlap=options.chunk_overlap,
         )
-        files = [file.name for file in held.files]
         work = Work(
             source=self.source,
             pieces=self.planner.pieces,
             due=plan.due,
-            files=files,
+            files=[file.name for file in held.files],
             columns=columns,
             model=self.model,
             target=target,
@@ -254,6 +256,7 @@ class Sync:
                     if is_first:
                         self.start_seconds += time.monotonic() - started - report["seconds"]
                         is_first = False
+                    self.canary.check(report, waves.table, {**self.note, "state": "claim"})
                     waves.take(report)
                     progress.add(report["n_due"])
                     self.events.report(report, progress.total - progress.done)
@@ -277,7 +280,7 @@ class Sync:
         if table.version % CHECKPOINT_VERSIONS == 0:
             table.checkpoint()
         complaint = too_many_failures(ledger, self.options.max_failures, self.options.table)
-        if counts.failed and self.options.max_failures < 1 and not table.n_rows:
+        if counts.failed and self.options.max_failures < 1 and not table.files():
             complaint = complaint or ALL_FAILED.format(table=self.options.table)
         if ledger.n_new and not complaint:
             self.planner.warnings.append(

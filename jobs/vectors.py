@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 
 from jobs.options import table_uri
 from schemas.columns import labels_as_text
-from schemas.embeddings import Fingerprint, vectors_of
+from schemas.embeddings import Fingerprint, vectors_of, what_differs
+from schemas.fragments import Fragment, without
 from schemas.store import StoreError, Table
 
 MEMORY_SHARE = 0.25  # of what is free; larger tables lie in a temporary file
@@ -53,8 +54,9 @@ def refuse_two_spaces(place: str, one: Fingerprint, other_place: str, other: Fin
         StoreError: they are of two spaces.
     """
     if (one.space, one.dim) != (other.space, other.dim):
+        why = f" ({what_differs(one, other)})" if one.model == other.model else ""
         raise StoreError(
-            f"{place} holds vectors of {one.model}, {other_place} of {other.model}: two spaces,"
+            f"{place} holds vectors of {one.model}, {other_place} of {other.model}{why}: two spaces,"
             " whose vectors cannot be compared. Embed both with one model."
         )
 
@@ -119,8 +121,8 @@ def changes(table: Table, version: int, dim: int) -> tuple[pa.Array, pa.Array] |
         if past is None:
             return None
         now, then = table.files(), past.files()
-        came = _rows_of(table, [file.name for file in now if file not in then], dim)
-        went = _rows_of(past, [file.name for file in then if file not in now], dim)
+        came = _rows_of(table, without(now, then), dim)
+        went = _rows_of(past, without(then, now), dim)
     except (StoreError, OSError):  # vacuumed
         return None
     at = pc.index_in(came["id"], value_set=went["id"].combine_chunks())
@@ -136,7 +138,7 @@ def changes(table: Table, version: int, dim: int) -> tuple[pa.Array, pa.Array] |
     )
 
 
-def _rows_of(table: Table, names: list[str], dim: int) -> pa.Table:
+def _rows_of(table: Table, files: list[Fragment], dim: int) -> pa.Table:
     schema = pa.schema([("id", pa.string()), ("embedding", pa.list_(pa.float32(), dim))])
-    parts = [table.read_file(name, schema.names).select(schema.names) for name in names]
+    parts = [table.read_file(file.name, schema.names).select(schema.names) for file in files]
     return pa.concat_tables([schema.empty_table(), *(part.cast(schema) for part in parts)])

@@ -85,6 +85,7 @@ class ZeroShotSummary:
         classes: names.
         mistakes: the surest of the wrong predictions.
         logit_scale: what cosines were multiplied by.
+        templates: what names of classes were put into, as `embed --labels` wrote down.
         inputs: the tables read, and their versions.
         table_version: of the predictions.
     """
@@ -99,6 +100,7 @@ class ZeroShotSummary:
     classes: list[str]
     mistakes: list[dict[str, Any]]
     logit_scale: float
+    templates: list[str]
     inputs: dict[str, int]
     table_version: int
 
@@ -131,7 +133,7 @@ def run(config: ZeroShotConfig) -> ZeroShotSummary:
     batches = found.of(table, label_column, quiet=config.json)
     note = {"command": "zero-shot", "inputs": inputs}
     out = write_derived(out, table_uri(config.out), PREDICTIONS, batches, note, options)
-    summary = found.summary(inputs, out.version)
+    summary = found.summary(asked.ingredients.get("templates", []), inputs, out.version)
     if config.picture:
         if not summary.n:
             raise ClassError(f"{config.table} has no labels, so there is no confusion to draw.")
@@ -196,7 +198,9 @@ class _Predictions:
         self.mistakes = sorted(self.mistakes + found, key=lambda one: -one["probability"])
         self.mistakes = self.mistakes[:N_MISTAKES]
 
-    def summary(self, inputs: dict[str, int], version: int) -> ZeroShotSummary:
+    def summary(
+        self, templates: list[str], inputs: dict[str, int], version: int
+    ) -> ZeroShotSummary:
         """What was counted."""
         truth, predicted = (
             np.concatenate([np.zeros(0, np.int32), *parts])
@@ -219,6 +223,7 @@ class _Predictions:
             classes=self.classes,
             mistakes=self.mistakes,
             logit_scale=round(self.scale, 4),
+            templates=templates,
             inputs=inputs,
             table_version=version,
         )
@@ -262,6 +267,8 @@ def _listed(names: set[str] | list[str]) -> str:
 
 def _text(config: ZeroShotConfig, summary: ZeroShotSummary) -> str:
     lines = [f"{summary.n_rows:>12,}  rows classified into {len(summary.classes)} classes"]
+    if summary.templates:
+        lines.append(f"{'':>14}names put into: {' | '.join(summary.templates)}")
     if summary.n:
         lines += [
             f"{summary.accuracy:>12.1%}  accuracy, of {summary.n:,} rows whose label is known",

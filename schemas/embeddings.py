@@ -6,15 +6,19 @@ and `end`. Tables of images hold `image` in place of `text`, and count no tokens
 are stands in the metadata of the field `embedding`.
 """
 
+import dataclasses
 import json
 from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # bytes may be left out
+DIFFERENCES_TOLD = 4
+DEFAULT = "at its default"  # of a setting that is not told
 PASSAGE_FIELDS = (
     pa.field("parent_id", pa.string()),
     pa.field("chunk", pa.int32()),
@@ -36,6 +40,8 @@ class Fingerprint:
         chunking: `chunk_tokens/chunk_overlap`, or empty where a row is a whole document.
         logit_scale: what the model's training multiplied cosines by before a softmax, None if it
             did not.
+        ingredients: what went into space and recipe, by name (weights, settings, prompt, templates …),
+            to say what differs; empty where it was not written down.
     """
 
     model: str
@@ -45,6 +51,7 @@ class Fingerprint:
     unit: bool = True
     chunking: str = ""
     logit_scale: float | None = None
+    ingredients: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
     def metadata(self) -> dict[str, str]:
         """The fingerprint as field metadata, one `embatch.NAME` each."""
@@ -54,6 +61,16 @@ class Fingerprint:
     def comparable(self) -> tuple[str, int, bool]:
         """What all rows of a table must share; the recipe may differ for the time of a run."""
         return self.space, self.dim, bool(self.chunking)
+
+    def has_vectors_of(self, other: "Fingerprint") -> bool:
+        """Whether another's vectors can be compared: of one space, or of one model under two names of it."""
+        if self.dim != other.dim:
+            return False
+        made_of = [
+            (one.unit, one.ingredients.get("weights"), one.ingredients.get("settings"))
+            for one in (self, other)
+        ]
+        return self.space == other.space or (None not in made_of[0] and made_of[0] == made_of[1])
 
     @property
     def field(self) -> pa.Field:
@@ -73,8 +90,40 @@ class Fingerprint:
             for field in fields(cls)
             if f"embatch.{field.name}" in metadata
         }
-        needed = {field.name for field in fields(cls) if field.default is MISSING}
+        needed = {
+            field.name
+            for field in fields(cls)
+            if field.default is MISSING and field.default_factory is MISSING
+        }
         return cls(**held) if needed <= held.keys() else None
+
+
+def what_differs(held: Fingerprint, other: Fingerprint) -> str:
+    """Why two models of one name make vectors that cannot be compared, for a message."""
+    told = []
+    if held.unit != other.unit:
+        told.append(f"unit length is {other.unit}, was {held.unit}")
+    if held.ingredients and other.ingredients:
+        if held.ingredients.get("weights") != other.ingredients.get("weights"):
+            told.append("its weights are others")
+        settings = (one.ingredients.get("settings") for one in (held, other))
+        told += _changed("settings", *settings)
+    elif not held.ingredients:
+        told.append("what went into the first was not written down yet")
+    spaces = f"its space is {other.space}, was {held.space}"
+    return "; ".join([*told[:DIFFERENCES_TOLD], spaces])
+
+
+def _changed(name: str, before: Any, now: Any) -> list[str]:  # noqa: ANN401
+    """Leaves of two JSON values that differ, by the name of the nearest object's key."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = sorted(before.keys() | now.keys())
+        return [one for key in keys for one in _changed(key, before.get(key), now.get(key))]
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = zip(before, now, strict=True)
+        return [one for old, new in pairs for one in _changed(name, old, new)]
+    values = (DEFAULT if value is None else json.dumps(value) for value in (now, before))
+    return [] if before == now else ["{} is {}, was {}".format(name, *values)]
 
 
 def table_schema(

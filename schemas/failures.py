@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from schemas.formats import in_todays, lacking
 from schemas.fragments import Fragment, new_name, write_rows
 from schemas.keys import KEYS, from_hex, id_hashes
 from schemas.plan import KNOWN_CONFLICT, KNOWN_EMBED
@@ -81,8 +82,8 @@ class FailureLog:
         self.uri = f"{table_uri.rstrip('/')}.failures"
         self.options = dict(options or {})
         self.table = Table.open(self.uri, self.options)
-        rows = self.table.read(FAILURES.names) if self.table else FAILURES.empty_table()
-        self.rows = rows.cast(FAILURES)
+        rows = self.table.read() if self.table else FAILURES.empty_table()
+        self.rows = in_todays(rows, FAILURES)
         self._seen = set() if seen is None else seen
         self._identities = identities(self.rows)
 
@@ -90,6 +91,14 @@ class FailureLog:
     def seen(self) -> np.ndarray:
         """(len(rows),) bool: met in this run."""
         return np.isin(self._identities, np.array(sorted(self._seen), np.uint64))
+
+    @property
+    def repeated(self) -> np.ndarray:
+        """(len(rows),) bool: the same failure stands there before."""
+        _, first = np.unique(self._identities, return_index=True)
+        repeated = np.ones(len(self._identities), bool)
+        repeated[first] = False
+        return repeated
 
     def keys(self, recipe: str, *, only_seen: bool = False) -> np.ndarray:
         """KEYS of the failures that a plan must know, `position` being the index into `rows`.
@@ -145,4 +154,6 @@ class FailureLog:
 
     def _write(self, rows: pa.Table, note: Mapping[str, Any]) -> Fragment:
         assert self.table is not None  # the callers made it
+        if new := lacking(self.table.schema, FAILURES):
+            self.table.add_columns(note, new)
         return write_rows(self.table.filesystem, new_name(note["run"], "failures"), rows)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 NEIGHBOURS = pa.schema(
     [
@@ -61,11 +62,11 @@ def neighbours_of(
     """
     indices = np.full((len(ids), k), -1, np.int64)
     similarities = np.full((len(ids), k), -np.inf, np.float32)
-    row = pa.compute.index_in(rows["id"], value_set=ids)
+    row = pc.index_in(rows["id"], value_set=ids)
     there = row.is_valid()
     rows, row = rows.filter(there), row.filter(there).to_numpy()
     place = rows["rank"].to_numpy() - 1
-    other = pa.compute.index_in(rows["neighbour_id"], value_set=base_ids)
-    indices[row, place] = pa.compute.fill_null(other, -2).to_numpy()
+    other = pc.index_in(rows["neighbour_id"], value_set=base_ids)
+    indices[row, place] = pc.fill_null(other, -2).to_numpy()
     similarities[row, place] = rows["similarity"].to_numpy()
     return indices, similarities

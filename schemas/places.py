@@ -61,6 +61,8 @@ _MEANINGS = (
     ),
 )
 _T = TypeVar("_T")
+_MISREAD = re.compile(r"%[0-9A-Fa-f]{2}|[\x00-\x1f\x7f]|\\")  # in a path, by delta-rs
+_MISREAD_IN_URI = re.compile(rf"{_MISREAD.pattern}|[?#]|//|(?<=/)\.\.?(?=/|$)| (?=/?$)")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -176,15 +178,25 @@ def ask(doing: str, call: Callable[[], _T]) -> _T:
     raise AssertionError("the last try returns or raises")
 
 
-def refuse_file(uri: str) -> None:
-    """Raise a StoreError where a file is and a table should be."""
+def refuse_place(uri: str) -> None:
+    """Raise a StoreError where no table can be: a file is there, or delta-rs misreads the name."""
     if os.path.isfile(uri):
         raise StoreError(f"{uri} is a file. TABLE is a folder (a new one, or a table of embatch).")
+    _, is_uri, path = uri.partition("://")
+    found = _MISREAD_IN_URI.search(path) if is_uri else None
+    if not (found or in_store(uri)):  # delta-rs follows links before it reads a path
+        found = _MISREAD.search(os.path.realpath(path or uri).replace(os.sep, "/"))
+    if found:
+        raise StoreError(
+            f"No table can be at {uri}: Delta Lake's library takes {found.group()!r} in {found.string} "
+            "for something else and would mix the table up with another. Rename that folder, or give a "
+            "TABLE elsewhere (blanks and other letters are written as they are, also in a URI)."
+        )
 
 
 def refuse_other_content(uri: str, options: Mapping[str, str] | None = None) -> None:
     """Raise a StoreError where a new table would lie among other files."""
-    refuse_file(uri)
+    refuse_place(uri)
     names = os.listdir(uri) if os.path.isdir(uri) else []
     if in_store(uri):
         bucket, folder = in_bucket(uri)

@@ -15,6 +15,11 @@ def projection_schema(dim: int) -> pa.Schema:
     return pa.schema([pa.field("id", pa.string()), *axes])
 
 
+def kind_of(schema: pa.Schema) -> pa.Schema:
+    """The columns that a table has if it is a map: of 3 dimensions where it has a `z`, else of 2."""
+    return projection_schema(3 if "z" in schema.names else 2)
+
+
 def projection_rows(ids: pa.Array, points: np.ndarray) -> pa.Table:
     """Rows of a map: n ids and (n, dim) float32."""
     return pa.table([ids, *map(pa.array, points.T)], schema=projection_schema(points.shape[1]))

@@ -25,6 +25,7 @@ from deltalake.exceptions import TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from schemas.columns import without_views
+from schemas.formats import refuse_newer, stamped
 from schemas.fragments import Fragment
 from schemas.places import (
     TRIES,
@@ -33,8 +34,8 @@ from schemas.places import (
     in_store,
     passes,
     reason,
-    refuse_file,
     refuse_other_content,
+    refuse_place,
     settings,
 )
 from schemas.places import StoreError as StoreError
@@ -73,18 +74,21 @@ class Table:
         Raises:
             StoreError: there is something else, the version is unknown, or it cannot be read.
         """
-        refuse_file(uri)
+        refuse_place(uri)
         storage = settings(uri, options)
         try:
             handle = ask(f"open {uri}", lambda: DeltaTable(uri, version, storage))
         except TableNotFoundError:
             return None
         unknown = set(handle.protocol().reader_features or ()) - _FEATURES_READ
+        if handle.metadata().configuration.get("delta.columnMapping.mode", "none") != "none":
+            unknown.add("columnMapping")  # then the files have other names for the columns
         if unknown:
             raise StoreError(
                 f"Table {uri} uses {', '.join(sorted(unknown))}, which embatch cannot read. "
                 "Rewrite it without (Spark: REORG TABLE … APPLY (PURGE))."
             )
+        refuse_newer(uri, pa.schema(handle.schema().to_arrow()))
         return cls(uri, handle, dict(options or {}))
 
     @classmethod
@@ -106,7 +110,7 @@ class Table:
         try:
             handle = DeltaTable.create(
                 uri,
-                schema,
+                stamped(schema),
                 mode="error",
                 configuration={"delta.logRetentionDuration": LOG_RETENTION},
                 storage_options=settings(uri, options),
@@ -135,11 +139,6 @@ class Table:
         """The table's folder as a filesystem."""
         return filesystem(self.uri, self.options)
 
-    @property
-    def n_rows(self) -> int:
-        """The rows of this version."""
-        return sum(file.n_rows for file in self.files())
-
     def files(self) -> list[Fragment]:
         """The files of this version, sorted by name."""
         actions = pa.table(self.handle.get_add_actions(flatten=True))
@@ -153,9 +152,7 @@ class Table:
 
     def _count(self, name: str, known: int | None) -> int:
         """Rows of a file; who wrote it may not have told the log."""
-        if known is not None:
-            return known
-        return int(self._footer(name).num_rows)
+        return int(self._footer(name).num_rows) if known is None else known
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of this version in the files' order; a file that lacks a column has nulls."""
@@ -228,7 +225,7 @@ class Table:
         now_ms = time.time_ns() // 1_000_000
         actions = [_add_action(fragment, now_ms) for fragment in add]
         write = self.handle.create_write_transaction
-        self._fenced(note, partial(write, actions, mode="overwrite", schema=schema))
+        self._fenced(note, partial(write, actions, mode="overwrite", schema=stamped(schema)))
 
     def add_columns(self, note: Mapping[str, Any], columns: Sequence[pa.Field]) -> None:
         """Columns that older rows have as nulls. Raises as `commit` does."""
@@ -236,7 +233,7 @@ class Table:
         self._fenced(note, partial(self.handle.alter.add_columns, fields))
 
     def describe(self, note: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
-        """Replace the metadata of the field `embedding`. Raises as `commit` does."""
+        """Set metadata of the field `embedding`; other keys of it stay. Raises as `commit` does."""
         write = self.handle.alter.set_column_metadata
         self._fenced(note, partial(write, "embedding", dict(metadata)))
 

@@ -4,7 +4,8 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,8 @@ import pyarrow.fs as pafs
 
 from schemas.embeddings import Fingerprint
 from schemas.failures import FAILURES
+from schemas.formats import is_of
+from schemas.fragments import without
 from schemas.places import ask, filesystem
 from schemas.store import StoreError, Table
 
@@ -37,9 +40,7 @@ def restore(table: Table, note: Mapping[str, Any], version: int) -> None:
             f"Version {version} of {table.uri} cannot come back: vacuum took {gone[0]}."
         )
     if past.schema.equals(table.schema, check_metadata=True):
-        table.commit(
-            note, [f for f in wanted if f not in held], [f for f in held if f not in wanted]
-        )
+        table.commit(note, without(wanted, held), without(held, wanted))
     else:
         table.overwrite(note, past.schema, wanted)
 
@@ -68,8 +69,24 @@ def vacuum(table: Table, hours: float, *, dry_run: bool) -> list[str]:
             full=everything,
         )
         gone |= set(ask(f"vacuum {table.uri}", call))
-    # deltalake names files by path or by URI, and also those that went long ago
-    return sorted(name for name in there if any(path.endswith(name) for path in gone))
+    return sorted(named(there, gone))
+
+
+def named(names: Iterable[str], paths: Iterable[str]) -> list[str]:
+    """The files of a table that are among some paths.
+
+    Args:
+        names: within the table's folder.
+        paths: as deltalake tells them: of the same kind or URIs, also of files that went long ago.
+    """
+    by_last_part: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        by_last_part[path.rpartition("/")[2]].append(path)
+    return [
+        name
+        for name in names
+        if any(path.endswith(name) for path in by_last_part[name.rpartition("/")[2]])
+    ]
 
 
 def drop(uri: str, options: Mapping[str, str]) -> None:
@@ -81,7 +98,7 @@ def drop(uri: str, options: Mapping[str, str]) -> None:
         StoreError: it is a table of something else.
     """
     table = Table.open(uri, options)
-    if table is not None and Fingerprint.of(table.schema) is None and table.schema != FAILURES:
+    if table is not None and not (Fingerprint.of(table.schema) or is_of(table.schema, FAILURES)):
         raise StoreError(f"{uri} is a table, but not one of embatch. Move it out of the way.")
     fs = filesystem(uri, options)
     everything = fs.get_file_info(pafs.FileSelector("", recursive=True, allow_not_found=True))

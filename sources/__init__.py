@@ -6,6 +6,7 @@ for piece in source.pieces():
         ...
 """
 
+from sources.delta import DeltaSource
 from sources.feeds import FeedSource
 from sources.folder import FolderSource
 from sources.hub import DatasetSource
@@ -24,10 +25,11 @@ __all__ = [
     "open_source",
 ]
 
-SOURCES: dict[str, type[DatasetSource | FeedSource | FolderSource | LabelSource]] = {
+SOURCES: dict[str, type[DatasetSource | DeltaSource | FeedSource | FolderSource | LabelSource]] = {
     "labels": LabelSource,
-    "dataset": DatasetSource,
+    "delta": DeltaSource,
     "feeds": FeedSource,
+    "dataset": DatasetSource,
     "folder": FolderSource,
 }
 """Tried in this order: the first that matches a SOURCE reads it."""

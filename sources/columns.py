@@ -57,6 +57,34 @@ def with_columns(options: SourceOptions, schema: pa.Schema) -> SourceOptions:
     return replace(options, text_column=tuple(strings))
 
 
+def with_partition_columns(
+    options: SourceOptions, schema: pa.Schema, partitions: pa.Schema
+) -> SourceOptions:
+    """The same, where the columns to keep may also be those of partitions, which no file has.
+
+    Raises:
+        SourceError: As above, or a column of partitions was asked for as text, image or id.
+    """
+    for name in options.own_columns:
+        if name in partitions.names:
+            raise SourceError(
+                f"Column {name!r} of {options.path} is one of partitions, not of files: it is kept "
+                "beside the rows, and can be neither their text nor image nor id."
+            )
+    kept = options.columns and tuple(n for n in options.columns if n not in partitions.names)
+    return replace(with_columns(replace(options, columns=kept), schema), columns=options.columns)
+
+
+def guessed_text(given: SourceOptions, found: SourceOptions) -> list[str]:
+    """A remark on a text column that nobody named, not even its own name."""
+    if given.text_column or found.text_column in ((), ("text",)):
+        return []
+    (name,) = found.text_column
+    return [
+        f"column {name!r} is taken for the text, as the only one of strings. --text-column names one."
+    ]
+
+
 def is_image(kind: pa.DataType) -> bool:
     """Whether a column may hold image files: bytes, or a struct of bytes and path."""
     kind = plain_type(kind)

@@ -1,4 +1,4 @@
-"""A folder of news feeds: `CATEGORY/…/FEED-YYYY-MM-DD/hh-mm.txt`, a file a fetch.
+"""A folder of news feeds (`--feeds`): `CATEGORY/…/FEED-YYYY-MM-DD/hh-mm.txt`, a file a fetch.
 
 A file holds items parted by a line that is one blank. Items of 50 characters or fewer are left out
 and counted, and feeds repeat themselves: the id is the content hash, so that what is fetched twice
@@ -6,7 +6,7 @@ is one row.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -14,14 +14,14 @@ from typing import Any
 import pyarrow as pa
 
 from sources.columns import with_columns
-from sources.folder import group_small
-from sources.listing import Listing, Place, endings
+from sources.listing import Found, Listing, Place, endings
 from sources.opening import SourceFile, ending
 from sources.prepare import prepare
-from sources.rows import MAX_ROWS, Piece, Rows, unread
+from sources.rows import MAX_ROWS, Piece, Rows, SourceError, group_small, unread
 
 SEPARATOR = b"\n \n"
 MIN_CHARS = 51
+FETCH = "CATEGORY/…/FEED-YYYY-MM-DD/hh-mm.txt"
 SHORT = f"items of fewer than {MIN_CHARS} characters"
 OTHERS = pa.schema(
     [("label", pa.string()), ("feed", pa.string()), ("published", pa.timestamp("us", "UTC"))]
@@ -37,22 +37,28 @@ class FeedSource:
 
     @staticmethod
     def matches(place: Place) -> bool:
-        """Whether there are .txt files and every one of them is named like a fetch."""
-        texts = [file.name for file in place.listing.files if ending(file.name) == ".txt"]
-        return bool(texts) and not place.options.lines and all(map(_NAME.fullmatch, texts))
+        """Whether SOURCE was said to be such a folder."""
+        return place.options.feeds
 
     def __init__(self, place: Place) -> None:
-        """Check the columns asked for.
+        """Check the names of files and the columns asked for.
 
         Raises:
-            SourceError: A column that feeds do not have.
+            SourceError: No file is named like a fetch, or a column that feeds do not have.
         """
         self.fs, self.root = place.fs, place.listing.root
         self.options = with_columns(place.options, SCHEMA)
         self.columns = tuple(filter(self.options.wants, SCHEMA.names))
-        feeds = (f for f in place.listing.files if ending(f.name) == ".txt" and f.size_bytes)
-        self._listing: Listing | None = replace(place.listing, files=tuple(feeds))
-        self._left_out = endings(f for f in place.listing.files if ending(f.name) != ".txt")
+        feeds = [file for file in place.listing.files if _NAME.fullmatch(file.name)]
+        if not feeds:
+            found = ", ".join(file.name for file in place.listing.files[:3]) or "none"
+            raise SourceError(
+                f"{place.options.path} holds no feeds: expected files named {FETCH}, seen from there, "
+                f"and found {found}. Without --feeds each file is a document."
+            )
+        held = tuple(file for file in feeds if file.size_bytes)
+        self._listing: Listing | None = replace(place.listing, files=held)
+        self._left_out = endings(f for f in place.listing.files if not _NAME.fullmatch(f.name))
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the listing, which can be long and is needed on the driver alone."""
@@ -61,7 +67,8 @@ class FeedSource:
     def pieces(self) -> list[Piece]:
         """Small files together, sorted by name."""
         assert self._listing is not None, "pieces are listed on the driver"
-        return list(group_small(Piece((f.name,), f.size_bytes) for f in self._listing.files))
+        files = (Piece((file.name,), file.size_bytes) for file in self._listing.files)
+        return list(group_small(files, lambda _: None))
 
     def unlisted(self) -> list[tuple[str, str]]:
         """Folders and links that could not be followed: (path, reason)."""
@@ -69,8 +76,12 @@ class FeedSource:
         return list(self._listing.unlisted)
 
     def left_out(self) -> dict[str, int]:
-        """Files that are no text files, by ending."""
+        """Files that are not named like fetches, by ending."""
         return self._left_out
+
+    def remarks(self) -> list[str]:
+        """Nothing."""
+        return []
 
     def read(self, piece: Piece) -> Iterator[Rows]:
         """Stream the items of a piece; those too short to be one are left out."""
@@ -96,6 +107,12 @@ class FeedSource:
                 rows = prepare(table, self.options, name, kept, numbers=number, is_text_file=True)
                 n_short = len(part) - len(kept)
                 yield rows._replace(left_out={SHORT: n_short} if n_short else {})
+
+
+def are_fetches(files: Iterable[Found]) -> bool:
+    """Whether there are .txt files and every one of them is named like a fetch."""
+    texts = [file.name for file in files if ending(file.name) == ".txt"]
+    return bool(texts) and all(map(_NAME.fullmatch, texts))
 
 
 def described(name: str) -> tuple[str, str, datetime]:

@@ -4,24 +4,23 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 
-from sources.columns import with_columns
+from sources.columns import guessed_text, with_partition_columns
 from sources.delimited import delimited_schema, read_delimited
-from sources.images import IMAGE_ENDINGS, image_schema, read_images
+from sources.feeds import FETCH, are_fetches
+from sources.images import HEIF_ENDINGS, IMAGE_ENDINGS, NEEDS_HEIF, image_schema, read_images
 from sources.jsonl import jsonl_schema, read_jsonl
 from sources.listing import Found, Listing, Place, endings
 from sources.opening import SourceFile, ending
 from sources.parquet import parquet_parts, parquet_schema, read_parquet
-from sources.rows import Piece, Rows, SourceError, SourceOptions, unread
+from sources.partitions import in_partitions, partitioned
+from sources.rows import Piece, Rows, SourceError, SourceOptions, group_small, unread
 from sources.text import read_documents, read_lines, text_schema
 from sources.webdataset import read_webdataset, webdataset_schema
-
-GROUP_BYTES = 16 << 20
-GROUP_FILES = 2000
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,7 @@ class Kind:
 
     Attributes:
         family: Kinds of one family can be one table.
+        by_name: Whether rows are known by the names of files, not by their content.
         schema: The columns of a file, or raises what makes it unreadable.
         read: Streams a file; None where a file is one item.
         read_items: Streams files of which each is one item.
@@ -39,15 +39,16 @@ class Kind:
     schema: Callable[[SourceFile, SourceOptions], pa.Schema]
     read: Callable[[SourceFile, SourceOptions], Iterator[Rows]] | None = None
     read_items: Callable[[Sequence[SourceFile], SourceOptions], Iterator[Rows]] | None = None
+    by_name: bool = False
 
 
 PARQUET = Kind("typed tables", parquet_schema, read_parquet)
 JSONL = Kind("typed tables", jsonl_schema, read_jsonl)
 DELIMITED = Kind("tables of strings", delimited_schema, read_delimited)
-DOCUMENTS = Kind("documents", text_schema, read_items=read_documents)
+DOCUMENTS = Kind("documents", text_schema, read_items=read_documents, by_name=True)
 LINES = Kind("lines", text_schema, read_lines)
-IMAGES = Kind("images", image_schema, read_items=read_images)
-WEBDATASET = Kind("tar files of images", webdataset_schema, read_webdataset)
+IMAGES = Kind("images", image_schema, read_items=read_images, by_name=True)
+WEBDATASET = Kind("tar files of images", webdataset_schema, read_webdataset, by_name=True)
 
 KINDS = {
     ".parquet": PARQUET,
@@ -97,8 +98,17 @@ class FolderSource:
                 f"{options.path} is no folder of images, whose folders could be labels."
             )
         schema = self._schema(options)
-        self.options = options if schema is None else with_columns(options, schema)
-        self.columns = tuple(filter(self.options.wants, schema.names)) if schema else ()
+        names = [] if schema is None else schema.names
+        own = pa.schema(field for field in listing.partitions if field.name not in names)
+        self.options = options if schema is None else with_partition_columns(options, schema, own)
+        self._partitions = pa.schema(field for field in own if self.options.wants(field.name))
+        self.columns = tuple(filter(self.options.wants, [*names, *own.names]))
+        self._remarks = guessed_text(options, self.options) + _partitions_found(listing, own)
+        if not options.lines and are_fetches(known):
+            self._remarks.append(
+                f"the text files of {options.path} are named like fetches of news feeds ({FETCH}), and "
+                "each is read as one document. --feeds reads the items in them."
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the listing, which can be long and is needed on the driver alone."""
@@ -107,16 +117,15 @@ class FolderSource:
     def pieces(self) -> list[Piece]:
         """Parquet files by row groups; else files, where small ones of a kind go together."""
         assert self._listing is not None, "pieces are listed on the driver"
-        tables = [file for file in self._listing.files if self._kind(file.name) is PARQUET]
-        with ThreadPoolExecutor(16) as pool:  # footers wait for the network, not for a core
-            cut = dict(zip(tables, pool.map(self._cut, tables), strict=True))
-        return list(
-            group_small(
-                piece
-                for file in self._listing.files
-                for piece in cut.get(file, [Piece((file.name,), file.size_bytes)])
-            )
-        )
+        files = self._listing.files
+        tables = [file for file in files if self._kind(file.name) is PARQUET]
+        parts = parquet_pieces((self._file(file.name), file.size_bytes) for file in tables)
+        cut = dict(zip((file.name for file in tables), parts, strict=True))
+        whole = (cut.get(file.name, [Piece((file.name,), file.size_bytes)]) for file in files)
+        pieces = group_small(chain.from_iterable(whole), self._kind)
+        has_partitions = bool(self._listing.partitions.names)
+        partitions = {file.name: file.partition for file in files if has_partitions}
+        return list(in_partitions(pieces, partitions))
 
     def unlisted(self) -> list[tuple[str, str]]:
         """Folders and links that could not be followed: (path, reason)."""
@@ -127,8 +136,19 @@ class FolderSource:
         """Files of other kinds than those that are read, by ending."""
         return self._left_out
 
+    def remarks(self) -> list[str]:
+        """What was guessed, and how to say otherwise."""
+        return self._remarks
+
     def read(self, piece: Piece) -> Iterator[Rows]:
         """Stream the rows of a piece."""
+        by_content = self.options.id_column is None and not self._kind(piece.files[0]).by_name
+        for rows in self._read(piece):
+            if piece.partitions:
+                rows = partitioned(rows, piece, self._partitions, by_content=by_content)
+            yield rows
+
+    def _read(self, piece: Piece) -> Iterator[Rows]:
         files = [self._file(name, number) for number, name in enumerate(piece.files)]
         kind = self._kind(piece.files[0])
         if not self.options.text_column and self.options.image_column is None:
@@ -177,14 +197,6 @@ class FolderSource:
     def _kind(self, name: str) -> Kind:
         return _kind_of(name, self.options)
 
-    def _cut(self, found: Found) -> list[Piece]:
-        whole = Piece((found.name,), found.size_bytes)
-        try:
-            parts = parquet_parts(self._file(found.name))
-        except Exception:  # its failure is told when the file is read
-            return [whole]
-        return [whole] if len(parts) == 1 else parts
-
 
 def _kind_of(name: str, options: SourceOptions) -> Kind:
     return LINES if options.lines else KINDS[ending(name)]
@@ -203,6 +215,7 @@ def _known(listing: Listing, options: SourceOptions) -> tuple[tuple[Found, ...],
         raise SourceError(
             f"{options.path} holds no file of a known ending. Known: {', '.join(KINDS)}, each also "
             f"with .gz or .zst. Found: {found}. With --lines each line of any file is a document."
+            + (NEEDS_HEIF if any(ending(f.name) in HEIF_ENDINGS for f in listing.files) else "")
         )
     families = {_kind_of(file.name, options).family for file in known}
     if len(families) > 1:
@@ -218,7 +231,33 @@ def _known(listing: Listing, options: SourceOptions) -> tuple[tuple[Found, ...],
             f"go together, other kinds stand alone. Give a glob of one kind, such as '{example}'."
         )
     kept = (file for file in known if file.size_bytes or not _may_be_empty(file.name))
-    return tuple(kept), tuple(set(listing.files) - set(known))
+    names = {file.name for file in known}
+    return tuple(kept), tuple(file for file in listing.files if file.name not in names)
+
+
+def parquet_pieces(files: Iterable[tuple[SourceFile, int]]) -> list[list[Piece]]:
+    """Parquet files, each with its size in bytes, cut by row groups."""
+
+    def cut(found: tuple[SourceFile, int]) -> list[Piece]:
+        file, size_bytes = found
+        whole = Piece((file.name,), size_bytes)
+        try:
+            parts = parquet_parts(file)
+        except Exception:  # its failure is told when the file is read
+            return [whole]
+        return [whole] if len(parts) == 1 else parts
+
+    with ThreadPoolExecutor(16) as pool:  # footers wait for the network, not for a core
+        return list(pool.map(cut, files))
+
+
+def _partitions_found(listing: Listing, own: pa.Schema) -> list[str]:
+    """A remark on columns that the names of folders are taken for."""
+    names = listing.partitions.names
+    told = [f"partition columns are read from the names of folders: {', '.join(own.names)}."]
+    both = ", ".join(name for name in names if name not in own.names)
+    also = [f"partition columns that the files have too are read from the files: {both}."]
+    return (told if own.names else []) + (also if both else [])
 
 
 def _may_be_empty(name: str) -> bool:
@@ -228,26 +267,3 @@ def _may_be_empty(name: str) -> bool:
 
 def _is_about(name: str) -> bool:
     return name.rpartition("/")[2].lower().startswith(("readme", "license"))
-
-
-def group_small(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """Put small whole files of one kind that follow each other into one piece."""
-
-    def kind(piece: Piece) -> object:
-        return piece.part or KINDS.get(ending(piece.files[0]))
-
-    for _, run in groupby(pieces, kind):
-        names: list[str] = []
-        n_bytes = 0
-        for piece in run:
-            full = n_bytes + piece.size_bytes > GROUP_BYTES or len(names) >= GROUP_FILES
-            if names and (full or piece.part):
-                yield Piece(tuple(names), n_bytes)
-                names, n_bytes = [], 0
-            if piece.part:
-                yield piece
-                continue
-            names.extend(piece.files)
-            n_bytes += piece.size_bytes
-        if names:
-            yield Piece(tuple(names), n_bytes)

@@ -4,17 +4,19 @@ Rows are read by range from the memory map. A dataset of several splits gets a c
 Names of classes stand in place of their numbers.
 """
 
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pyarrow as pa
 
 from schemas.places import in_store
-from sources.columns import with_columns
-from sources.listing import Place
+from sources.class_names import with_class_names
+from sources.columns import guessed_text, with_columns
+from sources.listing import Place, endings
 from sources.prepare import prepare
 from sources.rows import (
     MAX_BYTES,
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 PIECE_BYTES = 64 << 20
 PIECE_ROWS = 100_000
-MARKERS = ("dataset_dict.json", "state.json")
+STATE, INFO, SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:\w+)?")
 _FILE_ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]*$")
 
@@ -47,10 +49,10 @@ class DatasetSource:
     def matches(place: Place) -> bool:
         """Whether SOURCE is a datasets folder, or a hub name and no file, folder, glob or address."""
         if in_store(place.options.path):
-            names = (found.name for found in place.listing.files)
-            return place.listing.root == place.path and any(name in MARKERS for name in names)
+            names = {found.name for found in place.listing.files}
+            return place.listing.root == place.path and _is_saved(names.__contains__)
         if place.exists:
-            return any(place.fs.isfile(f"{place.path}/{marker}") for marker in MARKERS)
+            return _is_saved(lambda name: place.fs.isfile(f"{place.path}/{name}"))
         written = place.options.path
         ends_like_a_file = _FILE_ENDING.search(written.partition(":")[0])
         return bool(_HUB_NAME.fullmatch(written)) and not ends_like_a_file
@@ -73,10 +75,12 @@ class DatasetSource:
         self._load_key = (where, on_disk, storage, uuid4().hex)
         try:
             splits = self._splits()
+            self._left_out = _left_out(place) if on_disk else {}
         except Exception as error:  # datasets raises many kinds, some of them bare
             raise SourceError(_unloaded(place, error)) from error
         self.options = with_columns(place.options, _schema(splits))
         self.columns = tuple(filter(self.options.wants, _schema(splits).names))
+        self._remarks = guessed_text(place.options, self.options)
 
     def pieces(self) -> list[Piece]:
         """Ranges of rows, about 64 MB or 100,000 rows each."""
@@ -94,8 +98,12 @@ class DatasetSource:
         return []
 
     def left_out(self) -> dict[str, int]:
-        """Nothing."""
-        return {}
+        """Files of a folder that are no part of its dataset, by ending."""
+        return self._left_out
+
+    def remarks(self) -> list[str]:
+        """What was guessed, and how to say otherwise."""
+        return self._remarks
 
     def read(self, piece: Piece) -> Iterator[Rows]:
         """Stream a range of rows."""
@@ -108,7 +116,8 @@ class DatasetSource:
             split = splits[name].with_format("arrow")
             step = max(1, min(MAX_ROWS, MAX_BYTES // _row_bytes(split)))
             for done in range(start, stop, step):
-                table = _with_names(split[done : min(done + step, stop)], split)
+                rows = split[done : min(done + step, stop)]
+                table = with_class_names(rows, _class_names(split))
                 if len(splits) > 1 and "split" not in table.column_names:
                     table = table.append_column("split", pa.array([name] * len(table), pa.string()))
                 yield prepare(table, self.options, name, range(done, done + len(table)))
@@ -117,6 +126,26 @@ class DatasetSource:
 
     def _splits(self) -> dict[str, "Dataset"]:
         return _load(*self._load_key)
+
+
+def _is_saved(has: Callable[[str], bool]) -> bool:
+    """Whether a folder is one of `save_to_disk`, given what files lie in it."""
+    return has(SPLITS) or (has(STATE) and has(INFO))
+
+
+def _left_out(place: Place) -> dict[str, int]:
+    listing = place.listing
+
+    def told(name: str) -> Any:  # noqa: ANN401
+        with place.fs.open(f"{listing.root.rstrip('/')}/{name}", "rb") as stream:
+            return json.load(stream)
+
+    names = {found.name for found in listing.files}
+    folders = [f"{split}/" for split in told(SPLITS)["splits"]] if SPLITS in names else [""]
+    own = {SPLITS, *(folder + name for folder in folders for name in (STATE, INFO))}
+    for folder in folders:
+        own |= {folder + data["filename"] for data in told(folder + STATE)["_data_files"]}
+    return endings(found for found in listing.files if found.name not in own)
 
 
 @lru_cache(maxsize=4)
@@ -142,24 +171,16 @@ def _load(
 
 def _schema(splits: Mapping[str, "Dataset"]) -> pa.Schema:
     first = next(iter(splits.values())).with_format("arrow")
-    schema = _with_names(first[:0], first).schema
+    schema = with_class_names(first[:0], _class_names(first)).schema
     several = len(splits) > 1 and "split" not in schema.names
     return schema.append(pa.field("split", pa.string())) if several else schema
 
 
-def _with_names(table: pa.Table, split: "Dataset") -> pa.Table:
-    """Put the names of classes in place of their numbers; -1 is no class."""
+def _class_names(split: "Dataset") -> dict[str, list[str]]:
     from datasets import ClassLabel
 
-    for place, (column, feature) in enumerate(split.features.items()):
-        if isinstance(feature, ClassLabel):
-            names = pa.array(feature.names, pa.string())
-            codes = pa.array(
-                code if code is not None and code >= 0 else None
-                for code in table[column].to_pylist()
-            )
-            table = table.set_column(place, column, names.take(codes.cast(pa.int64())))
-    return table
+    features = split.features.items()
+    return {column: kind.names for column, kind in features if isinstance(kind, ClassLabel)}
 
 
 def _row_bytes(split: "Dataset") -> int:

@@ -1,14 +1,25 @@
 """Image files: a file is one image, and its folder may be its label."""
 
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 
 import pyarrow as pa
+from PIL import features
 
 from sources.opening import SourceFile
 from sources.rows import IMAGE, Rows, SourceOptions
 from sources.whole import read_whole
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp")
+HEIF_ENDINGS = (".heic", ".heif")
+NEEDS_HEIF = " HEIC photos need pillow-heif: pip install -e '.[heif]'"
+IMAGE_ENDINGS = (
+    *(".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"),
+    *([".avif"] if features.check("avif") else []),
+    *(HEIF_ENDINGS if find_spec("pillow_heif") else []),
+)
+"""Of files that are decoded on this machine; a folder's other files are left out."""
+ALL_IMAGE_ENDINGS = tuple(dict.fromkeys((*IMAGE_ENDINGS, ".avif", *HEIF_ENDINGS)))
+"""Of files that hold images, also where decoding one says what to install."""
 
 
 def image_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:

@@ -5,11 +5,14 @@
     caption-17,photo-3.jpg               pairs: two columns, each pair relevant
 
 Columns are separated by tabs, commas or blanks, whatever the first line has; a first line whose score is no
-number is a header.
+number is a header. Only a line feed ends a line, and ids between tabs or commas are taken as they stand, with
+the blanks around them: what separates lines or words elsewhere may be part of an id.
 """
 
 import csv
 import io
+import re
+from collections.abc import Iterator
 
 from sources.opening import as_utf8
 from sources.rows import SourceError
@@ -22,8 +25,11 @@ def read_judgements(path: str) -> dict[str, dict[str, float]]:
         SourceError: The file is missing, or a line is of another form.
     """
     try:
-        with open(path, "rb") as file, io.TextIOWrapper(as_utf8(file), "utf-8") as text:
-            lines = text.read().split("\n")
+        with (
+            open(path, "rb") as file,
+            io.TextIOWrapper(as_utf8(file), "utf-8", newline="") as stream,
+        ):
+            text = stream.read()
     except FileNotFoundError as error:
         raise SourceError(
             f"There is no file {path}. Expected one with a pair of ids a line, perhaps with a score."
@@ -34,26 +40,43 @@ def read_judgements(path: str) -> dict[str, dict[str, float]]:
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"Cannot read {path}: {error}") from error
-    lines = [line for line in lines if line.strip()]
-    if not lines:
+    rows = list(_rows(text, path))
+    if not rows:
         raise SourceError(f"{path} is empty. Expected a pair of ids a line, perhaps with a score.")
-    mark = next((mark for mark in "\t," if mark in lines[0]), None)
-    rows = list(csv.reader(lines, delimiter=mark)) if mark else [line.split() for line in lines]
-    n_columns = len(rows[0])
+    first, n_columns = rows[0][0], len(rows[0][1])
     if n_columns not in (2, 3, 4):
         raise SourceError(f"{path} has {n_columns} columns. Expected two names, perhaps a score.")
     judged: dict[str, dict[str, float]] = {}
-    for number, row in enumerate(rows, 1):
+    for number, row in rows:
         if len(row) != n_columns:
             raise SourceError(f"{path}, line {number}: {len(row)} columns, expected {n_columns}.")
         one, other = row[0], row[2] if n_columns == 4 else row[1]
         try:
             score = float(row[-1]) if n_columns > 2 else 1.0
         except ValueError:
-            if number == 1:
+            if number == first:
                 continue
             raise SourceError(
                 f"{path}, line {number}: the score {row[-1]!r} is no number."
             ) from None
-        judged.setdefault(one.strip(), {})[other.strip()] = score
+        judged.setdefault(one, {})[other] = score
     return judged
+
+
+def _rows(text: str, path: str) -> Iterator[tuple[int, list[str]]]:
+    """Each line that is not blank: its number and its columns."""
+    lines = text.split("\n" if "\n" in text else "\r")  # only files of old have \r alone
+    first = next((line for line in lines if line.strip()), "")
+    mark = next((mark for mark in "\t," if mark in first), None)
+    if mark is None:
+        for number, line in enumerate(lines, 1):
+            if words := [word for word in re.split("[ \t\r]+", line) if word]:
+                yield number, words
+        return
+    reader = csv.reader((f"{line}\n" for line in lines), delimiter=mark)
+    try:
+        for row in reader:
+            if "".join(row).strip():
+                yield reader.line_num, row
+    except csv.Error as error:
+        raise SourceError(f"{path}, line {reader.line_num}: {error}.") from error

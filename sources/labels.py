@@ -1,6 +1,12 @@
-"""A file of class names, one a line, each perhaps with its own wording: `7: seven`."""
+"""A file of class names, one a line, each perhaps with its own wording: `7: seven`.
 
-from collections.abc import Iterator
+The text of a class is what the model is to see: the sentences that its name was put into, a line each, or
+a wording of its own. What already is a sentence stands as it is.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -9,9 +15,62 @@ from sources.opening import Lines, SourceFile
 from sources.prepare import prepare
 from sources.rows import Piece, Rows, SourceError, SourceOptions, unread
 
+N_SHOWN = 3
+BARE = ("{}",)
+# What is a sentence whatever it would be put into, and what would come twice in some templates.
+DEPICTION = re.compile(
+    r"\b(photo(graph)?|picture|image|drawing|painting|sketch|illustration|view)s? of\b", re.I
+)
+OPENING = re.compile(r"(this|that|it|there|these|those|here) (is|are|was|were|shows?)\b", re.I)
+ENDED = re.compile(r"(\S+\s+){3,}\S*[.!?]")
+ARTICLE = re.compile(r"(an?|the|this|that|these|those|some)\s", re.I)
+AFTER_ARTICLE = re.compile(r"\b(an?|the)\s+\{\}", re.I)
+
+
+class Class(NamedTuple):
+    """One line of the file.
+
+    Attributes:
+        name: Before the colon, or all of it.
+        text: What the model sees, a sentence a line.
+        worded: Whether the name has a wording of its own.
+        stands: Whether name or wording was put into no template.
+    """
+
+    name: str
+    text: str
+    worded: bool
+    stands: bool
+
+
+def class_of(line: str, templates: Sequence[str], *, asked: bool) -> Class:
+    """What a line of the file says.
+
+    Args:
+        line: Without blanks around it.
+        templates: What a name is put into at {}.
+        asked: The user gave them: wordings that are no sentences are put into them too.
+    """
+    name, colon, wording = (part.strip() for part in line.partition(": "))
+    worded = bool(colon)
+    said = wording if worded else name
+    stands = is_sentence(said, templates) or (worded and not asked)
+    used = BARE if stands else templates
+    return Class(name, "\n".join(one.replace("{}", said) for one in used), worded, stands)
+
+
+def is_sentence(text: str, templates: Sequence[str]) -> bool:
+    """Whether a text already reads like what the templates would make of a name.
+
+    `a photo of a cat` does, and `a cat` where the template is `a photo of a {}`; `ice cream` does not.
+    """
+    if DEPICTION.search(text) or OPENING.match(text) or ENDED.fullmatch(text):
+        return True
+    return bool(ARTICLE.match(text)) and any(map(AFTER_ARTICLE.search, templates))
+
 
 class LabelSource:
-    """The classes of one file: the id is the name, the text its wording, or the name again.
+    """The classes of one file: the id is the name, the text what the model sees of it.
 
     Attributes:
         columns: None.
@@ -56,19 +115,49 @@ class LabelSource:
     def read(self, piece: Piece) -> Iterator[Rows]:
         """The classes; blank lines and lines that begin with # are none."""
         lines = Lines(self._file, self.options.encoding)
-        names: list[bytes] = []
-        wordings: list[bytes] = []
-        for line in lines.as_text():
-            text = line.strip()
-            if not text or text.startswith("#"):
-                continue
-            name, colon, wording = text.partition(": ")
-            for column, value in ((names, name), (wordings, wording if colon else name)):
-                column.append(value.strip().encode("utf-8", "surrogateescape"))
-        columns = {"name": names, "wording": wordings}
-        table = pa.table({name: pa.array(v, pa.large_binary()) for name, v in columns.items()})
-        if names:
-            name, positions = self._file.name, range(len(names))
+        found = list(self._classes(lines))
+        columns = {"name": [one.name for one in found], "wording": [one.text for one in found]}
+        table = pa.table({name: _bytes(values) for name, values in columns.items()})
+        if found:
+            name, positions = self._file.name, range(len(found))
             yield prepare(table, self.options, name, positions, is_text_file=True)
         if lines.error:
-            yield unread(self._file.name, len(names), lines.error)
+            yield unread(self._file.name, len(found), lines.error)
+
+    def remarks(self) -> list[str]:
+        """Which lines were put into no template although there is one, in words."""
+        if self.options.templates == BARE:
+            return []
+        found = list(self._classes(Lines(self._file, self.options.encoding)))
+        sentences = [one.text for one in found if one.stands and not one.worded]
+        wordings = [one.text for one in found if one.stands and one.worded]
+        told = []
+        if sentences:
+            told.append(
+                f"{_shown(sentences)} read like sentences and stand as they are, in no template. To say"
+                " how a class is worded write `name: wording`."
+            )
+        if wordings:
+            told.append(
+                f"{_shown(wordings)} are wordings of their own and stand as they are, in no template."
+                " A --template that is given is put around those that are no sentences."
+            )
+        return told
+
+    def _classes(self, lines: Lines) -> Iterator[Class]:
+        options = self.options
+        for line in lines.as_text():
+            text = line.strip()
+            if text and not text.startswith("#"):
+                yield class_of(text, options.templates, asked=options.templates_asked)
+
+
+def _bytes(texts: Sequence[str]) -> pa.Array:
+    """Texts as they stood in the file, for `prepare` to judge whether they are UTF-8."""
+    encoded = (text.encode("utf-8", "surrogateescape") for text in texts)
+    return pa.array(encoded, pa.large_binary())
+
+
+def _shown(texts: list[str]) -> str:
+    shown = ", ".join(map(repr, texts[:N_SHOWN]))
+    return f"{len(texts):,} of the classes ({shown}{', …' if len(texts) > N_SHOWN else ''})"

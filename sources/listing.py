@@ -1,4 +1,14 @@
-"""Which files a SOURCE names: one file, a folder, or a glob, local or at any fsspec address."""
+"""Which files a SOURCE names: one file, a folder, or a glob, local or at any fsspec address.
+
+Names that begin with a dot, of files or of folders, are hidden, and so are AppleDouble's `._x`. What
+tables and archives keep beside their rows is no file either: the folders `_delta_log`,
+`_spark_metadata`, `_temporary` and `__MACOSX`, and the files `_SUCCESS`, `_metadata`,
+`_common_metadata`, `_committed_*` and `_started_*`. All others are files, also where their names
+begin with `_`: a source reads them or counts them as left out.
+
+The files of a Delta, Iceberg or Hudi table are not its rows: some were deleted or overwritten. Where
+such a table lies below SOURCE, it is refused; a Delta table itself is read by `sources.delta`.
+"""
 
 import contextlib
 import difflib
@@ -6,12 +16,13 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+import pyarrow as pa
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.arrow import ArrowFSWrapper
@@ -21,16 +32,30 @@ from pyarrow.fs import FileSelector, FileType
 
 from schemas.places import filesystem, in_bucket, in_store, reason
 from sources.opening import ending
+from sources.partitions import NONE, partition_columns, partition_of
 from sources.rows import SourceError, SourceOptions, short_reason
 
 _MAGIC = re.compile(r"[*?[]")
+_BESIDE_ROWS = re.compile(
+    r"(^|/)((_delta_log|_spark_metadata|_temporary|__MACOSX|\.hoodie)/"
+    r"|(_SUCCESS|_metadata|_common_metadata|_(committed|started)_[^/]*)$)"
+)
+_MARK_OF_TABLE = re.compile(r"(?:^|/)(_delta_log/|\.hoodie/|metadata/[^/]+\.metadata\.json$)")
+_TABLES = {"_delta_log": "Delta", ".hoodie": "Hudi", "metadata": "Iceberg"}
 
 
 class Found(NamedTuple):
-    """A file: its name relative to SOURCE, with `/`, and its size."""
+    """A file.
+
+    Attributes:
+        name: Relative to SOURCE, with `/`.
+        size_bytes: As the file system has it.
+        partition: What its folders say of its rows, by column.
+    """
 
     name: str
     size_bytes: int
+    partition: Mapping[str, object] = NONE
 
 
 @dataclass(frozen=True)
@@ -39,13 +64,15 @@ class Listing:
 
     Attributes:
         root: The folder that the names are relative to.
-        files: Sorted by name; hidden ones (. or _ in front, also of a folder) are left out.
+        files: Sorted by name, without those that are hidden or that tables keep beside their rows.
         unlisted: (name, reason) of what could not be listed.
+        partitions: The columns that the partitions of the files have.
     """
 
     root: str
     files: tuple[Found, ...]
     unlisted: tuple[tuple[str, str], ...] = ()
+    partitions: pa.Schema = pa.schema([])
 
 
 class Place:
@@ -93,30 +120,70 @@ class Place:
             SourceError: There is no such path, the glob matches nothing, or the folder is empty.
         """
         path, shown = self.path, self.options.path
-        kind = self._kind()
-        if kind == "file":
+        if self.kind == "file":
             root, _, name = path.rpartition("/")
             return Listing(root or "/", (Found(name, self.fs.size(path)),))
         unlisted: list[tuple[str, str]] = []
-        if kind == "directory":
-            files = sorted(_walk(self.fs, path, unlisted))
+        if self.kind == "directory":
+            files = self._files(path, unlisted)
             if not files and not unlisted:
-                raise SourceError(f"Folder {shown} is empty, or holds hidden files alone.")
-            return Listing(path, tuple(files), tuple(unlisted))
-        magic = _MAGIC.search(path)
-        if magic is None:
+                raise SourceError(
+                    f"Folder {shown} is empty, or holds hidden files alone (their names begin with a "
+                    "dot) and what tables keep beside their rows, such as _SUCCESS."
+                )
+            return _with_partitions(path, files, unlisted)
+        root = self.base
+        if root == path:
             raise SourceError(self.missing())
-        root = path[: magic.start()].rpartition("/")[0] or "/"
-        matches = re.compile(glob_translate(path[len(root) :].lstrip("/"))).match
-        files = [file for file in sorted(_walk(self.fs, root, unlisted)) if matches(file.name)]
+        files = self._files(root, unlisted, glob_translate(path[len(root) :].lstrip("/")))
         if not files:
             raise SourceError(
                 f"The glob {shown} matches no file. {beside(self.fs, root + '/*')} A glob names "
                 "files, not folders: `*` is any name, `**/` any folders; quote it for the shell."
             )
-        return Listing(root, tuple(files), tuple(unlisted))
+        return _with_partitions(root, files, unlisted)
 
-    def _kind(self) -> str:
+    @cached_property
+    def base(self) -> str:
+        """The path, or of a glob the folder before its first wildcard."""
+        magic = None if self.kind else _MAGIC.search(self.path)
+        if magic is None:
+            return self.path
+        return self.path[: magic.start()].rpartition("/")[0] or "/"
+
+    def _files(
+        self, root: str, unlisted: list[tuple[str, str]], pattern: str = ".*"
+    ) -> list[Found]:
+        """The files below a folder, sorted.
+
+        Args:
+            root: The folder.
+            unlisted: Grows by what cannot be listed.
+            pattern: What the names of the files match from their start.
+
+        Raises:
+            SourceError: Some of them belong to a table below the folder.
+        """
+        matches = re.compile(pattern, re.DOTALL).match
+        files, tables = [], {}
+        for file in _walk(self.fs, root, unlisted):
+            if mark := _MARK_OF_TABLE.search(file.name):
+                tables[file.name[: mark.start()]] = _TABLES[mark[1].partition("/")[0]]
+            if matches(file.name) and not _BESIDE_ROWS.search(file.name):
+                files.append(file)
+        for folder, kind in sorted(tables.items()):
+            is_source = kind == "Delta" and not folder  # then its rows are read
+            if not is_source and any(f.name.startswith(f"{folder}/" * bool(folder)) for f in files):
+                way = "Give that folder as SOURCE." if kind == "Delta" else "Export its rows first."
+                raise SourceError(
+                    f"{self.options.path} holds files of a table of {kind}, "
+                    f"{root.rstrip('/')}/{folder}. Read one by one they bring back deleted and "
+                    f"overwritten rows. {way}"
+                )
+        return sorted(files)
+
+    @cached_property
+    def kind(self) -> str:
         """`file`, `directory` or neither; what a store answers else is an error, not a lack of files."""
         if not isinstance(self.fs, ArrowFSWrapper):
             is_folder = "directory" if self.fs.isdir(self.path) else ""
@@ -139,9 +206,19 @@ class Place:
         return f"There is no file or folder {self.options.path}. {beside(self.fs, self.path)}"
 
 
+def _with_partitions(
+    root: str, files: Sequence[Found], unlisted: Sequence[tuple[str, str]]
+) -> Listing:
+    found = tuple(file._replace(partition=partition_of(file.name)) for file in files)
+    columns = partition_columns(file.partition for file in found)
+    return Listing(root, found, tuple(unlisted), columns)
+
+
 def endings(files: Iterable[Found]) -> dict[str, int]:
     """How many files have which ending, most first; `none` where there is none."""
-    return dict(Counter(ending(file.name) or "none" for file in files).most_common())
+    found = (ending(file.name) or PurePosixPath(file.name).suffix for file in files)
+    counts = Counter(one or "none" for one in found)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def beside(fs: AbstractFileSystem, path: str) -> str:
@@ -162,12 +239,18 @@ def beside(fs: AbstractFileSystem, path: str) -> str:
 
 
 def _walk(fs: AbstractFileSystem, root: str, unlisted: list[tuple[str, str]]) -> Iterator[Found]:
+    """All files below a folder but hidden ones, in any order."""
     if isinstance(fs, LocalFileSystem):
-        yield from _walk_local(root, unlisted)
-        return
+        return _walk_local(root, unlisted)
     if isinstance(fs, ArrowFSWrapper):
-        yield from _walk_store(fs, root)
-        return
+        return _walk_store(fs, root)
+    return _walk_other(fs, root, unlisted)
+
+
+def _walk_other(
+    fs: AbstractFileSystem, root: str, unlisted: list[tuple[str, str]]
+) -> Iterator[Found]:
+    """What fsspec lists."""
 
     def failed(error: Exception) -> None:
         unlisted.append((root, short_reason(error)))
@@ -227,4 +310,5 @@ def _not_of_stores(options: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_hidden(name: str) -> bool:
-    return any(part.startswith((".", "_")) for part in name.split("/"))
+    """Whether a part of a name begins with a dot; `.hoodie` is looked at as a mark of a table."""
+    return any(part.startswith(".") and part != ".hoodie" for part in name.split("/"))

@@ -1,10 +1,11 @@
 """Parquet files, cut into pieces of whole row groups; only the columns needed are read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sources.class_names import class_names, with_class_names
 from sources.opening import SourceFile
 from sources.prepare import prepare
 from sources.rows import MAX_BYTES, MAX_ROWS, Piece, Rows, SourceOptions, short_reason, unread
@@ -14,13 +15,16 @@ PIECE_ROWS = 100_000
 
 
 def parquet_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
-    """The columns of the file.
+    """The columns of the file; names of classes that `datasets` wrote stand for their numbers.
 
     Raises:
         Exception: The file cannot be read.
     """
     with file.open(jumps=True) as stream, pq.ParquetFile(stream) as parquet:
-        return parquet.schema_arrow
+        schema = parquet.schema_arrow
+        for column in class_names(schema):
+            schema = schema.set(schema.get_field_index(column), pa.field(column, pa.string()))
+        return schema
 
 
 def parquet_parts(file: SourceFile) -> list[Piece]:
@@ -57,6 +61,7 @@ def read_parquet(
     options: SourceOptions,
     part: tuple[int, int] | None = None,
     position: int = 0,
+    absent: Iterable[pa.Field] = (),
 ) -> Iterator[Rows]:
     """Stream the row groups [start, stop) of a file, or all; a bad one costs no other its rows.
 
@@ -65,6 +70,7 @@ def read_parquet(
         options: Which columns are which.
         part: The row groups; None is all.
         position: Of the part's first row.
+        absent: Columns that are null where the file lacks them.
     """
     try:
         stream = file.open(jumps=True)
@@ -76,11 +82,12 @@ def read_parquet(
             parquet = pq.ParquetFile(
                 stream, pre_buffer=file.is_far, page_checksum_verification=True
             )
-            names = parquet.schema_arrow.names
+            names, classes = parquet.schema_arrow.names, class_names(parquet.schema_arrow)
         except Exception as error:
             yield unread(file.name, position, error)
             return
-        if lack := options.lack(names):
+        lacking = [f for f in absent if f.name not in names and options.needs(f.name)]
+        if lack := options.lack([*names, *(field.name for field in lacking)]):
             yield unread(file.name, position, lack)
             return
         wanted = [name for name in names if options.needs(name)]
@@ -91,7 +98,9 @@ def read_parquet(
             first = position
             try:
                 for batch in parquet.iter_batches(size, [number], wanted, use_threads=False):
-                    table = pa.Table.from_batches([batch])
+                    table = with_class_names(pa.Table.from_batches([batch]), classes)
+                    for field in lacking:
+                        table = table.append_column(field, pa.nulls(len(table), field.type))
                     positions = range(first, first + len(table))
                     yield prepare(table, options, file.name, positions, numbers=file.number)
                     first += len(table)

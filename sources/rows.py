@@ -6,11 +6,14 @@ The address of a row is its file and its position, which counts the rows of the 
 however the file was cut into pieces.
 """
 
+import glob
+import os
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import NamedTuple, Protocol
 
 import pyarrow as pa
@@ -19,6 +22,10 @@ MAX_ROWS = 8192
 """Rows in one `Rows`, at most."""
 MAX_BYTES = 16 << 20
 """Bytes of input in one `Rows`, about: it ends after the row that reaches it."""
+
+GROUP_BYTES = 16 << 20
+GROUP_FILES = 2000
+"""Small files that one task reads together, at most."""
 
 USER_PART = re.compile(r"://[^/@\s]+@")
 SECRET_PART = re.compile(
@@ -58,7 +65,8 @@ class SourceOptions:
     """Where the rows come from and which of their columns matter.
 
     Attributes:
-        path: A file, folder, glob, URI (fsspec), datasets folder or hub name (`owner/name:split`).
+        path: A file, folder, glob, URI (fsspec), Delta table, datasets folder or hub name
+            (`owner/name:split`).
         text_column: Columns joined by a newline to the text. Empty: `text`, else the only string
             column.
         image_column: Column of images (their bytes, or a struct of bytes and path). None: the one that
@@ -74,8 +82,11 @@ class SourceOptions:
         no_header: The first row of a CSV file is data; columns are column_1, column_2, …
         lines: Each line of a file, whatever its ending, is one document.
         labels: The file holds the names of classes, one a line.
+        feeds: The folder holds fetches of news feeds, whose items are the rows.
         types: Of other columns by the names they get, once they are decided: what a reader finds
             without a type of its own, as in JSON, is written in these.
+        templates: Sentences that these names are put into at {}.
+        templates_asked: The user gave them; wordings that are no sentences are put into them too.
         storage_options: For object stores, in delta-rs's words; others are passed to fsspec.
 
     Raises:
@@ -95,7 +106,10 @@ class SourceOptions:
     no_header: bool = False
     lines: bool = False
     labels: bool = False
+    feeds: bool = False
     types: Mapping[str, pa.DataType] = field(default_factory=dict, repr=False)
+    templates: tuple[str, ...] = ("{}",)
+    templates_asked: bool = False
     storage_options: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -116,10 +130,23 @@ class SourceOptions:
             ) from error
         if len(self.quote) > 1:
             raise SourceError(f"Quote {self.quote!r} is not one character; empty means no quoting.")
+        if self.lines + self.labels + self.feeds > 1:
+            raise SourceError(
+                "--lines, --labels and --feeds read a file in different ways: give one."
+            )
 
     def with_names(self, *, text: tuple[str, ...], id_column: str) -> "SourceOptions":
         """The options of a source that names its columns itself."""
         return replace(self, text_column=text, id_column=id_column)
+
+    @property
+    def address(self) -> str:
+        """The source as it is known however it is spelled: an absolute path, a URI, or a hub name."""
+        path = self.path.removeprefix("file://")
+        if "://" in path:
+            return path.rstrip("/")
+        is_local = os.path.exists(path) or glob.has_magic(path)
+        return os.path.abspath(path) if is_local else path
 
     @property
     def modality(self) -> str:
@@ -159,6 +186,7 @@ class Piece:
         part: Row groups [start, stop) of one Parquet file, or rows [start, stop) of a split.
         first_row: Position of the first row of that part.
         file_number: Index of the first of `files` among all files of the source; see `numbered`.
+        partitions: The values of partition columns of each file; empty where the source has none.
     """
 
     files: tuple[str, ...]
@@ -166,6 +194,7 @@ class Piece:
     part: tuple[int, int] | None = None
     first_row: int = 0
     file_number: int = 0
+    partitions: tuple[Mapping[str, object], ...] = ()
 
 
 def numbered(pieces: Iterable[Piece]) -> list[Piece]:
@@ -178,6 +207,30 @@ def numbered(pieces: Iterable[Piece]) -> list[Piece]:
         result.append(replace(piece, file_number=number))
         n_files = number + len(piece.files)
     return result
+
+
+def group_small(pieces: Iterable[Piece], kind: Callable[[str], object]) -> Iterator[Piece]:
+    """Put small whole files of one kind that follow each other into one piece.
+
+    Args:
+        pieces: In the order of their files.
+        kind: Of a file, by its name.
+    """
+    for _, run in groupby(pieces, lambda piece: piece.part or kind(piece.files[0])):
+        names: list[str] = []
+        n_bytes = 0
+        for piece in run:
+            full = n_bytes + piece.size_bytes > GROUP_BYTES or len(names) >= GROUP_FILES
+            if names and (full or piece.part):
+                yield Piece(tuple(names), n_bytes)
+                names, n_bytes = [], 0
+            if piece.part:
+                yield piece
+                continue
+            names.extend(piece.files)
+            n_bytes += piece.size_bytes
+        if names:
+            yield Piece(tuple(names), n_bytes)
 
 
 def file_name(pieces: Sequence[Piece], number: int) -> str:
@@ -221,6 +274,9 @@ class Source(Protocol):
 
     def left_out(self) -> dict[str, int]:
         """How many files are of kinds that are not read here, by ending."""
+
+    def remarks(self) -> list[str]:
+        """What was guessed, and how to say otherwise."""
 
     def read(self, piece: Piece) -> Iterator[Rows]:
         """Stream a piece. Bad data becomes failures and never raises."""

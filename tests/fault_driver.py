@@ -4,7 +4,7 @@
 
 CONFIG holds `embed` (EmbedConfig), `model` (HashModel), `run` (keywords of `jobs.embed.run`),
 `settings` (`group_rows`: rows that one group of rewritten files waits for; `window_rows`: the
-smallest window) and `faults`: names of FAULTS with their keywords. CONFIG.begun is there once the
+smallest window; `piece_rows`: rows of one part of a Parquet file) and `faults`: names of FAULTS with their keywords. CONFIG.begun is there once the
 run begins. The summary is the one line on stdout; an error is one line on stderr, and exit code 1.
 """
 
@@ -28,6 +28,7 @@ from jobs.options import user_errors
 from schemas import fragments, store
 from schemas.plan import make_plan
 from schemas.store import Table
+from sources import parquet
 from tests.hash_model import HashModel
 from tests.mutations import plant
 
@@ -133,6 +134,7 @@ def main(path):
     config = json.loads(path.read_text())
     make_plan.__kwdefaults__["wave_rows"] = config["settings"]["group_rows"]
     cluster.SMALLEST_WINDOW = config["settings"].get("window_rows", cluster.SMALLEST_WINDOW)
+    parquet.PIECE_ROWS = config["settings"].get("piece_rows", parquet.PIECE_ROWS)
     path.with_suffix(".begun").touch()
     for name, fault in FAULTS.items():
         if name in config["faults"]:

@@ -47,6 +47,7 @@ class Stage:
             "settings": {
                 "group_rows": self.rng.choice([10, 40, 50_000]),
                 "window_rows": self.rng.choice([16, 64, 128]),
+                "piece_rows": self.rng.choice([16, 32, 100_000]),
             },
         }
 
@@ -226,7 +227,8 @@ def rivals(n):
 def source_changes(stage):
     """A file of the source is cut, replaced, taken away, or a broken one comes, while a run reads."""
     rng, files = stage.rng, {path.name: path.read_bytes() for path in stage.source.iterdir()}
-    name = rng.choice([name for name in sorted(files) if name != "extra.jsonl"])
+    fixed = ("extra.jsonl", "notes.html")
+    name = rng.choice([name for name in sorted(files) if name not in fixed])
     how = rng.choice(["cut", "cut", "replaced", "taken away", "new", "new and broken"])
     new = None
     if how == "cut":

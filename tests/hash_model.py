@@ -1,7 +1,7 @@
 """An encoder of ten lines for tests in which a model is only a means: a vector is a hash of a text."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import xxhash
@@ -60,6 +60,7 @@ class HashModel:
     preprocess: Preprocess | None = None
     templates: tuple[str, ...] = ()
     logit_scale: float | None = None
+    ingredients: dict = field(default_factory=dict, hash=False)
 
     def load(self, device="cpu", threads=None, precision="fp32"):
         return HashEncoder(self.dim, self.poison, self.seconds_a_row)

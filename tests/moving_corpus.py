@@ -1,17 +1,24 @@
 """A corpus of a few hundred rows that changes from fault to fault, and what its files say just now.
 
-Rows come, go, get another text, another label, or one that the model refuses (POISON); some share
-their text. `extra.jsonl` repeats some rows, and claims the ids of others for another text.
+Rows come, go, get another text, another label, none at all, or a text that the model refuses (POISON);
+some share their text. `extra.jsonl` repeats some rows, and claims the ids of others for another text.
+One file is Parquet in row groups, one is compressed, and one is of a kind that is not read.
 """
 
 import gzip
+import io
 import json
 import zlib
 from dataclasses import dataclass, field
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from tests.fault_runs import POISON
 
-N_FILES = 5  # the last of them is compressed
+N_FILES = 5
+ENDINGS = {1: ".parquet", 4: ".jsonl.gz"}  # of these files; the others are JSON lines
+GROUP_ROWS = 16  # of the Parquet file
 ROWS = 300
 STRANGER = 90_000  # ids from here on are of files that do not belong
 
@@ -27,7 +34,7 @@ def change(rows, rng, step):
     changed = {}
     for number, (text, label) in rows.items():
         draw = rng.random()
-        if POISON in text and draw < 0.5:
+        if (POISON in text or not text) and draw < 0.5:
             changed[number] = f"text {number} healed at {step}", label
         elif draw < 0.14:
             changed[number] = text_of(number, step, rng), label
@@ -45,7 +52,9 @@ def text_of(number, step, rng):
     draw = rng.random()
     if draw < 0.1:
         return f"shared by many since {step}: {number % 2}"
-    return f"text {number} of {step}{f' {POISON}' if draw > 0.96 else ''}"
+    if draw > 0.97:
+        return ""
+    return f"text {number} of {step}{f' {POISON}' if draw > 0.94 else ''}"
 
 
 def line(number, text, label):
@@ -54,13 +63,13 @@ def line(number, text, label):
 
 def contents(rows):
     """The corpus as files: name to bytes."""
-    parts = [
-        [line(number, *row) for number, row in sorted(rows.items()) if number % N_FILES == part]
-        for part in range(N_FILES)
-    ]
-    files = {f"{part}.jsonl": b"".join(lines) for part, lines in enumerate(parts)}
-    last = f"{N_FILES - 1}.jsonl"
-    files[f"{last}.gz"] = gzip.compress(files.pop(last), mtime=0)
+    files = {"notes.html": b"no rows"}
+    for part in range(N_FILES):
+        mine = [(number, *row) for number, row in sorted(rows.items()) if number % N_FILES == part]
+        lines = b"".join(line(*row) for row in mine)
+        ending = ENDINGS.get(part)
+        made = {".parquet": table_of(mine), ".jsonl.gz": gzip.compress(lines, mtime=0)}
+        files[file_of(part)] = made.get(ending, lines)
     extra = [line(number, *row) for number, row in rows.items() if number % 29 == 0]
     extra += [
         line(number, f"another text for {number}", "conflict")
@@ -69,6 +78,24 @@ def contents(rows):
     ]
     files["extra.jsonl"] = b"".join(extra)
     return files
+
+
+def file_of(number):
+    part = number % N_FILES
+    return f"{part}{ENDINGS.get(part, '.jsonl')}"
+
+
+def table_of(rows):
+    """A Parquet file of rows; a text that is empty elsewhere is null here."""
+    columns = {
+        "id": [f"d{number:05}" for number, _, _ in rows],
+        "text": [text or None for _, text, _ in rows],
+        "label": [label for _, _, label in rows],
+    }
+    table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+    sink = io.BytesIO()
+    pq.write_table(table, sink, row_group_size=GROUP_ROWS)
+    return sink.getvalue()
 
 
 def write(folder, files):
@@ -83,7 +110,7 @@ def write(folder, files):
 
 @dataclass
 class Truth:
-    """What a folder of JSON lines says, read without embatch.
+    """What a folder says, read without embatch.
 
     Attributes:
         rows: id to (text, label), of rows with one id the first.
@@ -107,23 +134,23 @@ class Truth:
     def of(cls, folder):
         truth = cls()
         for path in sorted(folder.iterdir()):
-            data = path.read_bytes()
-            if path.suffix == ".gz":
-                try:
-                    data = gzip.decompress(data)
-                except (OSError, EOFError, zlib.error):
-                    truth.broken.add(path.name)
-                    data = b""
-            for raw in filter(bytes.strip, data.split(b"\n")):
-                truth.add(raw)
+            try:
+                rows = list(rows_in(path))
+            except (OSError, EOFError, zlib.error, pa.ArrowInvalid):
+                truth.broken.add(path.name)
+                continue
+            for row in rows:
+                truth.add(row)
         return truth
 
-    def add(self, raw):
+    def add(self, row):
         self.n_rows += 1
         try:
-            row = json.loads(raw)
             name, text, label = row["id"], row["text"], row["label"]
-        except (ValueError, TypeError, KeyError):
+            is_read = bool((text or "").strip())
+        except (TypeError, KeyError):
+            is_read = False
+        if not is_read:
             self.n_unreadable += 1
             return
         self.known.add((name, text, label))
@@ -141,5 +168,20 @@ class Truth:
     def is_sure(self, name):
         """Whether a row with this id is as the intact files have it."""
         number = int(name[1:])
-        file = f"{number % N_FILES}.jsonl.gz"
-        return not self.broken or (number < STRANGER and file not in self.broken)
+        return not self.broken or (number < STRANGER and file_of(number) not in self.broken)
+
+
+def rows_in(path):
+    """The rows of a file; None for a line that holds none."""
+    if path.suffix == ".html":
+        return
+    if path.suffix == ".parquet":
+        yield from pq.read_table(io.BytesIO(path.read_bytes())).to_pylist()
+        return
+    data = path.read_bytes()
+    data = gzip.decompress(data) if path.suffix == ".gz" else data
+    for raw in filter(bytes.strip, data.split(b"\n")):
+        try:
+            yield json.loads(raw)
+        except ValueError:
+            yield None

@@ -20,6 +20,13 @@ def file_of(image, kind="PNG", **options):
     return sink.getvalue()
 
 
+def turned(number):
+    """An EXIF block that says how an image is to be turned upright."""
+    exif = Image.Exif()
+    exif[0x0112] = number
+    return exif
+
+
 def noise_photos(n, low=20, high=80):
     """Files of noise, each of another size."""
     return [file_of(Image.fromarray(noise(*RNG.integers(low, high, 2)))) for _ in range(n)]
@@ -36,6 +43,20 @@ def bomb(width, height):
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
+
+
+def tiff(values, photometric=1):
+    """A TIFF of (height, width[, channels]) values of any dtype and byte order; 0 is white if 0."""
+    end = ">" if values.dtype.str[0] == ">" else "<"
+    kind = "iuf".index(values.dtype.kind)
+    shape, data = values.shape, values.tobytes()
+    tags = {256: shape[1], 257: shape[0], 258: 8 * values.itemsize, 259: 1, 262: photometric}
+    tags |= {273: 8, 277: shape[2] if len(shape) > 2 else 1, 278: shape[0], 279: len(data)}
+    tags |= {339: (2, 1, 3)[kind]}  # signed, unsigned, floats
+    parts = [struct.pack(f"{end}HHII", tag, 4, 1, value) for tag, value in tags.items()]
+    mark = b"II*\0" if end == "<" else b"MM\0*"
+    head = mark + struct.pack(f"{end}I", 8 + len(data))
+    return head + data + struct.pack(f"{end}H", len(tags)) + b"".join(parts) + bytes(4)
 
 
 def animated():

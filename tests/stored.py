@@ -3,7 +3,8 @@
 import numpy as np
 import pyarrow as pa
 
-from jobs.scan import due_by_piece, gather, read_due, scan_piece
+from jobs.due import due_by_piece, read_due
+from jobs.scan import gather, scan_piece
 from schemas.columns import fitted, source_columns
 from schemas.keys import KEYS
 from schemas.plan import make_plan

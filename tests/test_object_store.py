@@ -168,7 +168,7 @@ def test_keys_of_a_store_may_hold_what_file_names_do_not(bucket, here):
     for name in [*ODD, "deep/er/x y.txt"]:
         bucket.put(f"{here}/source/{name}", name.encode())
     bucket.put(f"{here}/source/deep/", b"")  # how consoles mark a folder
-    for name in ("_hidden/a.txt", ".b.txt"):
+    for name in ("_temporary/a.txt", ".b.txt"):
         bucket.put(f"{here}/source/{name}", b"hidden")
     table = bucket.uri(f"{here}/table")
     embed(bucket, bucket.uri(f"{here}/source"), table, id_column="")
@@ -179,6 +179,18 @@ def test_keys_of_a_store_may_hold_what_file_names_do_not(bucket, here):
     assert [piece.files for piece in listed.pieces()] == [("deep/er/x y.txt",)]
 
 
+def test_a_table_of_a_store_is_the_source_of_another(bucket, here):
+    bucket.put(f"{here}/a.jsonl", lines(texts(5)))
+    first, second = bucket.uri(f"{here}/first"), bucket.uri(f"{here}/second")
+    embed(bucket, bucket.uri(f"{here}/a.jsonl"), first)
+    bucket.put(f"{here}/a.jsonl", lines(texts(3)))
+    embed(bucket, bucket.uri(f"{here}/a.jsonl"), first, prune=True, force_prune=True)
+    for source in (first, f"{first}/*.parquet"):
+        embed(bucket, source, second, id_column="")
+        assert held(bucket, second) == held(bucket, first)
+    assert len(held(bucket, second)) == 3
+
+
 def test_many_small_files_are_fetched_at_once(bucket, here):
     for i in range(32):
         bucket.put(f"{here}/{i:02}.txt", f"text {i}".encode())
@@ -186,7 +198,7 @@ def test_many_small_files_are_fetched_at_once(bucket, here):
     pieces = source.pieces()
     with bucket.disturbed(["late"]):
         started = time.monotonic()
-        (rows,) = [rows for piece in pieces for rows, _ in source.read(piece)]
+        (rows,) = [rows for piece in pieces for rows, _, _ in source.read(piece)]
         seconds = time.monotonic() - started
         n_asked = len(bucket.seen())
     assert rows["text"].to_pylist() == [f"text {i}" for i in range(32)]
@@ -469,7 +481,8 @@ def test_a_store_that_takes_no_files_is_one_message(bucket, here, capsys):
 
 
 def test_a_folder_of_datasets_is_read_from_a_disk(bucket, here):
-    bucket.put(f"{here}/state.json", b"{}")
+    for name in ("state.json", "dataset_info.json"):
+        bucket.put(f"{here}/{name}", b"{}")
     with pytest.raises(SourceError, match="is a datasets folder, which is read from a disk alone"):
         open_source(SourceOptions(bucket.uri(here), storage_options=bucket.options))
 
@@ -593,7 +606,7 @@ def test_a_source_that_goes_away_in_the_middle_of_a_run_is_the_reason_told(bucke
     source, table = bucket.uri(f"{here}/rows.jsonl"), str(tmp_path / "table")
     with (
         bucket.disturbed(["wrong signature"], only=f"GET .*{here}/rows", skip=2),
-        pytest.raises(SyncError, match="100.0% of the rows due failed"),
+        pytest.raises(SyncError, match="No row could be embedded"),
     ):
         embed(bucket, source, table)
     (reason,) = {row["reason"] for row in failed(bucket, table)}

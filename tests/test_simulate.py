@@ -14,7 +14,7 @@ from actors.checkpoints import resolve
 from benchmarks import record, simulate
 from benchmarks.rates import ASSUMED, ENCODERS, GPUS, REQUESTS, measured
 from benchmarks.reckon import IMAGE_WINDOW, WAVE_SECONDS, Work, reckon, work_of
-from jobs.scan import due_by_piece
+from jobs.due import due_by_piece
 from schemas.keys import KEYS
 from schemas.plan import make_plan
 from sources.rows import Piece, numbered

@@ -174,6 +174,56 @@ def test_prompt_tokens_and_tokenizer_change_the_recipe_and_not_the_space(tiny):
     assert len({model.space for model in models}) == 1
 
 
+def in_json(name, *path, **changes):
+    """Changes an object inside a file of JSON."""
+
+    def change(folder):
+        held = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
+        inner = held
+        for key in path:
+            inner = inner[key]
+        inner.update(changes)
+        write_json(folder / name, held)
+
+    return change
+
+
+A_TOKEN = {"id": 5, "content": "a", "single_word": False, "lstrip": True, "rstrip": False}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        in_json("tokenizer.json", added_tokens=[A_TOKEN | {"normalized": False, "special": True}]),
+        in_json("tokenizer.json", "normalizer", strip_accents=True),
+        in_json("tokenizer.json", truncation={"max_length": 7}),
+        in_json("tokenizer_config.json", truncation_side="left"),
+        in_json("tokenizer_config.json", padding_side="left"),
+        in_json("special_tokens_map.json", cls_token="a"),
+        in_json("added_tokens.json", b=11),
+        in_json("sentence_bert_config.json", do_lower_case=True),
+        lambda folder: (folder / "vocab.txt").write_text("a"),
+    ],
+    ids=[
+        "added",
+        "normaliser",
+        "truncation",
+        "cut",
+        "padding",
+        "special",
+        "more",
+        "lower",
+        "words",
+    ],
+)
+def test_every_file_that_decides_on_tokens_counts(tiny, change):
+    before = resolve(str(tiny))
+    change(tiny)
+    after = resolve(str(tiny))
+    assert after.space == before.space
+    assert after.recipe != before.recipe
+
+
 @pytest.mark.parametrize(
     "change",
     [

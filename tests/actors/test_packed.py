@@ -12,10 +12,10 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 
 from actors.attention import by_length, groups_of, padded
-from actors.bert_weights import POOLINGS, is_packable
 from actors.layout import read_layout
 from actors.linear import _onednn, plain
 from actors.packed import PackedBert
+from actors.settings import POOLINGS, is_packable
 from actors.transformer import TransformerEncoder
 from tests.actors.test_transformer import (
     WORDS,

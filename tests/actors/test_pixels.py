@@ -5,13 +5,13 @@ import time
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 from transformers import ConvNextImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from actors.engine import ModelError
 from actors.pixels import MAX_PIXELS, ImageError, decode, read_preprocess, resized
-from tests.pictures import BROKEN, CMYK, GOOD, RNG, animated, file_of, noise
+from tests.pictures import BROKEN, CMYK, GOOD, animated, file_of, noise, turned
 
 CLIP = {
     "image_processor_type": "CLIPImageProcessor",
@@ -42,9 +42,7 @@ def palette(transparent):
 
 
 def oriented(number):
-    exif = Image.Exif()
-    exif[0x0112] = number
-    return file_of(Image.fromarray(noise(30, 40)), "JPEG", exif=exif)
+    return file_of(Image.fromarray(noise(30, 40)), "JPEG", exif=turned(number))
 
 
 MODES = {
@@ -55,13 +53,6 @@ MODES = {
     "cmyk with a broken profile": lambda: CMYK,
     "grey": lambda: file_of(Image.fromarray(noise(40, 30, 1))),
     "1 bit": lambda: file_of(Image.fromarray(noise(40, 30, 1)).convert("1")),
-    "16 bit": lambda: file_of(
-        Image.fromarray(RNG.integers(0, 1 << 16, (30, 40)).astype(np.uint16))
-    ),
-    "32 bit": lambda: file_of(
-        Image.fromarray(RNG.integers(0, 300, (30, 40)).astype(np.int32)), "TIFF"
-    ),
-    "floats": lambda: file_of(Image.fromarray(RNG.random((30, 40), np.float32) * 300), "TIFF"),
     "alpha": lambda: file_of(Image.fromarray(noise(40, 30, 4), "RGBA")),
     "grey alpha": lambda: file_of(Image.fromarray(noise(40, 30, 2), "LA")),
     "palette": lambda: file_of(palette(transparent=False)),
@@ -69,6 +60,9 @@ MODES = {
     "webp": lambda: file_of(Image.fromarray(noise(40, 30)), "WEBP"),
     "webp with alpha": lambda: file_of(Image.fromarray(noise(40, 30, 4), "RGBA"), "WEBP"),
     "tiff": lambda: file_of(Image.fromarray(noise(40, 30)), "TIFF"),
+    "avif": lambda: file_of(Image.fromarray(noise(40, 30)), "AVIF"),
+    "avif with alpha": lambda: file_of(Image.fromarray(noise(40, 30, 4), "RGBA"), "AVIF"),
+    "avif on its side": lambda: file_of(Image.fromarray(noise(40, 30)), "AVIF", exif=turned(6)),
     "bmp": lambda: file_of(Image.fromarray(noise(40, 30)), "BMP"),
     "animated gif": animated,
     **{f"orientation {n}": (lambda n=n: oriented(n)) for n in range(1, 9)},
@@ -87,6 +81,8 @@ def expected(data, processor):
 
 @pytest.mark.parametrize("kind", MODES)
 def test_pixels_equal_the_reference_exactly(preprocess, tmp_path, kind):
+    if kind.startswith("avif") and not features.check("avif"):
+        pytest.skip("this Pillow was built without AVIF")
     data = MODES[kind]()
     got = preprocess(data)
     assert (got.dtype, got.shape) == (np.uint8, (24, 24, 3))

@@ -46,6 +46,18 @@ def test_vectors_equal_the_reference(folder):
     assert encoder.flops(np.array([64, 64])) == pytest.approx(2 * encoder.flops(np.array([64])))
 
 
+def test_a_setting_that_moves_a_stride_is_another_space(folder, tmp_path):
+    before = resolve(str(folder), modality="image")
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"downsample_in_bottleneck": True}))
+    after = resolve(str(tmp_path), modality="image")
+    assert after.space != before.space
+    assert after.recipe != before.recipe
+
+
 def test_it_takes_no_texts(folder):
     with pytest.raises(ModelError, match="embeds image, and SOURCE holds texts"):
         resolve(str(folder))

@@ -321,6 +321,19 @@ def test_pickled_weights_of_a_dense_module_are_refused(tmp_path):
         TransformerEncoder(folder)
 
 
+def test_pickled_weights_of_any_module_are_refused(tmp_path):
+    save_modules(tmp_path)
+    folder = tmp_path / "model"
+    modules = json.loads((folder / "modules.json").read_text())
+    norm = {"idx": 2, "name": "2", "path": "2_LayerNorm", "type": "sentence_transformers.LayerNorm"}
+    (folder / "modules.json").write_text(json.dumps([*modules, norm]))
+    (folder / "2_LayerNorm").mkdir()
+    (folder / "2_LayerNorm" / "config.json").write_text(json.dumps({"dimension": 32}))
+    (folder / "2_LayerNorm" / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ModelError, match="2_LayerNorm has its weights only as pickle"):
+        read_layout(folder)
+
+
 def test_what_is_no_text_encoder_is_refused(tmp_path):
     folder = save_plain(tmp_path)
     edit_json(tmp_path / "config.json", model_type="clipseg")
@@ -330,6 +343,47 @@ def test_what_is_no_text_encoder_is_refused(tmp_path):
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(ModelError, match=r"not a text encoder.* begins with Router"):
         TransformerEncoder(folder)
+
+
+ADAPTER = {"peft_type": "LORA", "base_model_name_or_path": "some/base", "r": 4}
+
+
+@pytest.mark.parametrize("place", ["", "lora", "adapters/retrieval"])
+def test_an_adapter_is_never_ignored(tmp_path, place):
+    folder = save_modules(tmp_path)
+    read_layout(folder)
+    inside = tmp_path / "model" / place
+    inside.mkdir(parents=True, exist_ok=True)
+    (inside / "adapter_config.json").write_text(json.dumps(ADAPTER))
+    told = r"model holds an adapter \(.*adapter_config.json\).*into some/base: .*merge_and_unload"
+    with pytest.raises(ModelError, match=told):
+        read_layout(folder)
+    (inside / "adapter_config.json").rename(inside / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match="holds an adapter .* into its base model: .*move it out"):
+        TransformerEncoder(folder)
+
+
+def test_an_adapter_alone_is_named_and_one_of_a_training_step_is_left(tmp_path):
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "adapter_config.json").write_text(json.dumps(ADAPTER))
+    with pytest.raises(ModelError, match="alone holds an adapter"):
+        read_layout(tmp_path / "alone")
+    folder = save_plain(tmp_path / "model")
+    step = tmp_path / "model" / "checkpoint-30"
+    step.mkdir()
+    (step / "adapter_config.json").write_text(json.dumps(ADAPTER))
+    read_layout(folder)
+
+
+def test_other_kinds_are_refused_by_their_names(tmp_path):
+    folder = save_plain(tmp_path)
+    edit_json(tmp_path / "config.json", model_type="siglip", vision_config={})
+    with pytest.raises(ModelError, match=r"is a SigLIP model \(siglip\).* only CLIP is hosted yet"):
+        read_layout(folder)
+    modules = [{"type": "sentence_transformers.models.StaticEmbedding", "path": ""}]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ModelError, match="is a StaticEmbedding of .* not hosted yet"):
+        read_layout(folder)
 
 
 def test_a_reranker_is_refused(tmp_path):

@@ -8,8 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from hash_model import HashEncoder, HashModel, vector_of
 
+from actors import canary
 from actors.exchange import DUE_FIELDS, ITEM_FIELDS, REPORT
 from actors.window import EmbedWindow, Target
+from schemas.canary import Canary
 from schemas.embeddings import Fingerprint, table_schema, vectors_of
 from schemas.places import filesystem
 from schemas.plan import EMBED
@@ -81,6 +83,8 @@ def test_a_window_reports_what_it_took(target):
     table = written(target, row.pop("name"))
     assert row.pop("size_bytes") > 0
     assert row.pop("seconds") > 0
+    fixed = Canary.of_text(row.pop("canary"))
+    np.testing.assert_array_equal(fixed.values, [vector_of(text) for text in canary.texts()])
     assert row == {
         **{"group": 0, "n_rows": 3, "n_due": 3, "n_tokens": 9, "n_truncated": 0, "n_unknown": 0},
         **{"n_computed": 9, "flops": 9.0, "ceiling": 1e9, "precision": "fp32"},
@@ -123,8 +127,8 @@ def test_rows_that_failed_before_need_no_model(target):
     report = EmbedWindow(model, target)(due(["a", "b"], reasons=["gone", "changed"]))
     assert model.loads == []
     (row,) = report.to_pylist()
-    nothing = ("name", "size_bytes", "precision", "token_budget")
-    assert [row[column] for column in nothing] == [None] * 4
+    nothing = ("name", "size_bytes", "precision", "token_budget", "canary")
+    assert [row[column] for column in nothing] == [None] * 5
     counts = ("n_rows", "n_tokens", "n_computed", "flops", "busy_seconds", "ceiling")
     assert [row[column] for column in counts] == [0] * 6
     assert (row["n_due"], row["remarks"]) == (2, [])
@@ -153,3 +157,29 @@ def test_a_precision_that_moves_vectors_is_remarked_in_every_report(target):
         assert [remark[:27] for remark in row["remarks"]] == ["bf16 moves vectors of hash "]
         vectors = vectors_of(written(target, row["name"])["embedding"])
         np.testing.assert_array_equal(vectors, [vector_of("ab"), vector_of("cd")])
+
+
+def test_the_canary_is_in_fp32_and_told_once_a_window(target):
+    window = EmbedWindow(Blurred(), target, precision="bf16")
+    for _ in range(2):
+        first, second = window(due(["ab", "cd"], groups=[0, 1])).to_pylist()
+        values = Canary.of_text(first["canary"]).values
+        np.testing.assert_array_equal(values, [vector_of(text) for text in canary.texts()])
+        assert second["canary"] is None
+
+
+def test_a_canary_that_cannot_be_had_is_remarked_and_rows_are_embedded(target):
+    class NoRoom(HashModel):
+        def load(self, device="cpu", threads=None, precision="fp32"):
+            encoder = super().load(device, threads, precision)
+            encoder.forward = lambda ids: (
+                HashEncoder.forward(encoder, ids) if len(ids[0]) < 100 else 1 / 0
+            )
+            return encoder
+
+    (row,) = EmbedWindow(NoRoom(), target)(due(["ab"])).to_pylist()
+    assert (row["n_rows"], row["canary"]) == (1, None)
+    assert row["remarks"] == [
+        "hash could not embed the fixed texts or images by which its vectors are compared with the"
+        " table's: ZeroDivisionError: division by zero"
+    ]

@@ -74,36 +74,104 @@ def test_questions_from_stdin_as_json(table, reader, monkeypatch, capsys):
         assert answer is None or text[answer["start"] : answer["end"]] == answer["text"]
 
 
-def test_a_question_encoder_finds_passages_of_its_partner(tmp_path):
-    shared = {"embatch_space": "my-dpr"}
-    passages = model_of(tmp_path / "ctx", "DPRContextEncoder", 1, **shared)
-    questions = model_of(tmp_path / "q", "DPRQuestionEncoder", 2, **shared)
-    stranger = model_of(tmp_path / "x", "DPRQuestionEncoder", 3)
-    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
-    place = str(tmp_path / "t")
-    asked = ["--id-column", "key", "--text-column", "text", "--model", passages]
-    assert main(["embed", str(tmp_path / "p.jsonl"), place, *asked]) == 0
-    told = Asker(AskConfig(place, model=questions, k=3))(QUESTION)
-    words = transformers.AutoTokenizer.from_pretrained(passages)
+def pair(folder, passages="dpr-ctx", questions="dpr-question", **shared):
+    """A pair of encoders, and a table that the first one made."""
+    ctx = model_of(folder / passages, "DPRContextEncoder", 1, **shared)
+    question = model_of(folder / questions, "DPRQuestionEncoder", 2, **shared)
+    (folder / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    return ctx, question, embedded(folder, ctx)
+
+
+def embedded(folder, model, *more):
+    place = str(folder / "t")
+    asked = ["--id-column", "key", "--text-column", "text", "--model", model]
+    asked += ["--precision", "fp32", *more]
+    assert main(["embed", str(folder / "p.jsonl"), place, *asked]) == 0
+    return place
+
+
+def assert_asked_of(told, ctx, question):
+    """Similarities are transformers' own of a question and passages."""
+    words = transformers.AutoTokenizer.from_pretrained(ctx)
+    encoders = [
+        transformers.DPRQuestionEncoder.from_pretrained(question).eval(),
+        transformers.DPRContextEncoder.from_pretrained(ctx).eval(),
+    ]
     with torch.inference_mode():
-        asked_for = transformers.DPRQuestionEncoder.from_pretrained(questions).eval()(
-            **words(QUESTION, return_tensors="pt")
+        asked, *held = (
+            encoders[bool(at)](**words(text, return_tensors="pt")).pooler_output[0]
+            for at, text in enumerate([QUESTION, *PASSAGES.values()])
         )
-        held = transformers.DPRContextEncoder.from_pretrained(passages).eval()
-        scores = {
-            key: float(
-                (
-                    asked_for.pooler_output
-                    @ held(**words(text, return_tensors="pt")).pooler_output.T
-                )[0]
-            )
-            for key, text in PASSAGES.items()
-        }
+    scores = {key: float(asked @ one) for key, one in zip(PASSAGES, held, strict=True)}
     assert [one["id"] for one in told["passages"]] == sorted(scores, key=lambda key: -scores[key])
     for one in told["passages"]:
         assert one["similarity"] == pytest.approx(scores[one["id"]], abs=1e-4)
-    with pytest.raises(ModelError, match="they cannot be compared"):
-        Asker(AskConfig(place, model=stranger))(QUESTION)
+
+
+def test_a_pair_in_local_folders_finds_itself_by_its_names(tmp_path, capsys):
+    ctx, question, place = pair(tmp_path)
+    model_of(tmp_path / "dpr-reader", "BertModel")
+    assert_asked_of(Asker(AskConfig(place, k=3))(QUESTION), ctx, question)
+    said = f"questions are embedded by {question}, the partner of dpr-ctx by its name"
+    assert said in capsys.readouterr().err
+    assert_asked_of(Asker(AskConfig(place, model=question, k=3))(QUESTION), ctx, question)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_pair_that_declares_one_space_finds_itself(tmp_path, capsys, named):
+    ctx, question, place = pair(tmp_path, "c", "one", embatch_space="my-dpr")
+    model_of(tmp_path / "other", "DPRQuestionEncoder", 3)
+    model = question if named else ""
+    assert_asked_of(Asker(AskConfig(place, model=model, k=3))(QUESTION), ctx, question)
+    assert "by its name" not in capsys.readouterr().err
+    model_of(tmp_path / "two", "DPRQuestionEncoder", 4, embatch_space="my-dpr")
+    with pytest.raises(ModelError, match="/one, .*/two all declare the space 'my-dpr'"):
+        Asker(AskConfig(place))(QUESTION)
+
+
+def test_passages_are_never_asked_by_their_own_encoder(tmp_path):
+    ctx, question, place = pair(tmp_path, "first", "second")
+    advice = (
+        r"A question needs the encoder .*second, say\). Put that folder beside .*first, named alike but"
+        r" for `question` .* write one line into the config.json of both, \"embatch_space\": \"NAME\""
+    )
+    with pytest.raises(ModelError, match=f"first is DPR's encoder of passages. {advice}"):
+        Asker(AskConfig(place))(QUESTION)
+    with pytest.raises(
+        ModelError, match=f"Nothing says that .*second embeds questions for .*{advice}"
+    ):
+        Asker(AskConfig(place, model=question))(QUESTION)
+    with pytest.raises(ModelError, match="first is DPR's encoder of passages"):
+        Asker(AskConfig(place, model=ctx))(QUESTION)
+
+
+def test_what_the_advice_says_helps(tmp_path, embatch):
+    ctx, question, place = pair(tmp_path, "first", "second")
+    for folder in (ctx, question):
+        path = tmp_path / folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"embatch_space": "NAME"}))
+    assert_asked_of(Asker(AskConfig(place, k=3))(QUESTION), ctx, question)  # the same weights
+    asked = ["--id-column", "key", "--text-column", "text", "--model", ctx]
+    code, said = embatch("embed", tmp_path / "p.jsonl", place, *asked)
+    assert code == 1
+    assert "holds vectors of another first (32): its space is NAME, was " in said
+    assert "--replace to embed all its rows anew" in said
+    embedded(tmp_path, ctx, "--replace")
+    for model in ("", question):
+        assert_asked_of(Asker(AskConfig(place, model=model, k=3))(QUESTION), ctx, question)
+
+
+def test_other_weights_under_one_name_are_said_to_be_others(tmp_path):
+    ctx, _, place = pair(tmp_path)
+    model_of(tmp_path / "dpr-ctx", "DPRContextEncoder", 5)
+    with pytest.raises(
+        ModelError, match=r"dpr-ctx makes others \(its weights are others; its space"
+    ):
+        Asker(AskConfig(place))(QUESTION)
+    with pytest.raises(
+        ModelError, match="and all-MiniLM-L6-v2 makes others: they cannot be compared"
+    ):
+        Asker(AskConfig(place, model="all-MiniLM-L6-v2"))(QUESTION)
 
 
 def test_known_question_encoders_are_known_and_share_the_space():
@@ -173,6 +241,10 @@ def test_mistakes_are_told(tmp_path, table, reader, royal):
         Asker(AskConfig(table, reader="./nowhere"))
     with pytest.raises(ModelError, match="is no reader: its config.json names BertModel"):
         Asker(AskConfig(table, reader=model_of(tmp_path / "plain", "BertModel")))
+    with_adapter = model_of(tmp_path / "adapted", "BertForQuestionAnswering")
+    (tmp_path / "adapted" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="adapted holds an adapter"):
+        Asker(AskConfig(table, reader=with_adapter))
     with pytest.raises(ModelError, match="expected at most 31: a half"):
         SpanReader(reader).read("radium " * 40, ["radium"])
     without = fill(tmp_path, "bare", rows(), no_text=True)

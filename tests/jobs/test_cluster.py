@@ -1,8 +1,13 @@
+import os
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.cluster import READ_CPUS, WINDOW_ROWS, allocate
+from jobs import cluster
+from jobs.cluster import READ_CPUS, WINDOW_ROWS, NoRay, allocate, session_folder
 
 NODES = st.lists(
     st.fixed_dictionaries({"CPU": st.integers(1, 128)}, optional={"GPU": st.integers(1, 8)}),
@@ -58,3 +63,52 @@ def test_a_cluster_that_grows_brings_the_gpus_that_are_asked_for():
 def test_a_gpu_that_is_not_there_is_one_message():
     with pytest.raises(ValueError, match="--device cuda: no GPU is on this machine"):
         allocate([{"CPU": 2}], device="cuda", actors=None, n_due=1)
+
+
+def a_folder(n_bytes):
+    return "/tmp/" + "x" * (n_bytes - 5)
+
+
+@pytest.mark.parametrize("name", ["TMPDIR", "RAY_TMPDIR"])
+def test_a_temporary_folder_that_is_too_long_for_sockets_is_not_rays(monkeypatch, capsys, name):
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv(name, a_folder(39))
+    assert session_folder() is None
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv(name, a_folder(94))
+    assert session_folder() == "/tmp/ray"
+    told = capsys.readouterr().err
+    assert told.startswith(f"embatch: {name} ({a_folder(94)}) is too long for Ray's sockets")
+    assert "at most 39 bytes. Its session lies in /tmp/ray; RAY_TMPDIR may name" in told
+
+
+def test_the_longest_folder_that_is_left_to_ray_is_one_that_it_takes():
+    from ray._private.utils import validate_socket_filepath
+
+    validate_socket_filepath(a_folder(39) + cluster.SOCKET)
+    with pytest.raises(OSError, match="length cannot exceed 107"):
+        validate_socket_filepath(a_folder(40) + cluster.SOCKET)
+
+
+def test_where_no_short_folder_can_be_written_the_message_says_what_to_set(monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", a_folder(94))
+    monkeypatch.setattr(cluster, "SHORT_TEMP", "/proc")
+    monkeypatch.setattr(os, "access", lambda place, _: place != "/proc")
+    with pytest.raises(NoRay, match="/proc cannot be written. Set RAY_TMPDIR to a folder with"):
+        session_folder()
+
+
+@pytest.mark.slow
+def test_ray_starts_also_where_the_temporary_folder_has_a_long_name(tmp_path):
+    folder = tmp_path / ("x" * 94)
+    folder.mkdir()
+    code = "from jobs.cluster import cluster\nwith cluster(None, verbose=False) as it: it.nodes()"
+    env = {name: v for name, v in os.environ.items() if name != "RAY_TMPDIR"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=env | {"TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "is too long for Ray's sockets" in done.stderr

@@ -150,6 +150,25 @@ def test_a_command_without_its_table_is_one_message(embatch, tmp_path, name):
     assert not (tmp_path / "none").exists()
 
 
+def test_a_place_that_delta_reads_as_another_is_refused_by_what_makes_tables(
+    embatch, articles, tmp_path
+):
+    before = sorted(tmp_path.rglob("*"))
+    corpus = tmp_path / "corpus.toml"
+    corpus.write_text('tables = "a%20b"\n[embed.rows]\nsource = "rows.jsonl"\nmodel = "hash"\n')
+    out = tmp_path / "a%20b"
+    for made in (
+        ["neighbours", articles, out],
+        ["project", articles, out],
+        ["status", out],
+        ["refresh", corpus],
+    ):
+        code, _, err = embatch(*made)
+        assert (code, "'%20'" in err) == (1, True), err
+    corpus.unlink()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_module_is_the_same_command_with_one_line_of_json_last_on_stdout(articles, tmp_path):
     said = []
     for start in (["-m", "jobs.cli", "status"], ["-m", "jobs.status"]):
@@ -295,7 +314,8 @@ def test_delete_takes_rows_and_failures_and_vacuum_takes_their_bytes(answer, art
     ids = write_ids(tmp_path, "a03", "a17", "a20", "nobody", "")
     summary = answer("delete", articles, "--ids", ids)
     version = summary.pop("table_version")
-    assert summary == {"deleted": 2, "failures_deleted": 1, "unknown": 1}
+    counts = {"deleted": 2, "failures_deleted": 1, "unknown": 1}
+    assert summary == {**counts, "unknown_ids": ["nobody"]}
     assert ids_of(articles) == [f"a{n:02}" for n in range(20) if n not in (3, 17)]
     assert len(DeltaTable(articles, version=version).to_pyarrow_table()) == 18
     assert answer("failures", articles) == []
@@ -325,6 +345,70 @@ def test_vacuum_takes_the_text_of_deleted_failures_too(answer, articles, tmp_pat
     answer("vacuum", articles, "--hours", "0")
     ids = [pq.read_table(file)["id"].to_pylist() for file in folder.glob("*.parquet")]
     assert ["a20"] not in ids
+
+
+RARE_IDS = [
+    *("with\u2028separator", "x\x85y", "x\x0by", "x\x1cy", "x\u00a0y", "\x1c"),
+    *(" lead", "trail ", "  ", "\ttab", "cr\rcr", "\ufeffmark", "\u00e9", "e\u0301"),
+]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_delete_takes_ids_as_they_stand(embatch, few_rows_here, tmp_path, end):
+    ids = [*RARE_IDS, "lead", "trail", "tab", "cr", "x", "y", "separator"]
+    rows = [{"id": name, "text": f"story {n}"} for n, name in enumerate([*ids, "two\nlines"])]
+    source, table = jsonl(tmp_path / "rows.jsonl", rows), str(tmp_path / "t")
+    run(EmbedConfig(source, table, "hash", id_column="id"), HashModel())
+    asked = ["unknown\u2028one", *RARE_IDS, "", "unknown two "]
+    (tmp_path / "ids.txt").write_bytes(
+        "".join(f"{name}{end}" for name in asked).encode("utf-8-sig")
+    )
+    code, out, err = embatch("delete", table, "--ids", tmp_path / "ids.txt", "--json")
+    said = json.loads(out)
+    assert (code, said["deleted"], said["unknown"]) == (0, len(RARE_IDS), 2)
+    assert said["unknown_ids"] == ["unknown two ", "unknown\u2028one"]
+    assert r"2 of 16 ids were neither in" in err
+    assert r"'unknown two ', 'unknown\u2028one'" in err
+    assert ids_of(table) == sorted(
+        ["lead", "trail", "tab", "cr", "x", "y", "separator", "two\nlines"]
+    )
+    jsonl(tmp_path / "ids.jsonl", ["two\nlines", "x"])
+    code, out, err = embatch("delete", table, "--ids", tmp_path / "ids.jsonl")
+    assert (code, err) == (0, "")
+    assert "2 rows and 0 failures deleted, 0 ids unknown" in out
+    assert ids_of(table) == sorted(["lead", "trail", "tab", "cr", "y", "separator"])
+
+
+def test_delete_run_twice_is_done_and_names_a_few_of_many_unknown_ids(embatch, articles, tmp_path):
+    ids = write_ids(tmp_path, "a03", *(f"nobody {n:02}" for n in range(30)))
+    for unknown in (30, 31):
+        code, out, err = embatch("delete", articles, "--ids", ids)
+        assert code == 0
+        assert f"{unknown} ids unknown" in out
+        assert f"{unknown} of 31 ids were neither in" in err
+        assert ("nobody 08" in err, "nobody 10" in err, err.endswith(", …\n")) == (
+            True,
+            False,
+            True,
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("ids.txt", "a03\n".encode("utf-16"), "ids.txt is not UTF-8: byte 0"),
+        ("ids.jsonl", b'"a03"\na17\n', "ids.jsonl, line 2: expected a JSON string"),
+        ("ids.jsonl", b"17\n", "ids.jsonl, line 1: expected a JSON string"),
+    ],
+)
+def test_delete_refuses_ids_that_it_cannot_read(
+    embatch, articles, tmp_path, name, content, message
+):
+    (tmp_path / name).write_bytes(content)
+    code, _, err = embatch("delete", articles, "--ids", tmp_path / name)
+    assert code == 1
+    assert message in err
+    assert len(ids_of(articles)) == 20
 
 
 def test_delete_takes_a_document_with_all_its_passages(answer, passages, tmp_path):

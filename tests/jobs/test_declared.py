@@ -1,8 +1,10 @@
+import dataclasses
 import re
 
 import pytest
 
-from jobs.declared import read_corpus
+from jobs import declared
+from jobs.declared import KINDS, Step, read_corpus
 from jobs.init import EXAMPLE
 from tests.corpora import SECTIONS
 
@@ -142,3 +144,56 @@ def test_a_file_that_is_named_and_changed_makes_a_step_due(tmp_path, monkeypatch
     assert corpus(tmp_path, "[storage]\nSECRET='x'\n" + text).steps[1].options() == before
     (tmp_path / "qrels.tsv").write_text("a\tb\t2\nc\td\t1\n")
     assert corpus(tmp_path, text).steps[1].options() != before
+
+
+AT = "/tmp/corpus/tables/"
+STEPS = {  # what refreshes wrote down when every option counted, at a default or not
+    "40b2573e4450c2ff": ("neighbours", [f"{AT}royal", f"{AT}like"], {"k": 1}),
+    "b31a40d18403a163": ("project", [f"{AT}royal", f"{AT}map"], {"method": "pca"}),
+    "353d65fb7dc23f5c": ("zero-shot", [f"{AT}royal", f"{AT}classes", f"{AT}predicted"], {}),
+    "cd32f4cce4bd2774": ("evaluate", [f"{AT}royal"], {"label_column": "label"}),
+    "605cbca210dde5f1": ("report", [(f"{AT}royal", f"{AT}map")], {"out": "page.html"}),
+}
+
+
+def step(command, arguments, options):
+    return Step(command, "x", KINDS[command].config(*arguments, **options), (), "")
+
+
+@pytest.mark.parametrize("told", STEPS)
+def test_what_earlier_refreshes_wrote_down_still_holds(told):
+    assert step(*STEPS[told]).options() == told
+
+
+@pytest.mark.parametrize("told", STEPS)
+def test_a_new_option_makes_nothing_due_until_it_is_used(monkeypatch, told):
+    command, arguments, options = STEPS[told]
+    old = KINDS[command]
+    later = dataclasses.make_dataclass(
+        "Later", [("colour", str, "red")], bases=(old.config,), frozen=True
+    )
+    monkeypatch.setitem(declared.KINDS, command, dataclasses.replace(old, config=later))
+    assert step(command, arguments, options).options() == told
+    assert step(command, arguments, options | {"colour": "blue"}).options() != told
+
+
+@pytest.mark.parametrize("told", STEPS)
+def test_a_default_that_is_changed_makes_a_step_due(told):
+    command, arguments, options = STEPS[told]
+    name, value = {"report": ("images", "."), "evaluate": ("qrels", "q")}.get(
+        command, ("label_column", "kind")
+    )
+    if command == "neighbours":
+        name, value = "index", "faiss"
+    assert step(command, arguments, options | {name: value}).options() != told
+
+
+def test_only_options_that_name_files_are_looked_up_as_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = "evaluate", ["table"], {"label_column": "label", "qrels": "q", "picture": "pairs.png"}
+    before = step(*asked).options()
+    for name in ("label", "pairs.png", "table"):
+        (tmp_path / name).touch()
+    assert step(*asked).options() == before
+    (tmp_path / "q").touch()
+    assert step(*asked).options() != before

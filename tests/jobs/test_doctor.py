@@ -46,7 +46,7 @@ def test_a_corpus_that_is_well_is_said_to_be_and_nothing_is_left_behind(tmp_path
     assert {
         "state": "ok",
         "what": "embed articles",
-        "told": "a table of 40 rows, version 2",
+        "told": "a table of 40 rows, version 3",
     } in told
 
 
@@ -85,13 +85,24 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path):
     assert main(["doctor", str(path)]) == 1
 
 
+def test_files_that_will_not_be_read_are_foretold(tmp_path):
+    path = declare(tmp_path, '[embed.notes]\nsource = "notes"\nmodel = "words.txt"\n')
+    (tmp_path / "notes").mkdir()
+    for name in ("a/f-2024-03-01/18-30.txt", "_a.md", "b.heic", "c.heic", "d.svg"):
+        (tmp_path / "notes" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "notes" / name).write_text("sea")
+    found = [(one.state, one.told) for one in look(path) if one.what == "embed notes"]
+    assert (doctor.OK, "3  files left out: 2 .heic, 1 .svg") in found
+    assert [state for state, told in found if "like fetches of news feeds" in told] == ["warning"]
+
+
 def test_another_model_is_foretold(tmp_path):
     path = declare(tmp_path)
     run_refresh(path)
     model_file(tmp_path / "words.txt", seed=1)
     told = [one.told for one in look(path) if one.state == doctor.WARNING]
     assert told == ["40 rows of words.txt will be embedded anew beside the table"]
-    assert table(tmp_path, "articles").version == 2
+    assert table(tmp_path, "articles").version == 3
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

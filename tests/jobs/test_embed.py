@@ -11,12 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 from hash_model import HashEncoder, HashModel, vector_of
 
+from actors import canary
 from jobs.embed import EmbedConfig, run
 from jobs.sync import SyncError
+from schemas.canary import Canary
 from schemas.columns import SchemaError
+from schemas.store import Table
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
@@ -36,7 +39,7 @@ class Absent(HashModel):
 
 @dataclass(frozen=True)
 class Diary(HashModel):
-    """Writes down each text that it embeds."""
+    """Writes down each text that it embeds, but for those that every run does."""
 
     diary: str = ""
 
@@ -46,6 +49,7 @@ class Diary(HashModel):
     def read(self):
         path = Path(self.diary)
         lines = path.read_text().splitlines() if path.exists() else []
+        lines = [line for line in lines if line not in canary.texts()]
         path.unlink(missing_ok=True)
         return sorted(lines)
 
@@ -128,6 +132,8 @@ def test_a_refresh_gives_the_table_that_a_first_run_on_the_new_source_gives(tmp_
         "embedded_at": before["n007"]["embedded_at"],
     }
     check_vectors(table)
+    kept = Canary.of_table(Table.open(str(table)).schema, "hash-1")
+    np.testing.assert_array_equal(kept.values, [vector_of(text) for text in canary.texts()])
 
     second = embed(source, table, Absent())
     assert counts(second) == {"unchanged": 100}
@@ -451,6 +457,20 @@ def test_a_dry_run_writes_nothing(tmp_path):
 # -- sources ------------------------------------------------------------------------------------
 
 
+def test_files_that_are_not_read_are_told_by_ending(tmp_path):
+    source, table = tmp_path / "notes", tmp_path / "table"
+    write(source / "_index.md", [story(0)])
+    for name in ("a.heic", "b.heic", "c.svg", ".hidden", *(f"log.{n}" for n in range(20))):
+        (source / name).write_text("x")
+    expected = {".heic": 2, ".svg": 1} | {f".{n}": 1 for n in range(20)}
+    for dry_run in (True, False):
+        summary = embed(source, table, id_column="", dry_run=dry_run)
+        assert counts(summary) == {"embedded": 1}
+        assert json.loads(summary.json())["files_left_out"] == expected
+        assert "23  files left out: 2 .heic, 1 .0, 1 .1, 1 .10, " in summary.text()
+        assert ", …\n" in summary.text()
+
+
 def test_a_folder_of_feeds_is_embedded_from_end_to_end(tmp_path):
     source, table = tmp_path / "feeds", tmp_path / "table"
     items = [f"Item {n} that is longer than the fifty characters asked for." for n in range(3)]
@@ -461,8 +481,12 @@ def test_a_folder_of_feeds_is_embedded_from_end_to_end(tmp_path):
         path = source / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n \n".join(texts))
-    summary = embed(source, table, id_column="", prune=True)
+    documents = embed(source, tmp_path / "documents", id_column="")
+    assert (counts(documents), documents.left_out) == ({"embedded": 2}, 0)
+    assert any("--feeds reads the items" in warning for warning in documents.warnings)
+    summary = embed(source, table, id_column="", prune=True, feeds=True)
     assert (counts(summary), summary.left_out) == ({"embedded": 3, "duplicates": 1}, 1)
+    assert summary.warnings == []
     found = sorted(
         (row["text"], row["label"], row["feed"], f"{row['published']:%Y-%m-%d %H:%M %Z}")
         for row in rows_of(table).values()
@@ -472,7 +496,40 @@ def test_a_folder_of_feeds_is_embedded_from_end_to_end(tmp_path):
         (item, "sport", "kicker", f"2024-03-01 {at} UTC")
         for item, at in zip(items, times, strict=True)
     ]
-    assert counts(embed(source, table, Absent(), id_column="")) == {"unchanged": 3, "duplicates": 1}
+    again = embed(source, table, Absent(), id_column="", feeds=True)
+    assert counts(again) == {"unchanged": 3, "duplicates": 1}
+
+
+def test_a_second_model_embeds_the_rows_of_a_first_ones_table(tmp_path):
+    source, first, second = tmp_path / "a.jsonl", tmp_path / "first", tmp_path / "second"
+    write(source, [story(0), story(1), story(2, label="sport"), {"id": "e", "text": ""}])
+    embed(source, first)
+    other = HashModel(dim=4, space="other", recipe="other-1")
+    summary = embed(first, second, other, id_column="", prune=True)
+    assert counts(summary) == {"embedded": 3}
+    assert [warning for warning in summary.warnings if "a table of embatch" in warning]
+    columns = ["id", "content_hash", "row_hash", "text", "label"]
+    both = [DeltaTable(table).to_pyarrow_table(columns=columns) for table in (first, second)]
+    assert both[0].sort_by("id") == both[1].sort_by("id")
+    check_vectors(second, dim=4)
+    write(source, [story(0), story(1, label="sport"), story(3)])
+    embed(source, first, prune=True, force_prune=True)
+    summary = embed(first, second, other, id_column="", prune=True, force_prune=True)
+    assert counts(summary) == {"unchanged": 1, "embedded": 1, "updated": 1, "deleted": 1}
+    assert rows_of(second).keys() == rows_of(first).keys() == {"n000", "n001", "n003"}
+    with pytest.raises(ValueError, match="TABLE .* lies inside SOURCE"):
+        embed(first, first, other)
+
+
+def test_deleted_rows_of_a_delta_table_are_not_embedded(tmp_path):
+    source, table = tmp_path / "source", tmp_path / "table"
+    rows = pa.table({"text": ["taxi", "secret", "taxi"], "lang": ["de", "de", "fr"]})
+    write_deltalake(source, rows, partition_by=["lang"])
+    DeltaTable(source).delete("text = 'secret'")
+    assert counts(embed(source, table, id_column="")) == {"embedded": 2}
+    found = sorted((row["text"], row["lang"]) for row in rows_of(table).values())
+    assert found == [("taxi", "de"), ("taxi", "fr")]
+    assert counts(embed(source, table, Absent(), id_column="")) == {"unchanged": 2}
 
 
 @pytest.mark.slow

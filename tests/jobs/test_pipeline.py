@@ -3,8 +3,8 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.due import due_by_piece
 from jobs.pipeline import tasks_of
-from jobs.scan import due_by_piece
 from schemas.fragments import windows
 from schemas.plan import DUE
 from sources.rows import Piece, file_name, numbered

@@ -5,13 +5,15 @@ import pytest
 from deltalake import DeltaTable
 from PIL import Image
 from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
 from sklearn.neighbors import KNeighborsClassifier
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import jobs.maps
 from jobs.cli import main
 from jobs.embed import EmbedConfig
 from jobs.embed import run as embed
-from jobs.maps import judge, place
+from jobs.maps import fit_tsne, judge, place
 from jobs.project import ProjectConfig, run
 from schemas.columns import SchemaError
 from schemas.embeddings import vectors_of
@@ -210,3 +212,25 @@ def test_the_command(tmp_path, capsys):
     assert main([*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (found["n"], found["n_fitted"]) == (30, 0)
+
+
+def test_few_points_of_a_tsne_map_are_fitted_by_one_thread(monkeypatch):
+    vectors = np.random.default_rng(0).standard_normal((31, 8)).astype(np.float32)
+    threads, fit = [], TSNE.fit_transform
+
+    def spy(self, rows):
+        threads.extend(pool["num_threads"] for pool in threadpool_info())
+        return fit(self, rows)
+
+    theirs = TSNE(perplexity=10, metric="cosine", init="pca", random_state=3).fit_transform(vectors)
+    with threadpool_limits(2):
+        monkeypatch.setattr(TSNE, "fit_transform", spy)
+        points = fit_tsne(vectors, 2, seed=3)
+        assert set(threads) == {1}
+        assert {pool["num_threads"] for pool in threadpool_info()} == {2}
+    np.testing.assert_array_equal(points, theirs)
+    threads.clear()
+    monkeypatch.setattr(jobs.maps, "POINTS_A_THREAD", 10)
+    monkeypatch.setattr(jobs.maps, "cores", lambda: 2)
+    fit_tsne(vectors, 2, seed=3)
+    assert set(threads) == {2}

@@ -140,11 +140,12 @@ def test_counts_and_drift_are_those_of_the_change(tmp_path):
 def test_too_many_failures_are_a_failed_step_that_holds_nothing_up(tmp_path):
     path = declare(tmp_path, FOLLOW_UPS)
     run(path)
-    write_rows(tmp_path, [*(row(i) for i in range(41)), {"id": "e", "text": " ", "label": "x"}])
+    empty = [{"id": f"e{i}", "text": " ", "label": "x"} for i in range(20)]
+    write_rows(tmp_path, [*(row(i) for i in range(41)), *empty])
     summary = run(path)
     step = summary.steps[0]
-    assert (step.state, step.new, step.failed, step.new_failures) == ("failed", 1, 1, 1)
-    assert "50.0% of the rows due failed, more than --max-failures 0.1" in step.message
+    assert (step.state, step.new, step.failed, step.new_failures) == ("failed", 1, 20, 20)
+    assert "20 rows failed that did not before, 20.0% of those tried" in step.message
     assert [one.state for one in summary.steps[1:]] == ["done"] * 4
     assert summary.failed
     assert not run(path).failed  # it is known by now
@@ -232,7 +233,9 @@ def test_another_model_builds_its_space_beside_the_table_and_switches_at_once(tm
     with seen:
         summary = run(path)
     told = {step.title: step for step in summary.steps}
-    assert told["embed articles"].message == "All vectors are new, of words.txt."
+    assert told["embed articles"].message == (
+        "All vectors are new, of words.txt. of the rows that failed, 1 did not before"
+    )
     assert (told["embed articles"].new, told["embed articles"].changed) == (0, 40)
     assert set(states(summary).values()) == {"done"}
     assert seen.dims == [{8}, {6}]

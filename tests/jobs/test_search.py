@@ -51,10 +51,10 @@ def test_the_nearest_row_comes_first(table, capsys):
 
 
 def test_queries_from_stdin(table, monkeypatch, capsys):
-    monkeypatch.setattr("sys.stdin", io.StringIO("stock markets\n\nfootball\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO(" stock\u2028markets \n\nfootball\n"))
     assert main(["search", table, "--json", "--k", "1"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["query"] for line in lines] == ["stock markets", "football"]
+    assert [line["query"] for line in lines] == [" stock\u2028markets ", "football"]
     assert [line["hits"][0]["id"] for line in lines] == ["a", "b"]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import transformers
 from PIL import Image
 
@@ -89,11 +90,83 @@ def unit(vectors):
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
+SENTENCES = [f"a photo of a {name}" for name in ("seven", "four", "zero")]
+
+
+def told_by_clip(folder, images, sentences):
+    """transformers' own numbers: logits_per_image, softmax."""
+    model = transformers.CLIPModel.from_pretrained(folder).eval()
+    words = transformers.AutoTokenizer.from_pretrained(folder)
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    pixels = processor([Image.open(path).convert("RGB") for path in images], return_tensors="pt")
+    with torch.inference_mode():
+        out = model(**pixels, **words(sentences, padding=True, return_tensors="pt"))
+    return out.logits_per_image.softmax(dim=1).numpy()
+
+
+@pytest.mark.parametrize(
+    ("lines", "template"),
+    [
+        ("seven\nfour\nzero", ()),
+        ("seven\nfour\nzero", ("a photo of a {}",)),
+        ("\n".join(SENTENCES), ()),
+        ("\n".join(SENTENCES), ("a photo of a {}",)),
+        ("7: a photo of a seven\n4: a photo of a four\n0: a photo of a zero", ()),
+        ("7: seven\n4: four\n0: zero", ("a photo of a {}",)),
+    ],
+    ids=["names", "names, asked", "sentences", "sentences, asked", "wordings", "wordings, asked"],
+)
+def test_names_and_sentences_come_out_as_clips_own_numbers(
+    small_clip, digits, tmp_path, lines, template
+):
+    (tmp_path / "classes.txt").write_text(lines)
+    model, classes = small_clip / "model", tmp_path / "classes"
+    told = {"labels": True, "template": template, "precision": "fp32"}
+    summary = embed(tmp_path / "classes.txt", classes, model, **told)
+    assert summary.templates == ["a photo of a {}"]
+    assert "names put into: a photo of a {}" in summary.text()
+    assert sorted(rows_of(classes)["text"].to_pylist()) == sorted(SENTENCES)
+    images = sorted((small_clip / "test").rglob("*.png"))[::90]
+    (tmp_path / "images").mkdir()
+    for number, path in enumerate(images):
+        shutil.copy(path, tmp_path / "images" / f"{number:03}.png")
+    embed(tmp_path / "images", tmp_path / "t", model, precision="fp32")
+    zero_shot(ZeroShotConfig(*(str(tmp_path / name) for name in ("t", "classes", "out"))))
+    expected = told_by_clip(model, images, SENTENCES)
+    order = [line.split(": ")[0] for line in lines.split("\n")]
+    for row, shares in zip(rows_of(tmp_path / "out").to_pylist(), expected, strict=True):
+        got = {one["label"]: one["probability"] for one in row["top"]}
+        assert [got[name] for name in order] == pytest.approx(shares.tolist(), abs=1e-5)
+
+
+def test_templates_are_told_wherever_the_table_is_looked_at(digits, embatch, small_clip, tmp_path):
+    put = ["a photo of the number {}", "the digit {}"]
+    status = embatch("status", digits / "classes")
+    assert status["templates"] == status["runs"][0]["templates"] == put
+    assert embatch("runs", digits / "classes")[0]["templates"] == put
+    texts = rows_of(digits / "classes")["text"].to_pylist()
+    assert texts[7] == "a photo of the number seven\nthe digit seven"
+    again = embed(
+        small_clip / "classes.txt", digits / "classes", small_clip / "model",
+        labels=True, template=tuple(put), dry_run=True,
+    )  # fmt: skip
+    assert (again.unchanged, again.templates) == (10, put)
+    (tmp_path / "classes.txt").write_text("a seven\n4: four\nzero\n")
+    told = embatch("embed", "--labels", tmp_path / "classes.txt", tmp_path / "t", "--model",
+                   small_clip / "model")  # fmt: skip
+    assert told["templates"] == ["a photo of a {}"]
+    assert [warning.split(" (")[1].split(")")[0] for warning in told["warnings"]] == [
+        "'a seven'", "'four'"
+    ]  # fmt: skip
+    assert rows_of(tmp_path / "t")["text"].to_pylist() == ["four", "a seven", "a photo of a zero"]
+
+
 def test_the_command_prints_and_gives_json(digits, tmp_path, capsys):
     tables = [str(digits / "images"), str(digits / "classes"), str(tmp_path / "out")]
     assert main(["zero-shot", *tables]) == 0
     shown = capsys.readouterr().out
     assert "450  rows classified into 10 classes" in shown
+    assert "names put into: a photo of the number {} | the digit {}" in shown
     assert main(["zero-shot", *tables, "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["n"] == 450

@@ -25,6 +25,7 @@ from schemas.embeddings import (
     table_schema,
     vector_column,
     vectors_of,
+    what_differs,
     without_texts,
 )
 from schemas.fragments import write_rows
@@ -501,3 +502,31 @@ def test_no_vectors_keep_their_dim():
 def test_vectors_that_are_null_or_of_several_lengths_are_refused(lists):
     with pytest.raises(ValueError, match="nulls or vectors of several lengths"):
         vectors_of(pa.array(lists, pa.list_(pa.float32())))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"weights": "w2"}, "its weights are others; "),
+        (
+            {"settings": [{"rope": {"theta": 5}, "window": 4}, "mean"]},
+            "theta is 5, was 1; window is 4, was at its default; ",
+        ),
+        ({"settings": [{"rope": {"theta": 1}}, "cls"]}, 'settings is "cls", was "mean"; '),
+        ({"unit": False}, "unit length is False, was True; "),
+        ({}, ""),
+    ],
+)
+def test_what_differs_between_two_models_of_one_name(changes, expected):
+    ingredients = {"weights": "w", "settings": [{"rope": {"theta": 1}}, "mean"]}
+    held = Fingerprint("m", 2, "s1", "r", ingredients=ingredients)
+    changed = {key: value for key, value in changes.items() if key != "unit"}
+    unit = changes.get("unit", True)
+    other = Fingerprint("m", 2, "s2", "r", unit=unit, ingredients=ingredients | changed)
+    assert what_differs(held, other) == f"{expected}its space is s2, was s1"
+    assert held.has_vectors_of(other) is (expected == "")
+    old = Fingerprint("m", 2, "s1", "r")
+    assert what_differs(old, other).endswith(
+        "what went into the first was not written down yet; its space is s2, was s1"
+    )
+    assert not old.has_vectors_of(Fingerprint("m", 2, "s2", "r"))

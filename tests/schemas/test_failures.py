@@ -116,6 +116,15 @@ def test_what_is_not_kept_goes(log, uri):
     assert log.add([failure(1)], note()) == 1
 
 
+def test_a_failure_that_stands_there_twice_is_known_as_repeated(log):
+    log.add([failure(0), failure(1)], note())
+    assert log.repeated.tolist() == [False, False]
+    log.table.commit(note(), add=[log._write(log.rows.slice(1), note())])
+    again = FailureLog(log.uri.removesuffix(".failures"))
+    assert sum(again.repeated) == 1
+    assert told(again)[1:] == [failure(1), failure(1)]
+
+
 def test_all_kept_is_no_commit(log):
     log.add([failure(0)], note())
     version = log.table.version

@@ -144,10 +144,11 @@ class Expected:
     drops: list
     deferred: int
     deleted: int
+    withdrawn: int
     known_failures: set
 
 
-def expected_plan(source, stored, failed, current, *, passages, prune, defer):
+def expected_plan(source, stored, failed, current, *, passages, prune, defer, unreadable):
     held = defaultdict(list)
     for file, rows in enumerate(stored):
         for position, row in enumerate(rows):
@@ -203,19 +204,23 @@ def expected_plan(source, stored, failed, current, *, passages, prune, defer):
                 led.add(row.content)
             due[at] = (REPLACED if twin else EMBEDDED, COPY if copied else EMBED)
             dropped_ids.add(row.id)
-    gone = {id_ for id_ in held if held[id_] and id_ not in won} if prune else set()
-    drops = [(f, p) for id_ in dropped_ids | gone for f, p, _ in held[id_]]
-    return Expected(counts, due, sorted(drops), deferred, len(gone), seen_failures)
+    vanished = {id_ for id_ in held if held[id_] and id_ not in won}
+    withdrawn = vanished & set(unreadable)
+    gone = vanished - withdrawn if prune else set()
+    drops = [(f, p) for id_ in dropped_ids | withdrawn | gone for f, p, _ in held[id_]]
+    return Expected(counts, due, sorted(drops), deferred, len(gone), len(withdrawn), seen_failures)
 
 
 def assert_as_expected(source, stored, failed, current, wave_rows, **options):
-    plan = plan_of(source, stored, failed, current, wave_rows=wave_rows, **options)
+    ids = np.array([WORDS[id_] for id_ in options["unreadable"]], np.uint64).reshape(-1, 2)
+    named = {**options, "unreadable": ids, "wave_rows": wave_rows}
+    plan = plan_of(source, stored, failed, current, **named)
     expected = expected_plan(source, stored, failed, current, **options)
     assert counts_of(plan) == dict(expected.counts)
     assert {at: due[:2] for at, due in due_of(plan).items()} == expected.due
     assert drops_of(plan) == expected.drops
     assert plan.deferred == expected.deferred
-    assert plan.deleted == expected.deleted
+    assert (plan.deleted, plan.withdrawn) == (expected.deleted, expected.withdrawn)
     assert set(plan.known[:, 1].tolist()) == expected.known_failures
     assert plan.n_ids_stored == len({row.id for rows in stored for row in rows})
     assert len(plan.fate) == sum(len(rows) for rows in source) == sum(expected.counts.values())
@@ -262,6 +267,7 @@ def check_groups(plan, stored, wave_rows):
 @given(sources, tables, known_failures, currents, st.sampled_from([1, 2, 50_000]), st.data())
 def test_every_row_is_classified_as_the_design_says(s, t, f, current, wave_rows, data):
     flags = {name: data.draw(st.booleans(), name) for name in ("prune", "defer")}
+    flags["unreadable"] = data.draw(st.lists(numbers(0, 5), max_size=3), "unreadable")
     assert_as_expected(s, t, f, current[: len(t)], wave_rows, passages=False, **flags)
 
 
@@ -269,6 +275,7 @@ def test_every_row_is_classified_as_the_design_says(s, t, f, current, wave_rows,
 @given(sources, tables_of_passages(), known_failures, currents, st.integers(1, 3), st.data())
 def test_documents_of_passages_are_classified_as_the_design_says(s, t, f, current, wave, data):
     flags = {name: data.draw(st.booleans(), name) for name in ("prune", "defer")}
+    flags["unreadable"] = data.draw(st.lists(numbers(0, 5), max_size=3), "unreadable")
     assert_as_expected(s, t, f, current[: len(t)], wave, passages=True, **flags)
 
 

@@ -76,6 +76,63 @@ def test_a_file_is_no_place_for_a_table(uri):
         Table.create(uri, SCHEMA, note())
 
 
+MISREAD = ["a%20b", "a%25b", "a%2fb", "a%C3%A4", "deep%20er/b", "a\\b", "a\tb", "a\x7f"]
+MISREAD_URIS = [*MISREAD, "a#b", "a?b", "a ", "deeper/../b", "a//b"]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "name"),
+    [("", name) for name in MISREAD] + [("file://", name) for name in MISREAD_URIS],
+)
+def test_names_that_delta_reads_as_others_are_refused_before_anything_is_written(
+    tmp_path, scheme, name
+):
+    place = f"{scheme}{tmp_path}/{name}"
+    for attempt in (Table.open, lambda uri: Table.create(uri, SCHEMA, note())):
+        with pytest.raises(StoreError, match="would mix the table up .* Rename that folder, or"):
+            attempt(place)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_link_to_a_folder_that_delta_reads_as_another_is_refused(tmp_path):
+    (tmp_path / "a%20b").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "a%20b")
+    for place in (f"{tmp_path}/link/table", f"file://{tmp_path}/link/table"):
+        with pytest.raises(StoreError, match=r"takes '%20' in /.*/a%20b/table"):
+            Table.create(place, SCHEMA, note())
+
+
+def test_names_that_delta_reads_as_others_are_refused_in_buckets_too():
+    for name in MISREAD_URIS:
+        with pytest.raises(StoreError, match="would mix the table up with another"):
+            Table.open(f"s3://bucket/{name}")
+
+
+def test_a_relative_table_in_a_folder_that_delta_reads_as_another_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "a%20b").mkdir()
+    monkeypatch.chdir(tmp_path / "a%20b")
+    with pytest.raises(StoreError, match="takes '%20'"):
+        Table.open("table")
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+@pytest.mark.parametrize("name", ["a b", "100%", "a%zz", "a+b", "ä 日", "a=b;c", "[a]{b}*"])
+def test_a_table_of_another_odd_name_lies_there_and_nowhere_else(tmp_path, scheme, name):
+    made = Table.create(f"{scheme}{tmp_path}/{name}", SCHEMA, note())
+    made.commit(note(), add=[write(made, "first.parquet", ["a", "b"])])
+    assert ids_in(Table.open(made.uri)) == ["a", "b"]
+    assert os.listdir(tmp_path) == [name]
+    assert sorted(os.listdir(tmp_path / name)) == ["_delta_log", "first.parquet"]
+
+
+@pytest.mark.parametrize("name", ["a#b", "a?b", "a "])
+def test_signs_of_uris_are_plain_letters_in_paths(tmp_path, name):
+    made = Table.create(f"{tmp_path}/{name}", SCHEMA, note())
+    made.commit(note(), add=[write(made, "first.parquet", ["a"])])
+    assert ids_in(Table.open(made.uri)) == ["a"]
+    assert os.listdir(tmp_path) == [name]
+
+
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_a_file_is_not_opened_as_a_table(uri, scheme):
     Path(uri).write_text("x")

@@ -1,4 +1,5 @@
 from datetime import UTC, datetime
+from functools import partial
 
 import pyarrow as pa
 import pytest
@@ -18,6 +19,11 @@ def write(root, name, *items):
 
 
 @pytest.fixture
+def read(read):
+    return partial(read, feeds=True)
+
+
+@pytest.fixture
 def feeds(tmp_path):
     write(tmp_path, "sport/de/kicker-2024-03-01/18-30.txt", f"{LONG}1", "short", f"\n  {LONG}2 \n")
     write(tmp_path, "sport/de/kicker-2024-03-01/19-30.txt", f"{LONG}2", f"{LONG}ü")
@@ -25,7 +31,7 @@ def feeds(tmp_path):
     return tmp_path
 
 
-def test_a_folder_of_feeds_is_known_by_its_names(feeds, read):
+def test_a_folder_of_feeds_is_read_by_items(feeds, read):
     result = read(feeds)
     assert isinstance(result.source, FeedSource)
     assert result.source.columns == ("label", "feed", "published")
@@ -47,7 +53,9 @@ def test_ids_are_content_hashes_so_that_duplicates_collapse(feeds, read):
 
 def test_an_item_needs_more_than_50_characters(tmp_path, read):
     write(tmp_path, "a/f-2024-01-01/00-00.txt", "ü" * 50, " " + "ü" * 51 + " ", "x" * 49 + "\n\n\n")
-    assert read(tmp_path).texts() == ["ü" * 51]
+    result = read(tmp_path)
+    assert result.texts() == ["ü" * 51]
+    assert result.left_out == {"items of fewer than 51 characters": 2}
 
 
 def test_an_item_that_is_not_utf8_fails_alone(tmp_path, read):
@@ -67,11 +75,38 @@ def test_a_day_that_does_not_exist_fails_its_file_alone(feeds, read):
     assert "out of range" in failure["reason"]
 
 
-def test_other_text_files_make_it_a_folder_of_documents(feeds, read):
-    (feeds / "notes.txt").write_text("notes")
+def test_files_of_other_names_are_left_out(feeds, read):
+    for name in ("notes.txt", "sport/kicker/18-30.txt", "README.md"):
+        write(feeds, name, LONG)
     result = read(feeds)
-    assert not isinstance(result.source, FeedSource)
-    assert len(result.ids()) == 4
+    assert len(result.ids()) == 5
+    assert result.source.left_out() == {".txt": 2, ".md": 1}
+    assert result.source.remarks() == []
+
+
+def test_without_the_option_they_are_documents_and_that_is_said(feeds, read):
+    result = read(feeds, feeds=False)
+    assert result.ids() == [
+        "politics/the-daily-2024-03-02/00-05.txt",
+        "sport/de/kicker-2024-03-01/18-30.txt",
+        "sport/de/kicker-2024-03-01/19-30.txt",
+    ]
+    (remark,) = result.source.remarks()
+    assert "are named like fetches of news feeds (CATEGORY/" in remark
+    assert "each is read as one document. --feeds reads the items" in remark
+    assert read(feeds, feeds=False, lines=True).source.remarks() == []
+    write(feeds, "notes.txt", "notes")
+    assert read(feeds, feeds=False).source.remarks() == []
+
+
+def test_a_folder_without_feeds_is_refused(tmp_path, read):
+    write(tmp_path, "sport/a.txt", LONG)
+    with pytest.raises(
+        SourceError, match=r"holds no feeds: expected .*hh-mm.txt, .* found sport/a.txt\. Without"
+    ):
+        read(tmp_path)
+    with pytest.raises(SourceError, match="--lines, --labels and --feeds read a file in different"):
+        read(tmp_path, lines=True)
 
 
 def test_feeds_have_the_columns_they_have(feeds, read):

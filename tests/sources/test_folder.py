@@ -29,6 +29,16 @@ def test_the_same_row_has_the_same_hashes_in_both(tmp_path, read):
     assert (one["row_hash"], one["content_hash"]) == (two["row_hash"], two["content_hash"])
 
 
+def test_a_text_column_that_was_found_is_named(tmp_path, read):
+    (tmp_path / "a.jsonl").write_text('{"body": "a", "n": 1}\n')
+    assert read(tmp_path).source.remarks() == [
+        "column 'body' is taken for the text, as the only one of strings. --text-column names one."
+    ]
+    assert read(tmp_path, text_column=("body",)).source.remarks() == []
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "title": "b"}\n')
+    assert read(tmp_path).source.remarks() == []
+
+
 @pytest.mark.parametrize(
     ("names", "held"),
     [

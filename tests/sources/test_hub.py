@@ -64,6 +64,22 @@ def test_splits_come_together_with_a_column_of_their_names(tmp_path, read):
     assert chosen.tables[0].column_names[6:] == ["split"]
 
 
+def test_files_that_are_no_part_of_a_dataset_are_counted(tmp_path, read):
+    both = {"train": dataset(3), "test": dataset(2, "other")}
+    datasets.DatasetDict(both).save_to_disk(tmp_path / "d")
+    assert read(tmp_path / "d").source.left_out() == {}
+    for name in ("README.md", "photo.jpg", "old/state.json", "train/data-00009-of-00010.arrow"):
+        (tmp_path / "d" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "d" / name).write_text("{}")
+    left_out = {".arrow": 1, ".jpg": 1, ".json": 1, ".md": 1}
+    assert read(tmp_path / "d").source.left_out() == left_out
+
+
+def test_a_file_named_state_makes_no_datasets_folder(tmp_path, read):
+    (tmp_path / "state.json").write_text('{"text": "a"}\n')
+    assert read(tmp_path).texts() == ["a"]
+
+
 def test_rows_are_read_by_range_also_after_select(tmp_path, read, monkeypatch):
     monkeypatch.setattr(hub, "PIECE_ROWS", 2)
     monkeypatch.setattr(hub, "MAX_ROWS", 1)

@@ -1,11 +1,15 @@
+from importlib.util import find_spec
+
 import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import features
 from xxhash import xxh3_128_digest
 
 from sources import SourceError, SourceOptions, hub, open_source
+from sources.images import ALL_IMAGE_ENDINGS, HEIF_ENDINGS, IMAGE_ENDINGS
 
 RNG = np.random.default_rng(2)
 
@@ -39,6 +43,25 @@ def test_a_folder_of_images_is_read_undecoded(photos, read):
     assert first["content_hash"] == xxh3_128_digest(b"bytes of cat/a.png")
     assert result.source.columns == ()
     assert "label" not in first
+
+
+def test_other_names_of_jpeg_and_what_pillow_reads_here_are_images(tmp_path, read):
+    for name in ("a.jfif", "b.JPE", "c.avif", "d.heic", "e.HEIF", "f.jpg"):
+        (tmp_path / name).write_bytes(name.encode())
+    expected = ["a.jfif", "b.JPE", "c.avif", "d.heic", "e.HEIF", "f.jpg"]
+    if not features.check("avif"):
+        expected.remove("c.avif")
+    if find_spec("pillow_heif") is None:
+        expected = [name for name in expected if not name.lower().endswith(HEIF_ENDINGS)]
+    assert read(tmp_path).ids() == expected
+    assert {".avif", *HEIF_ENDINGS, *IMAGE_ENDINGS} == set(ALL_IMAGE_ENDINGS)
+
+
+@pytest.mark.skipif(find_spec("pillow_heif") is not None, reason="pillow-heif is installed")
+def test_a_folder_of_heic_photos_says_what_they_need(tmp_path):
+    (tmp_path / "a.HEIC").write_bytes(b"bytes")
+    with pytest.raises(SourceError, match=r"Found: .heic. .* need pillow-heif: pip install"):
+        open_source(SourceOptions(str(tmp_path)))
 
 
 def test_folders_are_labels_on_request(photos, read):

@@ -38,12 +38,33 @@ def test_blanks_and_pairs(tmp_path):
     assert read_judgements(str(tmp_path / "p")) == {"c1": {"photo.jpg": 1}, "c2": {"photo.jpg": 1}}
 
 
+RARE = ["a\u2028b", "a\x85b", "a\x0bb", "a\x1cb", "a\u00a0b", "a\x0cb"]
+
+
+@pytest.mark.parametrize("mark", ["\t", ",", " "])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_what_ends_lines_elsewhere_is_part_of_an_id(tmp_path, mark, end):
+    lines = [f"{name}{mark}{name}!{mark}1" for name in RARE]
+    (tmp_path / "q").write_bytes(end.join(lines).encode())
+    want = {name: {f"{name}!": 1.0} for name in RARE}
+    assert read_judgements(str(tmp_path / "q")) == want
+
+
+@pytest.mark.parametrize("mark", ["\t", ","])
+def test_ids_are_taken_as_they_stand(tmp_path, mark):
+    (tmp_path / "q").write_text(f' lead{mark}trail {mark}1\n"two\nlines"{mark}x{mark}2\n')
+    want = {" lead": {"trail ": 1.0}, "two\nlines": {"x": 2.0}}
+    assert read_judgements(str(tmp_path / "q")) == want
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "is empty"),
         ("a\n", "has 1 columns"),
         ("a b 1\na b\n", "line 2: 2 columns, expected 3"),
+        ("\n\na b 1\na b\n", "line 4: 2 columns, expected 3"),
+        ("a,b,1\na\rb,c,1\n", "line 2: new-line character seen"),
         ("a b 1\na c much\n", "line 2: the score 'much' is no number"),
     ],
 )

@@ -5,6 +5,7 @@ from tempfile import TemporaryDirectory
 
 import fsspec
 import pytest
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from sources import SOURCES, SourceError, SourceOptions, open_source
 
@@ -15,10 +16,92 @@ def write(path, data="a"):
     return path
 
 
-def test_hidden_files_and_folders_are_skipped(tmp_path, read):
-    for name in ("a.txt", ".b.txt", "_c.txt", ".d/e.txt", "f/_g/h.txt", "f/i.txt"):
-        write(tmp_path / name)
-    assert read(tmp_path).ids() == ["a.txt", "f/i.txt"]
+FILES = "_DSC0001.txt _SUCCESS.md _delta_log.md _index.md _notes/_metadata/a.md _posts/a.md a/__/b.md z.md"
+BESIDE_ROWS = (
+    "_SUCCESS _metadata _common_metadata _committed_17 _started_17 "
+    "_spark_metadata/0.md _temporary/0/a.md __MACOSX/a.md"
+)
+NO_FILES = ".a.txt ._DSC0001.txt .git/a.md a/.b/c.md"
+
+
+@pytest.fixture(params=["local", "fsspec", "object store"])
+def folder_of(request, tmp_path, monkeypatch):
+    """Writes files of these names and returns their folder's address, in each kind of place."""
+
+    def make(names):
+        if request.param == "fsspec":
+            fs.pipe({f"/corpus/{name}": b"a" for name in names})
+            return "memory://corpus"
+        for name in names:
+            write(tmp_path / "corpus" / name)
+        return "s3://bucket/corpus" if request.param == "object store" else str(tmp_path / "corpus")
+
+    fs = fsspec.filesystem("memory")
+    bucket = SubTreeFileSystem(str(tmp_path), LocalFileSystem())
+    monkeypatch.setattr("sources.listing.filesystem", lambda *_: bucket)
+    yield make
+    if fs.exists("/corpus"):
+        fs.rm("/corpus", recursive=True)
+
+
+def test_names_that_begin_with_a_dot_and_what_tables_keep_are_no_files(folder_of, read):
+    beside = BESIDE_ROWS.split()
+    folder = folder_of(
+        [*FILES.split(), *beside, *(f"deep/er/{name}" for name in beside), *NO_FILES.split()]
+    )
+    result = read(folder)
+    assert result.ids() == FILES.split()
+    assert result.source.left_out() == {}
+    assert read(f"{folder}/**/_*.md").ids() == ["_SUCCESS.md", "_delta_log.md", "_index.md"]
+
+
+def test_a_folder_of_what_is_no_file_is_refused(folder_of, read):
+    folder = folder_of([*BESIDE_ROWS.split(), *NO_FILES.split()])
+    with pytest.raises(SourceError, match="is empty, or holds hidden files alone .* _SUCCESS"):
+        read(folder)
+
+
+def test_what_is_not_read_is_counted_by_ending(folder_of, read):
+    others = ["README", "_a.HEIC", "b.heic", "c.svg", "d/e.svg.gz", "d/f.gz", "g.heic", "license"]
+    source = read(folder_of(["a.txt", *others])).source
+    assert list(source.left_out().items()) == [(".heic", 3), (".svg", 2), ("none", 2), (".gz", 1)]
+
+
+@pytest.mark.parametrize(
+    ("mark", "kind"),
+    [
+        ("_delta_log/0.json", "Delta"),
+        (".hoodie/hoodie.properties", "Hudi"),
+        ("metadata/v1.metadata.json", "Iceberg"),
+    ],
+)
+def test_files_of_a_table_below_the_folder_are_refused(folder_of, read, mark, kind):
+    folder = folder_of([f"lake/a/{mark}", "lake/a/x.parquet", "lake/b.md"])
+    for path in (folder, f"{folder}/**/*.parquet"):
+        with pytest.raises(
+            SourceError, match=f"holds files of a table of {kind}, .*/lake/a. Read one by one"
+        ):
+            read(path)
+    assert read(f"{folder}/*/*.md").ids() == ["lake/b.md"]
+
+
+@pytest.mark.parametrize("mark", [".hoodie/hoodie.properties", "metadata/v1.metadata.json"])
+def test_a_table_of_another_kind_is_refused(folder_of, read, mark):
+    with pytest.raises(SourceError, match="holds files of a table of .* Export its rows first"):
+        read(folder_of([mark, "data/x.parquet"]))
+
+
+def test_a_readme_beside_tables_is_counted(folder_of, read):
+    folder = folder_of(["README.md", "a.csv", "LICENSE.txt", "_notes.pdf"])
+    assert read(folder, no_header=True).source.left_out() == {".md": 1, ".pdf": 1, ".txt": 1}
+
+
+def test_what_a_glob_does_not_match_is_not_meant(folder_of, read):
+    folder = folder_of(["a.txt", "b.pdf", "c/d.pdf"])
+    assert read(f"{folder}/*").source.left_out() == {".pdf": 1}
+    assert read(f"{folder}/*.txt").source.left_out() == {}
+    assert read(f"{folder}/a.txt").source.left_out() == {}
+    assert read(folder, lines=True).source.left_out() == {}
 
 
 def test_a_folder_under_a_hidden_one_is_read(tmp_path, read):
@@ -121,7 +204,7 @@ def test_an_empty_file_of_lines_has_no_rows_and_is_no_error(tmp_path, read, kind
 
 
 def test_globs(tmp_path, read):
-    for name in ("a.txt", "b.md", "x/c.txt", "x/y/d.txt", "x/_z/e.txt"):
+    for name in ("a.txt", "b.md", "x/c.txt", "x/y/d.txt", "x/.z/e.txt"):
         write(tmp_path / name)
     assert read(tmp_path / "*.txt").ids() == ["a.txt"]
     assert read(tmp_path / "**/*.txt").ids() == ["a.txt", "x/c.txt", "x/y/d.txt"]
@@ -224,4 +307,4 @@ def test_unknown_files_beside_known_ones_are_passed_over(tmp_path, read):
 
 
 def test_each_source_is_listed():
-    assert list(SOURCES) == ["labels", "dataset", "feeds", "folder"]
+    assert list(SOURCES) == ["labels", "delta", "feeds", "dataset", "folder"]

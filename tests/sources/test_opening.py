@@ -3,7 +3,7 @@ import gzip
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sources import SourceError, SourceOptions
@@ -180,6 +180,7 @@ def test_wide_text_is_recognised_in_any_script_and_utf8_never(text, encoding):
 
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), st.sampled_from(MARKED), st.integers(1, 9))  # fmt: skip
 def test_any_text_comes_back_as_utf8(text, encoding, n):
+    assume(not (encoding == "utf-16" and text.startswith("\0")))  # the mark of UTF-32
     data = TELLS.get(encoding, b"") + (text * n).encode(encoding)
     with as_utf8(io.BytesIO(data)) as stream:
         assert stream.read().decode() == text * n

@@ -4,7 +4,7 @@ import pytest
 import zstandard
 from xxhash import xxh3_128_hexdigest
 
-from sources import folder
+from sources import rows
 from sources.rows import MAX_ROWS
 
 HINT = ". A file in another encoding takes --encoding (such as cp1252)"
@@ -50,8 +50,8 @@ def test_bad_files_fail_alone(tmp_path, read):
 
 
 def test_small_files_share_a_piece(tmp_path, read, monkeypatch):
-    monkeypatch.setattr(folder, "GROUP_FILES", 2)
-    monkeypatch.setattr(folder, "GROUP_BYTES", 10)
+    monkeypatch.setattr(rows, "GROUP_FILES", 2)
+    monkeypatch.setattr(rows, "GROUP_BYTES", 10)
     for name, size in zip("abcde", (1, 1, 1, 12, 1), strict=True):
         write(tmp_path / f"{name}.txt", name * size)
     result = read(tmp_path)
