@@ -23,7 +23,7 @@ from safetensors import safe_open
 
 from actors.attention import attention, to_device
 from actors.engine import ModelError, Tokens
-from actors.hardware import DTYPES, cores, matmul_ceiling, on_lane, setup_for
+from actors.hardware import DTYPES, cores, matmul_ceiling, on_lane, on_threads, setup_for
 from actors.layout import Layout, read_layout
 from actors.linear import Linear, fastest_linear
 from actors.pixels import Preprocess
@@ -234,7 +234,9 @@ class ClipImageEncoder:
                 f"{folder} takes images of {edge} x {edge} and prepares them as {preprocess.shape}."
             )
         self.setup = setup_for(device, precision, threads or cores(), packed=True)
-        self._tower = tower = _Tower(tensors, "vision_model", config, device, DTYPES[precision])
+        with on_threads(self.setup):  # layouts of weights are tried, as they will be used
+            tower = _Tower(tensors, "vision_model", config, device, DTYPES[precision])
+        self._tower = tower
         self.shape = tower.shape
         name = "vision_model.embeddings."
         kernel = tensors[name + "patch_embedding.weight"].permute(0, 2, 3, 1).flatten(1)
@@ -272,7 +274,7 @@ class ClipImageEncoder:
     def forward(self, ids: list[np.ndarray]) -> np.ndarray:
         """Vectors of one micro-batch of patches: (n, dim) float32, unit rows if normalising."""
         tower, n = self._tower, len(ids)
-        with torch.inference_mode(), on_lane(self.setup.device):
+        with torch.inference_mode(), on_lane(self.setup):
             pixels = to_device(np.concatenate(ids), tower.device).float()
             pixels = pixels.view(-1, 3).mul_(self._gain).add_(self._shift).view(pixels.shape)
             x = self._first.new_empty(n, self.max_tokens + 1, len(self._first))

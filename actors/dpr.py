@@ -70,7 +70,7 @@ def refusal(passages: Model, questions: Model) -> str:
 
 
 def _advice(folder: str, others: list[str]) -> str:
-    beside = f" ({', '.join(others)}, say)" if others else ""
+    beside = f" (encoders of questions here: {', '.join(others)})" if others else ""
     return (
         f"A question needs the encoder that was trained with it{beside}. Put that folder beside {folder},"
         " named alike but for `question` in place of `ctx`; or write one line into the config.json of"

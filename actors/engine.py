@@ -59,6 +59,7 @@ class Setup:
         lanes: Micro-batches that it can compute at once, each from a thread of its own.
         padded: Whether a micro-batch costs its number of texts times its longest one.
         budgets: Tokens a micro-batch that are worth trying; the first is used until all were tried.
+        threads: That torch has in a lane, on a CPU; 0 leaves them as they are.
     """
 
     device: str = "cpu"
@@ -66,6 +67,7 @@ class Setup:
     lanes: int = 1
     padded: bool = False
     budgets: tuple[int, ...] = (4096,)
+    threads: int = 0
 
 
 class Encoder(Protocol):

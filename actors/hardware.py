@@ -32,7 +32,7 @@ def cores() -> int:
 
 
 def setup_for(device: str, precision: str, threads: int, *, packed: bool) -> Setup:
-    """How an encoder computes best; tells torch, for the whole process, how many threads it has.
+    """How an encoder computes best.
 
     Args:
         device: As torch names it.
@@ -43,22 +43,45 @@ def setup_for(device: str, precision: str, threads: int, *, packed: bool) -> Set
     import torch
 
     on_cpu = torch.device(device).type == "cpu"
-    if on_cpu:
-        torch.set_num_threads(1 if packed else threads)
-    lanes = (threads if on_cpu else GPU_LANES) if packed else 1
-    budgets = CPU_BUDGETS if on_cpu else GPU_BUDGETS
-    return Setup(device, precision, lanes=lanes, padded=not packed, budgets=budgets)
+    return Setup(
+        device,
+        precision,
+        lanes=(threads if on_cpu else GPU_LANES) if packed else 1,
+        padded=not packed,
+        budgets=CPU_BUDGETS if on_cpu else GPU_BUDGETS,
+        threads=0 if not on_cpu else 1 if packed else threads,
+    )
 
 
-def on_lane(device: str) -> contextlib.AbstractContextManager[object]:
-    """Around a forward pass: on a GPU, the calling thread's own stream."""
-    if not device.startswith("cuda"):
-        return contextlib.nullcontext()
+@contextlib.contextmanager
+def on_threads(setup: Setup) -> Iterator[None]:
+    """While an encoder works: torch has as many threads as suit it, in the calling thread alone.
+
+    Whoever else computes in this process (a reader, a training) has its own again afterwards, and other
+    threads keep theirs meanwhile. It costs less than a microsecond.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    if setup.threads in (0, before):
+        yield
+        return
+    torch.set_num_threads(setup.threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def on_lane(setup: Setup) -> contextlib.AbstractContextManager[object]:
+    """Around a forward pass: on a GPU, the calling thread's own stream; on a CPU, its threads."""
+    if not setup.device.startswith("cuda"):
+        return on_threads(setup)
     import torch
 
     if not hasattr(_lane, "stream"):
-        _lane.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        _lane.stream.wait_stream(torch.cuda.default_stream(device))
+        _lane.stream = torch.cuda.Stream(setup.device)  # type: ignore[no-untyped-call]
+        _lane.stream.wait_stream(torch.cuda.default_stream(setup.device))
     return torch.cuda.stream(_lane.stream)
 
 
@@ -88,7 +111,8 @@ def matmul_ceiling(setup: Setup, shape: tuple[int, int]) -> float:
     n_tokens = CEILING_TOKENS[device.type]
     weight = torch.randn(shape[1], shape[0]).to(device, dtype)
     bias = torch.zeros(shape[1]).to(device, dtype)
-    product = fastest_linear(weight, bias)(weight, bias)
+    with on_threads(setup):
+        product = fastest_linear(weight, bias)(weight, bias)
     lanes, a_turn = (setup.lanes, 1) if device.type == "cpu" else (1, 50)
     edges: list[float] = []  # when all lanes were done with a product
     end = time.perf_counter() + CEILING_SECONDS
@@ -96,7 +120,7 @@ def matmul_ceiling(setup: Setup, shape: tuple[int, int]) -> float:
 
     def work(_: int) -> None:
         x = torch.randn(n_tokens, shape[0]).to(device, dtype)
-        with torch.inference_mode(), _all_or_none(together):
+        with torch.inference_mode(), on_threads(setup), _all_or_none(together):
             together.wait()
             while len(edges) <= CEILING_PRODUCTS or edges[-1] < end:
                 for _ in range(a_turn):

@@ -70,7 +70,7 @@ class ResNetEncoder:
 
     def forward(self, ids: list[np.ndarray]) -> np.ndarray:
         """Vectors of one micro-batch of images: (n, dim) float32, unit rows if normalising."""
-        with torch.inference_mode(), on_lane(self.setup.device):
+        with torch.inference_mode(), on_lane(self.setup):
             pixels = to_device(np.stack(ids), self._device).float()
             pixels = pixels.mul_(self._gain).add_(self._shift).to(self._dtype)
             found = self._network(pixels.permute(0, 3, 1, 2)).pooler_output

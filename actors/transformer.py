@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from actors.engine import ModelError, Tokens
-from actors.hardware import DTYPES, cores, matmul_ceiling, on_lane, setup_for
+from actors.hardware import DTYPES, cores, matmul_ceiling, on_lane, on_threads, setup_for
 from actors.layout import read_layout
 from actors.settings import is_packable
 
@@ -48,7 +48,7 @@ class TransformerEncoder:
         pooling: str | None = None,
         normalize: bool = True,
     ) -> None:
-        """Load the weights, with torch and the tokenizer on the given threads.
+        """Load the weights.
 
         Args:
             folder: A model folder.
@@ -80,10 +80,11 @@ class TransformerEncoder:
             from transformers import AutoTokenizer
 
             self.setup = setup_for(device, precision, threads, packed=True)
-            if layout.is_clip:
-                network = PackedClipText(layout, device=device, dtype=dtype)
-            else:
-                network = PackedBert(layout, device=device, dtype=dtype, pooling=pooling)
+            with on_threads(self.setup):  # layouts of weights are tried, as they will be used
+                if layout.is_clip:
+                    network = PackedClipText(layout, device=device, dtype=dtype)
+                else:
+                    network = PackedBert(layout, device=device, dtype=dtype, pooling=pooling)
             tokenizer = AutoTokenizer.from_pretrained(layout.modules[0][1], local_files_only=True)
         else:
             self.setup = setup_for(device, precision, threads, packed=False)
@@ -130,7 +131,7 @@ class TransformerEncoder:
         """Vectors of one micro-batch: (n, dim) float32, in order, unit rows if normalising."""
         import torch
 
-        with torch.inference_mode(), on_lane(self.setup.device):
+        with torch.inference_mode(), on_lane(self.setup):
             vectors = self._network(ids)[:, : self._truncate_dim].float()
             if self._normalize:
                 vectors = torch.nn.functional.normalize(vectors, dim=1)

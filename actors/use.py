@@ -132,7 +132,7 @@ class UseEncoder:
         text_row[gaps] = len(ids)
         flat = np.full(len(text_row), GAP, dtype=np.int64)
         flat[text_row < len(ids)] = np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int64)
-        with torch.inference_mode(), on_lane(self.setup.device):
+        with torch.inference_mode(), on_lane(self.setup):
             pieces = torch.from_numpy(flat).to(self._device)
             rows = torch.from_numpy(text_row).to(self._device)
             sums = torch.zeros(len(ids) + 1, EMBEDDING + len(WINDOWS) * BRANCH, device=self._device)

@@ -25,7 +25,7 @@ from actors.exchange import PIXELS, REPORT
 from actors.passages import passages
 from actors.precision import HostedModel, load_sound
 from actors.templates import encode_classes
-from schemas.columns import cast_column
+from schemas.cells import cast_column
 from schemas.embeddings import vector_column, vectors_of
 from schemas.fragments import new_name, write_rows
 from schemas.keys import from_binary, hex_of

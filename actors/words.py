@@ -10,6 +10,7 @@ With a file of weights (`embatch words weights`) rare words count more than freq
 
 import json
 import math
+from collections.abc import Container
 from pathlib import Path
 
 import numpy as np
@@ -73,9 +74,8 @@ class WordEncoder:
 
     def _known(self, word: str) -> str | None:
         """The form of a word that has a vector."""
-        for form in (word, word.lower()):
-            if form in self._index:
-                return form
+        if (form := form_in(self._index, word)) is not None:
+            return form
         return word if self._subwords is not None and self._subwords(word) is not None else None
 
     def vector(self, word: str) -> np.ndarray | None:
@@ -109,6 +109,11 @@ class WordEncoder:
         """Character offsets (n_words, 2) int64 of a text's words, those without vectors included."""
         found = [match.span() for match in WORD.finditer(text)]
         return np.array(found or [(0, len(text))], np.int64)
+
+
+def form_in(words: Container[str], word: str) -> str | None:
+    """The form in which words hold a word: as it stands, else in lower case; None where in neither."""
+    return next((form for form in (word, word.lower()) if form in words), None)
 
 
 def read_weights(path: str) -> tuple[dict[str, float], float]:

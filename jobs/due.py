@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from actors.exchange import DUE_FIELDS, ITEM_FIELDS, PIXELS
 from actors.pixels import Preprocess, decode
 from jobs.scan import others_of
-from schemas.columns import cast_column
+from schemas.cells import cast_column
 from schemas.embeddings import IMAGE_TYPE
 from schemas.failures import CHANGED
 from schemas.keys import from_binary, id_hashes

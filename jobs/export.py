@@ -23,7 +23,7 @@ import tyro
 from jobs.options import TableOptions, run_command, storage_options, table_uri
 from jobs.progress import Progress
 from jobs.rewriting import fixed_size
-from schemas.columns import cast_column
+from schemas.cells import cast_column
 from schemas.embeddings import Fingerprint
 from schemas.formats import in_todays, is_of
 from schemas.fragments import ROW_GROUP_ROWS

@@ -14,7 +14,6 @@ from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 from actors.classifier import TextClassifier
 from actors.engine import ModelError
-from actors.hardware import cores
 from actors.layout import read_layout
 from actors.weights import hash_parts
 
@@ -76,7 +75,6 @@ def fit(job: Fit) -> list[dict[str, float]]:
 
     if not _in_ray_worker():
         _tidy(job)
-        torch.set_num_threads(cores())  # encoders that embed leave torch one thread a lane
     transformers.set_seed(job.seed)
     transformers.utils.logging.set_verbosity_error()
     weights = np.array(job.class_weights, np.float32) if job.class_weights else None

@@ -30,7 +30,7 @@ from actors.engine import Engine, Items, ModelError
 from actors.nearest import nearest
 from jobs.options import CommandOutcome, TableOptions, parse, user_errors
 from jobs.vectors import in_order, read_vectors
-from schemas.columns import cast_column
+from schemas.cells import cast_column
 from schemas.embeddings import Fingerprint, what_differs
 from schemas.store import StoreError, Table
 from sources.images import ALL_IMAGE_ENDINGS

@@ -8,9 +8,11 @@
     embatch words odd-one-out tables/words breakfast lunch dinner cereal
     embatch words map tables/words king Paris chemistry --picture words.png
 
-A word that a fastText model does not hold is made of its parts, while the model's file is there.
+A word is looked up as it stands, then in lower case, as `embed` does; one that a fastText model does not
+hold is made of its parts, while the model's file is there.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -135,35 +137,37 @@ def similar(config: SimilarConfig) -> Answer:
     table = WordTable(config.table, storage_options(config.storage_option))
     asked = [*config.words, *config.without]
     weights = [1.0] * len(config.words) + [-1.0] * len(config.without)
-    query = table.mean(asked, weights)
-    return _listed(table.similar_to_each(query[None], [asked], config.k)[0])
+    query, left_out = table.mean(asked, weights), [table.form(word) for word in asked]
+    return _listed(table.similar_to_each(query[None], [left_out], config.k)[0]) | _forms(
+        table, asked
+    )
 
 
 def similarity(config: SimilarityConfig) -> Answer:
     """Cosine of two words, or of two lists' means."""
     table = WordTable(config.table, storage_options(config.storage_option))
     one, other = ([w for w in words.split(",") if w] for words in (config.one, config.other))
-    return {"similarity": round(table.similarity(one, other), 6)}
+    return {"similarity": round(table.similarity(one, other), 6)} | _forms(table, one + other)
 
 
 def analogy(config: AnalogyConfig) -> Answer:
     """What is to C as B is to A."""
     table = WordTable(config.table, storage_options(config.storage_option))
     a, b, c = config.asked
-    return _listed(table.analogy(a, b, c, config.k))
+    return _listed(table.analogy(a, b, c, config.k)) | _forms(table, config.asked)
 
 
 def odd_one_out(config: OddOneOutConfig) -> Answer:
     """The word that is least like all."""
     table = WordTable(config.table, storage_options(config.storage_option))
     found = table.odd_one_out(config.words)
-    return {"odd": found[-1].word} | _listed(found)
+    return {"odd": found[-1].word} | _listed(found) | _forms(table, config.words)
 
 
 def draw_neighbours(config: MapConfig) -> Answer:
     """A t-SNE of words and their neighbours, drawn with their names."""
     table = WordTable(config.table, storage_options(config.storage_option))
-    targets = list(dict.fromkeys(config.words))
+    targets = list(dict.fromkeys(table.form(word) for word in config.words))
     directions = np.stack([table.direction(word) for word in targets])
     found = table.similar_to_each(directions, [[word] for word in targets], config.k)
     group = {one.word: word for word, near in zip(targets, found, strict=True) for one in near}
@@ -172,14 +176,28 @@ def draw_neighbours(config: MapConfig) -> Answer:
     points = fit_tsne(np.stack([table.direction(word) for word in words]), 2, config.seed)
     draw_words(points, words, [group[word] for word in words], config.picture)
     near = {word: _listed(some)["words"] for word, some in zip(targets, found, strict=True)}
-    return {"picture": config.picture, "neighbours": near}
+    return {"picture": config.picture, "neighbours": near} | _forms(table, config.words)
 
 
 def _listed(found: list[Any]) -> Answer:
     return {"words": [{"word": one.word, "similarity": round(one.similarity, 6)} for one in found]}
 
 
+def _forms(table: WordTable, asked: Sequence[str]) -> Answer:
+    """Words that were looked up in lower case, since the table has them in no other; empty if none."""
+    forms = {word: form for word in asked if (form := table.form(word)) != word}
+    return {"looked_up_as": forms} if forms else {}
+
+
 def _text(_: object, answer: Answer) -> str:
+    told = [
+        f"{word} is not in the table, and was looked up as {form}."
+        for word, form in answer.get("looked_up_as", {}).items()
+    ]
+    return "\n".join([*told, _answered(answer)])
+
+
+def _answered(answer: Answer) -> str:
     if "picture" in answer:
         lines = [
             f"{word}: {', '.join(one['word'] for one in near)}"

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from actors.checkpoints import resolve
 from actors.nearest import nearest
-from actors.words import WordEncoder
+from actors.words import WordEncoder, form_in
 from jobs.derived import note_of
 from jobs.options import table_uri
 from jobs.vectors import in_order, read_vectors
@@ -71,13 +71,17 @@ class WordTable:
         codes: np.ndarray = capitals.dictionary_encode().indices.to_numpy()
         return codes
 
+    def form(self, word: str) -> str:
+        """The form of a word that is looked up, as `embed` does; the word where the table has none."""
+        return form_in(self.index, word) or word
+
     def raw(self, word: str) -> np.ndarray:
         """(dim,) float32, as trained; of a word that is not in the table, made of its parts.
 
         Raises:
             StoreError: the word has no vector.
         """
-        row = self.index.get(word)
+        row = self.index.get(self.form(word))
         if row is not None:
             vector: np.ndarray = self.unit[row] * self.norms[row]
             return vector
@@ -144,7 +148,8 @@ class WordTable:
 
     def analogy(self, a: str, b: str, c: str, k: int) -> list[Found]:
         """What is to c as b is to a: the words nearest to b - a + c (3CosAdd, Mikolov et al. 2013)."""
-        return self.similar_to_each(self.mean([b, c, a], [1, 1, -1])[None], [[a, b, c]], k)[0]
+        query = self.mean([b, c, a], [1, 1, -1])[None]
+        return self.similar_to_each(query, [[self.form(word) for word in (a, b, c)]], k)[0]
 
     def similarity(self, one: Sequence[str], other: Sequence[str]) -> float:
         """Cosine of two words, or of the means of two lists of words as trained."""

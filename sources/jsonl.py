@@ -1,7 +1,7 @@
 """JSON: each object a row, each key a column; see `sources.json_items` for the forms that a file may have.
 
 Keys may be missing in some objects. A column whose values have no common type holds text: strings as
-they are, all else as JSON (see `schemas.columns`).
+they are, all else as JSON (see `schemas.cells`).
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from itertools import chain, islice
 
 import pyarrow as pa
 
-from schemas.columns import json_type
+from schemas.cells import json_type
 from sources.json_items import Items, Record, not_rows
 from sources.opening import SourceFile, ending
 from sources.prepare import id_of, prepare, text_of

@@ -65,7 +65,7 @@ def read_judgements(path: str) -> dict[str, dict[str, float]]:
 
 def _rows(text: str, path: str) -> Iterator[tuple[int, list[str]]]:
     """Each line that is not blank: its number and its columns."""
-    lines = text.split("\n")
+    lines = text.split("\n" if "\n" in text else "\r")  # only files of old have \r alone
     first = next((line for line in lines if line.strip()), "")
     mark = next((mark for mark in "\t," if mark in first), None)
     if mark is None:

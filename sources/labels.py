@@ -16,6 +16,7 @@ from sources.prepare import prepare
 from sources.rows import Piece, Rows, SourceError, SourceOptions, unread
 
 N_SHOWN = 3
+LONG_WORDS = 4  # of a name: it may be a sentence
 BARE = ("{}",)
 # What is a sentence whatever it would be put into, and what would come twice in some templates.
 DEPICTION = re.compile(
@@ -132,6 +133,12 @@ class LabelSource:
         sentences = [one.text for one in found if one.stands and not one.worded]
         wordings = [one.text for one in found if one.stands and one.worded]
         told = []
+        long = [one.name for one in found if not one.stands and _is_long(one)]
+        if long:
+            told.append(
+                f"{_shown(long)} are long for names and were put into templates all the same. A sentence"
+                " that should stand as it is goes behind a name: `name: sentence`."
+            )
         if sentences:
             told.append(
                 f"{_shown(sentences)} read like sentences and stand as they are, in no template. To say"
@@ -156,6 +163,10 @@ def _bytes(texts: Sequence[str]) -> pa.Array:
     """Texts as they stood in the file, for `prepare` to judge whether they are UTF-8."""
     encoded = (text.encode("utf-8", "surrogateescape") for text in texts)
     return pa.array(encoded, pa.large_binary())
+
+
+def _is_long(one: Class) -> bool:
+    return not one.worded and len(one.name.split()) >= LONG_WORDS
 
 
 def _shown(texts: list[str]) -> str:

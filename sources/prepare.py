@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from xxhash import xxh3_128_digest
 
-from schemas.columns import SHADOWED, cast_column, json_column, plain_type
+from schemas.cells import cast_column, json_column
+from schemas.columns import SHADOWED, plain_type
 from sources.opening import not_utf8
 from sources.row_hash import Hashes, hash_column
 from sources.rows import (
@@ -145,10 +146,12 @@ def _texts(parts: list[pa.Array], max_chars: int | None, bad: Reasons) -> pa.Arr
 
 def _judge_text(table: pa.Table, bad: Reasons, encoding: str) -> None:
     """Rows of a text file that hold NUL bytes are bad; what is not UTF-8 has its way out named."""
-    columns = {name: _plain(table[name]) for name in table.column_names}
-    for name, column in columns.items():
-        for row in _where(pc.match_substring(column, "\0")) if _holds_text(column.type) else ():
-            bad.setdefault(row, f"{name} holds a NUL byte, which no text has")
+    for name in table.column_names:
+        column = _plain(table[name])
+        data = column.buffers()[-1] if _holds_text(column.type) else None
+        if data is not None and b"\0" in data.to_pybytes():
+            for row in _where(pc.match_substring(column, "\0")):
+                bad.setdefault(row, f"{name} holds a NUL byte, which no text has")
     bad.update({row: not_utf8(reason, encoding) for row, reason in bad.items()})
 
 

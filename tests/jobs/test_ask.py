@@ -132,7 +132,7 @@ def test_a_pair_that_declares_one_space_finds_itself(tmp_path, capsys, named):
 def test_passages_are_never_asked_by_their_own_encoder(tmp_path):
     ctx, question, place = pair(tmp_path, "first", "second")
     advice = (
-        r"A question needs the encoder .*second, say\). Put that folder beside .*first, named alike but"
+        r"A question needs the encoder .*second\). Put that folder beside .*first, named alike but"
         r" for `question` .* write one line into the config.json of both, \"embatch_space\": \"NAME\""
     )
     with pytest.raises(ModelError, match=f"first is DPR's encoder of passages. {advice}"):

@@ -1,5 +1,6 @@
 """A source that changes between the two times that a run reads it."""
 
+import gzip
 import json
 
 import pytest
@@ -96,7 +97,7 @@ def test_a_row_that_is_healed_leaves_the_failures_also_while_a_file_is_broken(tm
     embed(source, table, max_failures=1.0)
     assert [name for name, *_ in rows_of(f"{table}.failures", "id")] == ["8", "9"]
     (source / "b.jsonl").write_text(line("8", "healed", "old") + line("9", "POISON too", "old"))
-    (source / "c.jsonl.gz").write_bytes(b"no gzip at all")
+    (source / "c.jsonl.gz").write_bytes(gzip.compress(b"cut off")[:12])
     embed(source, table, max_failures=1.0)
     assert ("8", "healed") in rows_of(table, "id", "text")
     failures = rows_of(f"{table}.failures", "stage", "id")

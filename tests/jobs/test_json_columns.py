@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from jobs.embed import EmbedConfig, run
-from schemas.columns import SchemaError, common_schema, json_type, source_columns
+from schemas.cells import json_type
+from schemas.columns import SchemaError, common_schema, source_columns
 from sources import SourceOptions, jsonl, open_source
 from sources.rows import with_types
 from tests.stored import stored

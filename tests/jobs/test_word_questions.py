@@ -5,6 +5,8 @@ import pytest
 
 from jobs.cli import main
 from jobs.word_table import WordTable
+from schemas.embeddings import vectors_of
+from schemas.store import Table
 from tests.tables import jsonl
 from tests.word_files import copied, says, table_at
 
@@ -102,6 +104,46 @@ def test_words_that_fasttext_makes_of_their_parts(parts, parts_kv, embatch):
     assert value == pytest.approx(float(parts_kv.similarity("zebras", "police")), abs=1e-5)
 
 
+def test_a_word_is_looked_up_in_lower_case_as_embed_does(parts, parts_kv, tmp_path, embatch):
+    """Its parts would make another vector; gensim's own is that of the form which it holds."""
+    assert "POLICE" not in parts_kv.key_to_index
+    assert np.abs(parts_kv["POLICE"] - parts_kv["police"]).max() > 1e-3
+    table = WordTable(parts, {})
+    np.testing.assert_allclose(table.raw("POLICE"), parts_kv["police"], atol=1e-5)
+    found = embatch("words", "similar", parts, "POLICE", "--k", "7")
+    assert found["looked_up_as"] == {"POLICE": "police"}
+    direction = parts_kv.get_vector("police", norm=True)
+    expected = parts_kv.most_similar("police", topn=7)
+    assert_ranked(found["words"], expected, parts_kv, direction, ["police"])
+    value = embatch("words", "similarity", parts, "POLICE", "SAID")["similarity"]
+    assert value == pytest.approx(float(parts_kv.similarity("police", "said")), abs=1e-5)
+    source = jsonl(
+        tmp_path / "a.jsonl", [{"id": "a", "text": "POLICE"}, {"id": "b", "text": "Zebras"}]
+    )
+    model = Path(parts).with_name("lee.bin")
+    embatch("embed", source, tmp_path / "t", "--model", model, "--id-column", "id")
+    rows = Table.open(str(tmp_path / "t")).read().sort_by("id")
+    vectors = vectors_of(rows["embedding"])
+    for vector, word in zip(vectors, ("POLICE", "Zebras"), strict=True):
+        np.testing.assert_allclose(vector, table.direction(word), atol=1e-5)
+
+
+def test_a_word_in_another_case_answers_no_question_about_itself(royal, embatch, capfd):
+    whole = embatch("words", "similar", royal, "KING", "--k", "9")
+    assert whole["looked_up_as"] == {"KING": "king"}
+    assert "king" not in [one["word"] for one in whole["words"]]
+    assert "looked_up_as" not in embatch("words", "similar", royal, "Prince")  # it is there so
+    assert embatch("words", "analogy", royal, "Man", "King", "Woman")["words"][0]["word"] == "queen"
+    assert embatch("words", "odd-one-out", royal, "King", "queen", "Man")["looked_up_as"] == {
+        "King": "king",
+        "Man": "man",
+    }
+    assert main(["words", "similarity", royal, "King", "king"]) == 0
+    assert (
+        capfd.readouterr().out == "King is not in the table, and was looked up as king.\n1.0000\n"
+    )
+
+
 def test_parts_of_words_are_not_taken_from_another_model(tmp_path, embatch):
     model = copied("lee_fasttext_new.bin", tmp_path / "a.bin")
     table = table_at(tmp_path / "t", model)
@@ -122,9 +164,9 @@ def test_a_table_by_rank(parts, parts_kv):
 
 
 def test_an_unknown_word_is_answered_with_others_like_it(lee, embatch):
-    code, message = embatch("words", "similar", lee, "Police")
+    code, message = embatch("words", "similar", lee, "polices")
     assert code == 1
-    assert "no word 'Police'. Like it: 'police'" in message
+    assert "no word 'polices'. Like it: 'police'" in message
     assert message.count("'police'") == 1
     assert embatch("words", "similar", lee, "xqzw")[1].endswith("no word 'xqzw'.")
     assert "no word 'nope'" in embatch("words", "odd-one-out", lee, "the", "is", "nope")[1]

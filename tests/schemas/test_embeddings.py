@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.cells import cast_column
 from schemas.columns import (
     RESERVED,
     SchemaError,
-    cast_column,
     common_schema,
     delta_type,
     fitted,

@@ -160,7 +160,13 @@ def test_a_truncated_file_gives_its_rows_so_far(tmp_path, read):
     data = gzip.compress("\n".join(["n,text", *rows]).encode())
     result = read(write(tmp_path / "a.csv.gz", data[: len(data) // 2]))
     assert 1000 < len(result.rows) < 20_000
-    assert result.reasons() == [(len(result.rows), "file", "Truncated compressed stream")]
+    assert result.reasons() == [
+        (
+            len(result.rows),
+            "file",
+            "Compressed file ended before the end-of-stream marker was reached",
+        )
+    ]
 
 
 def test_a_file_without_the_columns_is_a_failure(tmp_path, read):

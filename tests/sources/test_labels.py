@@ -90,3 +90,8 @@ def test_lines_that_are_put_into_no_template_are_told(tmp_path):
     )
     assert len(remarks(PHOTO, asked=True)) == 1
     assert remarks(("{}",), asked=False) == []
+    path.write_text("black and gold garden spider\ngreat white shark\nx: y y y y\n")
+    (long, *_) = remarks(PHOTO, asked=True)
+    assert long.startswith(
+        "1 of the classes ('black and gold garden spider') are long for names and"
+    )

@@ -1,0 +1,136 @@
+"""What a cell becomes in the type that its column has.
+
+It depends on that type and on the cell, never on what stands beside it: in a column of text a string
+stays as it is, and all else is written as JSON has it (2, true, 1.5, [1, 2]).
+"""
+
+import contextlib
+import json
+from collections.abc import Sequence
+from itertools import chain
+from types import NoneType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_INT64 = range(-(2**63), 2**63)
+_MISFIT = (pa.ArrowException, ArithmeticError, AttributeError, TypeError, ValueError)
+_MAX_DEPTH = 32  # of nested types: what is deeper is kept as text; Arrow's files hold 64
+
+
+def cast_column(column: pa.ChunkedArray | pa.Array, kind: pa.DataType) -> pa.Array:
+    """A column in another type, that of its table; what has no cast becomes text (JSON)."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    if isinstance(column, pa.ChunkedArray):  # pyarrow returns none or several for some types
+        chunks = column.chunks
+        column = pa.concat_arrays(chunks) if chunks else pa.array([], column.type)
+    if column.type == kind:
+        return column
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    if "list_view" not in str(column.type):  # pyarrow's cast of views with nulls is wrong
+        try:
+            if pa.types.is_timestamp(column.type) and pa.types.is_timestamp(kind):
+                return pc.cast(column, kind, safe=False)  # nanoseconds are cut to microseconds
+            # Arrow writes 1.0 as 1, and nested values in a way of its own.
+            becomes_json = pa.types.is_nested(column.type) or column.type == pa.float64()
+            if not (kind == pa.string() and becomes_json):
+                return pc.cast(column, kind)
+        except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+            pass
+    return pa.array([_fitted(value, kind) for value in column.to_pylist()], kind)
+
+
+def _fitted(value: Any, kind: pa.DataType) -> Any:  # noqa: ANN401 whatever a cell holds
+    """A value as `pa.array` takes it for a type: what stands where text is wanted becomes text."""
+    if value is None:
+        return None
+    if pa.types.is_string(kind):
+        return _as_text(value)
+    if pa.types.is_binary(kind):
+        return value if isinstance(value, bytes) else _as_text(value).encode()
+    if pa.types.is_floating(kind):
+        return float(value)  # of a whole number beyond 2^53, the nearest
+    if pa.types.is_map(kind):
+        return [(_fitted(k, kind.key_type), _fitted(v, kind.item_type)) for k, v in value]
+    if pa.types.is_struct(kind):
+        return {field.name: _fitted(value.get(field.name), field.type) for field in kind}
+    if hasattr(kind, "value_type"):
+        return [_fitted(item, kind.value_type) for item in value]
+    return value
+
+
+def json_type(values: Sequence[object]) -> pa.DataType:
+    """The one type that holds all values, as `json.loads` gives them; text where there is none.
+
+    The same as the common type of its parts, however the values are parted. Whole numbers beside
+    fractions are double; those beyond int64 are text.
+
+    >>> json_type([1, None, 2.5]), json_type([1, "a"])
+    (DataType(double), DataType(string))
+    """
+    kind = _json_type(values, _MAX_DEPTH)
+    return pa.string() if kind is None else kind
+
+
+def _json_type(values: Sequence[Any], depth: int) -> pa.DataType | None:
+    kinds = set(map(type, values)) - {NoneType}
+    if not kinds:
+        return pa.null()
+    if kinds == {str}:
+        return pa.string()
+    if kinds == {bool}:
+        return pa.bool_()
+    if kinds <= {int, float}:
+        if not all(value in _INT64 for value in values if type(value) is int):
+            return None
+        return pa.float64() if float in kinds else pa.int64()
+    if depth == 0 or len(kinds) > 1:
+        return None
+    held = [value for value in values if value is not None]
+    if kinds == {list}:
+        item = _json_type(list(chain.from_iterable(held)), depth - 1)
+        return None if item is None else pa.list_(item)
+    names = dict.fromkeys(chain.from_iterable(held))
+    fields = {name: _json_type([v.get(name) for v in held], depth - 1) for name in names}
+    return None if None in fields.values() else pa.struct(list(fields.items()))
+
+
+def json_column(values: Sequence[object], kind: pa.DataType | None = None) -> pa.Array:
+    """Values, as `json.loads` gives them, as a column.
+
+    Args:
+        values: n of them.
+        kind: the type that the column has in its table; None: the one that holds all values. What
+            it cannot hold is null: it came after the type was decided, and its row is known by its
+            hash to have changed since.
+    """
+    kind = json_type(values) if kind is None else kind
+    is_text, is_float = pa.types.is_string(kind), pa.types.is_floating(kind)
+    as_they_are = not (is_text or is_float or pa.types.is_nested(kind))
+    as_they_are |= is_text and set(map(type, values)) <= {str, NoneType}
+    try:
+        return pa.array(values if as_they_are else [_fitted(v, kind) for v in values], kind)
+    except _MISFIT:
+        return pa.array([_fitted_or_none(value, kind) for value in values], kind)
+
+
+def _fitted_or_none(value: object, kind: pa.DataType) -> Any:  # noqa: ANN401 as `_fitted`
+    try:
+        return pa.scalar(_fitted(value, kind), kind).as_py()
+    except _MISFIT:
+        return None
+
+
+def _as_text(value: object) -> str:
+    """A value in a column of text: a string as it is, what JSON knows as JSON has it."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        with contextlib.suppress(UnicodeDecodeError):
+            return value.decode()
+    if isinstance(value, dict | list | bool | int | float):
+        return json.dumps(value, default=str, ensure_ascii=False, sort_keys=True)
+    return str(value)
