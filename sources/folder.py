@@ -155,11 +155,12 @@ class FolderSource:
             reason = "no file could be read when the run began, so its columns are unknown"
             for file in files:
                 try:
-                    kind.schema(file, self.options)
+                    holds_rows = bool(kind.schema(file, self.options).names)
                 except Exception as error:
                     yield unread(file.name, 0, error)
                 else:
-                    yield unread(file.name, 0, reason)
+                    if holds_rows:
+                        yield unread(file.name, 0, reason)
         elif kind.read_items is not None:
             yield from kind.read_items(files, self.options)
         elif piece.part is not None:
@@ -203,12 +204,9 @@ def _kind_of(name: str, options: SourceOptions) -> Kind:
 
 
 def _known(listing: Listing, options: SourceOptions) -> tuple[tuple[Found, ...], tuple[Found, ...]]:
-    """The files to read, of known kinds that can be one table, and those that are left out.
-
-    Empty files of lines are in neither: they hold no rows.
-    """
+    """The files to read, of known kinds that can be one table, and those that are left out."""
     if options.lines:
-        return tuple(file for file in listing.files if file.size_bytes), ()
+        return listing.files, ()
     known = [file for file in listing.files if ending(file.name) in KINDS]
     if not known and listing.files:
         found = ", ".join(sorted({ending(file.name) or "none" for file in listing.files})[:8])
@@ -230,9 +228,8 @@ def _known(listing: Listing, options: SourceOptions) -> tuple[tuple[Found, ...],
             f"{options.path} holds files that cannot be one table: {held}. Parquet and JSON lines "
             f"go together, other kinds stand alone. Give a glob of one kind, such as '{example}'."
         )
-    kept = (file for file in known if file.size_bytes or not _may_be_empty(file.name))
     names = {file.name for file in known}
-    return tuple(kept), tuple(file for file in listing.files if file.name not in names)
+    return tuple(known), tuple(file for file in listing.files if file.name not in names)
 
 
 def parquet_pieces(files: Iterable[tuple[SourceFile, int]]) -> list[list[Piece]]:
@@ -258,11 +255,6 @@ def _partitions_found(listing: Listing, own: pa.Schema) -> list[str]:
     both = ", ".join(name for name in names if name not in own.names)
     also = [f"partition columns that the files have too are read from the files: {both}."]
     return (told if own.names else []) + (also if both else [])
-
-
-def _may_be_empty(name: str) -> bool:
-    """Whether a file of no bytes is one of no rows; else it is an item or a table that is broken."""
-    return KINDS[ending(name)] in (JSONL, DELIMITED)
 
 
 def _is_about(name: str) -> bool:

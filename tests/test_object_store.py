@@ -253,7 +253,7 @@ def test_commands_work_on_a_table_of_a_store(bucket, here, tmp_path, told):
     )
     assert sorted(held(bucket, table)) == sorted({f"k{i:03}" for i in range(20)} - {"k003", "k004"})
     assert "1 files would go" in told("vacuum", table, "--hours", "0", "--dry-run")
-    assert "holds the 20 rows of version 1" in told("restore", table, "--version", "1")
+    assert "holds the 20 rows of version 2" in told("restore", table, "--version", "2")
     assert len(held(bucket, table)) == 20
     before = set(bucket.keys(f"{here}/table/"))
     gone = told("vacuum", table, "--hours", "0").splitlines()[:-1]

@@ -11,7 +11,7 @@ import transformers
 from PIL import Image, ImageOps
 from sentence_transformers import SentenceTransformer
 
-from actors import checkpoints
+from actors import recipes
 from actors.checkpoints import resolve
 from actors.engine import Engine, ModelError
 from actors.layout import read_layout
@@ -137,7 +137,7 @@ def test_towers_share_a_space_and_not_a_recipe(tmp_path, data_folder):
 def test_other_pixels_make_images_due_and_no_texts(tmp_path, data_folder, monkeypatch):
     folder = save_clip(tmp_path / "clip", data_folder)
     texts, images = resolve(folder), resolve(folder, modality="image")
-    monkeypatch.setitem(checkpoints.PREPROCESSING_VERSION, "image", 1)
+    monkeypatch.setattr(recipes, "PIXELS_VERSION", recipes.PIXELS_VERSION - 1)
     assert resolve(folder).recipe == texts.recipe
     assert resolve(folder, modality="image").recipe != images.recipe
     assert resolve(folder, modality="image").space == images.space

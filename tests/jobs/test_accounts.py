@@ -20,6 +20,7 @@ from tests.hash_model import HashModel
 
 pytestmark = pytest.mark.usefixtures("few_rows_here")
 PIXELS = Preprocess((4, 4), (), 0, 1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+SLOW = pytest.mark.slow
 EXAMPLES = int(os.environ.get("EMBATCH_EXAMPLES", "100"))
 
 
@@ -147,7 +148,10 @@ def live(kind, with_ids, states, **named):
             world.sync(files, (how + 1) % 3, Absent, prune=prune)
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "parquet", "passages"])
+@pytest.mark.parametrize(
+    "kind",
+    ["parquet", pytest.param("jsonl", marks=SLOW), pytest.param("passages", marks=SLOW)],
+)
 def test_workers_of_ray_leave_the_same_account(kind, monkeypatch, through_ray):
     monkeypatch.setattr(parquet, "PIECE_ROWS", 3)
     rows = [

@@ -199,8 +199,11 @@ def test_an_empty_file_that_is_an_item_or_no_table_is_a_failure(
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv", "jsonl.gz", "csv.zst"])
 def test_an_empty_file_of_lines_has_no_rows_and_is_no_error(tmp_path, read, kind):
     path = write(tmp_path / f"a.{kind}", "")
-    assert (read(path).rows, read(path).failures, read(path).pieces) == ([], [], [])
-    assert read(tmp_path).pieces == []
+    assert (read(path).rows, read(path).failures) == ([], [])
+    other = "other.jsonl" if "json" in kind else f"other.{kind[:3]}"
+    mark = "\t" if kind == "tsv" else ","
+    write(tmp_path / other, '{"text": "a"}' if "json" in kind else f"text{mark}n\na{mark}1\n")
+    assert (read(tmp_path).texts(), read(tmp_path).failures) == (["a"], [])
 
 
 def test_globs(tmp_path, read):
