@@ -64,6 +64,7 @@ class Sync:
         self.n_actors = 1
         self.n_waves = 0
         self.n_replans = 0
+        self._makes_table = False
 
     def run(self) -> Outcome:
         """Do the work.
@@ -74,7 +75,8 @@ class Sync:
             TableBusy: another run holds the table.
         """
         table = self.planner.open_table()
-        anew = table is None or self.options.replace
+        self._makes_table = table is None
+        anew = self._makes_table or self.options.replace
         if self.planner.is_large or (anew and not self.planner.is_small):
             self.cluster.start()  # it will be needed: let it start while the source is read
         try:
@@ -282,7 +284,7 @@ class Sync:
         complaint = too_many_failures(ledger, self.options.max_failures, self.options.table)
         if counts.failed and self.options.max_failures < 1 and not table.files():
             complaint = complaint or ALL_FAILED.format(table=self.options.table)
-        if ledger.n_new and not complaint:
+        if ledger.n_new and not complaint and not self._makes_table:  # else all failures are new
             self.planner.warnings.append(
                 f"of the rows that failed, {ledger.n_new:,} did not before"
             )
