@@ -138,6 +138,7 @@ class Truth:
                 rows = list(rows_in(path))
             except (OSError, EOFError, zlib.error, pa.ArrowInvalid):
                 truth.broken.add(path.name)
+                truth.known |= {(r["id"], r["text"], r["label"]) for r in rows_before_a_break(path)}
                 continue
             for row in rows:
                 truth.add(row)
@@ -171,6 +172,17 @@ class Truth:
         return not self.broken or (number < STRANGER and file_of(number) not in self.broken)
 
 
+def rows_before_a_break(path):
+    """The whole rows that a broken file begins with, if it is compressed; each may be read or not."""
+    stream, data = zlib.decompressobj(wbits=31), b""
+    for byte in path.read_bytes() if path.suffix == ".gz" else b"":
+        try:
+            data += stream.decompress(bytes([byte]))
+        except zlib.error:
+            break
+    return [row for row in map(parsed, data.split(b"\n")[:-1]) if row is not None]
+
+
 def rows_in(path):
     """The rows of a file; None for a line that holds none."""
     if path.suffix == ".html":
@@ -180,8 +192,12 @@ def rows_in(path):
         return
     data = path.read_bytes()
     data = gzip.decompress(data) if path.suffix == ".gz" else data
-    for raw in filter(bytes.strip, data.split(b"\n")):
-        try:
-            yield json.loads(raw)
-        except ValueError:
-            yield None
+    yield from map(parsed, filter(bytes.strip, data.split(b"\n")))
+
+
+def parsed(raw):
+    """What a line of JSON holds, None where it holds none."""
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return None
