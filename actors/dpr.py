@@ -95,7 +95,7 @@ def _twin(model: Model) -> Partner:
 
 
 def _neighbours(folder: str) -> list[Path]:
-    """Folders beside one that hold encoders of questions, sorted."""
+    """The encoders of questions in the parent folder of a model's folder, sorted."""
     beside = sorted(path for path in Path(folder).parent.iterdir() if path.is_dir())
     return [path for path in beside if _class(str(path)) == "DPRQuestionEncoder"]
 

@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -131,24 +131,18 @@ def kept(table: Table | None, note: Mapping[str, Any]) -> Iterator[None]:
     Raises:
         Refused: somebody else wrote meanwhile.
     """
-    over, refusals = threading.Event(), list[Refused]()
+    refusals: list[Refused] = []
 
     def renew() -> None:
-        while table is not None and not refusals and not over.wait(RENEW_SECONDS):
-            try:
-                table.commit({**note, "state": "claim"})
-            except Refused as refusal:
-                refusals.append(refusal)
-            except StoreError:
-                continue  # the next time, then
+        if table is None or refusals:
+            return
+        try:
+            table.commit({**note, "state": "claim"})
+        except Refused as refusal:
+            refusals.append(refusal)
 
-    thread = threading.Thread(target=renew, daemon=True, name="claim")
-    thread.start()
-    try:
+    with _repeated(renew):
         yield
-    finally:
-        over.set()
-        thread.join()
     if refusals:
         raise refusals[0]
 
@@ -156,16 +150,27 @@ def kept(table: Table | None, note: Mapping[str, Any]) -> Iterator[None]:
 @contextlib.contextmanager
 def renewed(uri: str, options: Mapping[str, str], note: Mapping[str, Any]) -> Iterator[None]:
     """Renew a claim from a thread, while its holder does other things than write to the table."""
-    over = threading.Event()
 
     def renew() -> None:
-        while not over.wait(RENEW_SECONDS):
-            with contextlib.suppress(StoreError):  # the next time, then
-                table = Table.open(uri, options)
-                if table is not None:
-                    table.commit({**note, "state": "claim"})
+        table = Table.open(uri, options)
+        if table is not None:
+            table.commit({**note, "state": "claim"})
 
-    thread = threading.Thread(target=renew, daemon=True, name="claim")
+    with _repeated(renew):
+        yield
+
+
+@contextlib.contextmanager
+def _repeated(renew: Callable[[], None]) -> Iterator[None]:
+    """Call a function every RENEW_SECONDS from a thread; what a store refuses is tried the next time."""
+    over = threading.Event()
+
+    def repeat() -> None:
+        while not over.wait(RENEW_SECONDS):
+            with contextlib.suppress(StoreError):
+                renew()
+
+    thread = threading.Thread(target=repeat, daemon=True, name="claim")
     thread.start()
     try:
         yield

@@ -131,7 +131,7 @@ class Ledger:
         self._before: Counter[tuple[object, ...]] | None = None
 
     def open(self, table: str, options: Mapping[str, str]) -> FailureLog:
-        """Read the failures table, also anew after somebody else has written."""
+        """Read the failures table; again each time that the run plans again."""
         self.log = FailureLog(table, options, self._seen)
         if self._before is None:
             rows = self.log.rows.to_pylist()
