@@ -107,18 +107,22 @@ def _answered(table: WordTable, rows: np.ndarray) -> np.ndarray:
 def word_pairs(table: WordTable, path: str) -> dict[str, Any]:
     """Correlation of cosines with how alike people found two words; a file of two words and a score.
 
+    A first line whose score is no number is a header, a line that begins with # a remark; what else is no
+    pair is counted.
+
     Raises:
         SourceError: fewer than two of its pairs are in the table.
     """
     index = _in_capitals(table)
-    scores, cosines, n_unknown = [], [], 0
-    for line in _lines(path):
+    scores, cosines, n_unknown, n_invalid = [], [], 0, 0
+    lines = (line for line in _lines(path) if not line.startswith("#"))
+    for number, line in enumerate(lines):
         parts = line.rstrip("\n").upper().split("\t")
         try:
-            one, other, score = parts[0], parts[1], float(parts[2])
-        except (IndexError, ValueError):  # a header or a remark
-            continue
-        if line.startswith("#") or len(parts) != 3:
+            one, other, told = parts
+            score = float(told)
+        except ValueError:
+            n_invalid += number > 0 or len(parts) != 3
             continue
         if one in index and other in index:
             scores.append(score)
@@ -133,6 +137,7 @@ def word_pairs(table: WordTable, path: str) -> dict[str, Any]:
     return {
         "word_pairs": len(scores),
         "word_pairs_unknown": n_unknown,
+        "lines_that_are_no_pair": n_invalid,
         "word_pairs_spearman": float(spearmanr(scores, cosines).statistic),
         "word_pairs_pearson": float(pearsonr(scores, cosines).statistic),
     }

@@ -107,8 +107,9 @@ def source_columns(schemas: Iterable[pa.Schema]) -> tuple[dict[str, pa.Field], l
             target = f"source_{target}"
         taken.add(target.lower())
         if target != given:
+            hint = "; if it says which row is which: --id-column " + given if given == "id" else ""
             warnings.append(
-                f"column {given!r} becomes {target!r}: the name is taken or Delta refuses it"
+                f"column {given!r} becomes {target!r}: the name is taken or Delta refuses it{hint}"
             )
         rounded = {pa.int64(), pa.uint64()} & kinds_of[name] if pa.types.is_floating(kind) else ()
         if rounded:

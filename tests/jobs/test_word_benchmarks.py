@@ -107,3 +107,10 @@ def test_word_pairs_as_gensim_correlates_them(name, news, news_kv, embatch):
     assert told["word_pairs_pearson"] == pytest.approx(float(pearson.statistic), abs=1e-5)
     n = told["word_pairs"] + told["word_pairs_unknown"]
     assert 100 * told["word_pairs_unknown"] / n == pytest.approx(unknown_percent)
+
+
+def test_lines_that_are_no_pair_are_counted(royal, embatch, tmp_path):
+    path = tmp_path / "pairs.tsv"
+    path.write_text("# a remark\none\tother\thuman\nking\tqueen\t8\nman\twoman\t7\nking\tman\nking\tman\thigh\n")  # fmt: skip
+    told = embatch("evaluate", royal, "--word-pairs", path)
+    assert (told["word_pairs"], told["lines_that_are_no_pair"]) == (2, 2)
