@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from actors.engine import Encoder, reason
+from actors.engine import Encoder
 from actors.pixels import Preprocess
 from schemas.canary import Canary
+from schemas.errors import named_error_line
 
 VERSION = 1  # raised when the texts or images change
 COMPUTE = ("torch", "transformers")
@@ -88,7 +89,7 @@ class FixedItems:
         except Exception as error:  # whatever a forward pass raises, memory that ran out for one
             self.remarks.append(
                 f"{self._model} could not embed the fixed texts or images by which its vectors are"
-                f" compared with the table's: {reason(error)}"
+                f" compared with the table's: {named_error_line(error)}"
             )
 
 

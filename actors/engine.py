@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from actors.batches import TokenBudget, batch_rows
+from schemas.errors import UserError, named_error_line
 
 UNPLANNED = 0  # the budget of a batch that is what another one was split into
 NOT_FINITE = "the model gave a vector that is not finite"
@@ -27,7 +28,7 @@ NOT_FINITE = "the model gave a vector that is not finite"
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
-class ModelError(ValueError):
+class ModelError(UserError):
     """A mistake that a user can mend; the message says how."""
 
 
@@ -242,7 +243,7 @@ class Engine:
             with self._room.entered(alone=alone):
                 return self.encoder.forward([window.ids[row] for row in rows]), "", False
         except Exception as error:  # whatever a model raises is one row's failure, not the run's
-            return None, reason(error), _is_out_of_memory(error)
+            return None, named_error_line(error), _is_out_of_memory(error)
 
 
 class _Room:
@@ -303,19 +304,13 @@ def _tokenize(encoder: Encoder, items: Items, errors: dict[int, str]) -> Tokens:
         try:
             one = encoder.tokenize([item])
         except Exception as error:
-            errors[row] = reason(error)
+            errors[row] = named_error_line(error)
             ids.append([])
         else:
             ids.append(one.ids[0])
             truncated[row] = one.truncated[0]
             n_unknown += one.n_unknown
     return Tokens(ids, truncated, n_unknown)
-
-
-def reason(error: Exception) -> str:
-    """Kind and first line of an error, at most 300 characters."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
 
 
 def _is_out_of_memory(error: Exception) -> bool:

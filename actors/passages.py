@@ -7,6 +7,8 @@ Reads a document's token spans (`Encoder.spans`), gives character ranges.
 
 import numpy as np
 
+from schemas.errors import UsageError
+
 
 def passages(spans: np.ndarray, chunk_tokens: int, overlap: int) -> list[tuple[int, int]]:
     """Character ranges of the passages that a long document is cut into.
@@ -24,10 +26,10 @@ def passages(spans: np.ndarray, chunk_tokens: int, overlap: int) -> list[tuple[i
         Five tokens of one character, chunks of 3 with overlap 1: [(0, 3), (2, 5)].
 
     Raises:
-        ValueError: chunk_tokens is below 1, or overlap not in [0, chunk_tokens).
+        UsageError: chunk_tokens is below 1, or overlap not in [0, chunk_tokens).
     """
     if chunk_tokens < 1 or not 0 <= overlap < chunk_tokens:
-        raise ValueError(
+        raise UsageError(
             f"chunk_tokens {chunk_tokens} with overlap {overlap}: expected chunk_tokens of 1 or more"
             " and an overlap from 0 to chunk_tokens - 1"
         )

@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from actors.engine import Encoder, Items, reason
+from actors.engine import Encoder, Items
 from actors.pixels import Preprocess
+from schemas.errors import named_error_line
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 MIN_COSINE = 0.999  # between a text's two vectors
@@ -93,7 +94,9 @@ def load_sound(
             ids = _sample(in_fp32(), items)
             cosine, speed = _compare(encoder, in_fp32(), ids) if ids else (1.0, WORTHWHILE)
         except Exception as error:  # a device or an operator that cannot compute in it
-            remarks.append(f"{precision} does not work here, it was not used: {reason(error)}")
+            remarks.append(
+                f"{precision} does not work here, it was not used: {named_error_line(error)}"
+            )
             continue
         if cosine < MIN_COSINE:
             remarks.append(

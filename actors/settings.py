@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from actors.defaults import BERTS, CLIP_TOWERS
 from actors.engine import ModelError
 from actors.layout import Layout, pooling_modes
+from schemas.errors import error_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -154,7 +155,7 @@ def hosted_settings(folder: Path) -> dict[str, Any]:
             )
             return told_of(config)
     except Exception as error:  # transformers' own, the hub client's, and what strict classes raise
-        reason = " ".join(str(error).split())[:300]
+        reason = error_line(" ".join(str(error).split()))
         raise ModelError(
             f"transformers {__version__} makes no sense of {folder}/config.json: {reason}"
         ) from error

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from actors.engine import Encoded, Engine
+from schemas.errors import UsageError
 
 SETS: dict[str, tuple[str, ...]] = {
     "photos": (
@@ -32,12 +33,12 @@ def templates_of(asked: Sequence[str], *, shows_images: bool) -> tuple[str, ...]
     """Templates, with the names of SETS written out; without any, what suits the model.
 
     Raises:
-        ValueError: One holds no place for a name, or several.
+        UsageError: One holds no place for a name, or several.
     """
     given = [template for one in asked for template in SETS.get(one, (one,))]
     for template in given:
         if template.count("{}") != 1:
-            raise ValueError(
+            raise UsageError(
                 f"--template {template!r}: expected {{}} in it once, where the name is put, or one of"
                 f" the sets {', '.join(SETS)}."
             )

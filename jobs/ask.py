@@ -21,6 +21,7 @@ from actors.reader import Span, SpanReader
 from jobs.options import TableOptions, parse, user_errors
 from jobs.search import UNPRINTABLE, Hit, Search, SearchConfig, answer_each
 from schemas.embeddings import without_texts
+from schemas.errors import UsageError
 from schemas.store import StoreError
 
 Name = Annotated[str, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")]
@@ -46,7 +47,7 @@ class AskConfig(TableOptions):
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise ValueError(f"--k is {self.k}, expected 1 or more.")
+            raise UsageError(f"--k is {self.k}, expected 1 or more.")
 
 
 class Asker:

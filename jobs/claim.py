@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from schemas.errors import UserError
 from schemas.store import Refused, StoreError, Table, now
 
 DEAD_AFTER = timedelta(minutes=10)
@@ -23,7 +24,7 @@ LOOK_BACK = 50  # commits; foreign tools may have written since
 _HOLDING = {"claim", "wave", "compacted"}
 
 
-class TableBusy(RuntimeError):
+class TableBusy(UserError):
     """Another run holds the table; the message says whose."""
 
 

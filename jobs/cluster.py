@@ -10,6 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from schemas.errors import UsageError, UserError, error_line
+
 OBJECT_STORE_BYTES = 512 << 20  # texts and pixels travel through it, vectors never
 READ_CPUS = 0.25  # what a read task reserves; actors leave room for some of them on every node
 ACTOR_SHARE = 0.75  # of its threads is what an actor reserves
@@ -28,7 +30,7 @@ SOCKET = (
 )
 
 
-class NoRay(RuntimeError):
+class NoRay(UserError):
     """Ray does not start, or nobody answers at the address given."""
 
 
@@ -77,14 +79,14 @@ def allocate(
         grows: nodes may be added, those with GPUs also from none: asking for one brings it.
 
     Raises:
-        ValueError: `cuda` is asked for and no node has, or will have, a GPU.
+        UsageError: `cuda` is asked for and no node has, or will have, a GPU.
     """
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
     cores = [max(1, int(node.get("CPU", 0))) for node in nodes if node.get("CPU", 0) > 0] or [1]
     if device == "cuda" and grows and not gpus:
         gpus, cores = actors or 1, [REPLICA_CPUS * (actors or 1)]
     if device == "cuda" and not gpus:
-        raise ValueError(
+        raise UsageError(
             "--device cuda: no GPU is on this machine, or on any node of the Ray cluster. Leave "
             "--device out, or give cpu."
         )
@@ -177,7 +179,7 @@ class Cluster:
         try:
             ray.init(address=self.address or "local", **settings)
         except Exception as error:  # bare ones, where a process of Ray's dies or is late
-            why = " ".join(str(error).split())[:300]
+            why = error_line(" ".join(str(error).split()))
             raise NoRay(
                 f"Ray did not start: {why} Run again, with --verbose to see more."
             ) from error

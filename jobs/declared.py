@@ -20,6 +20,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from jobs import embed, evaluate, neighbours, project, report, zero_shot
+from schemas.errors import UsageError
 
 NAME = re.compile(r"\w[\w.-]*")
 RESERVED = (".next", ".failures")  # what a table's own companions are called
@@ -178,8 +179,8 @@ class _Reading:
     shared: dict[str, Any] = field(default_factory=dict)
     declared: set[str] = field(default_factory=set)
 
-    def wrong(self, where: str, what: str) -> ValueError:
-        return ValueError(f"{self.path}, {where}: {what}")
+    def wrong(self, where: str, what: str) -> UsageError:
+        return UsageError(f"{self.path}, {where}: {what}")
 
     def place(self, name: object) -> object:
         """Where a declared table lies; what is no such name stays as it is."""
@@ -226,7 +227,7 @@ def read_corpus(path: str | Path) -> Corpus:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no TOML, or says something that no command knows; names the section.
+        UsageError: it is no TOML, or says something that no command knows; names the section.
     """
     path = Path(path).absolute()
     if not path.exists():
@@ -236,16 +237,16 @@ def read_corpus(path: str | Path) -> Corpus:
     try:
         told = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no TOML: {error}") from error
+        raise UsageError(f"{path} is no TOML: {error}") from error
     for key, value in told.items():
         if key not in SETTINGS and key not in KINDS:
-            raise ValueError(f"{path}: {_unknown(key, 'key', [*SETTINGS, *KINDS])}")
+            raise UsageError(f"{path}: {_unknown(key, 'key', [*SETTINGS, *KINDS])}")
         if not isinstance(value, SETTINGS.get(key, dict)) or isinstance(value, bool):
-            raise ValueError(f"{path}: {key} = {value!r} is not of the kind that {key} takes.")
+            raise UsageError(f"{path}: {key} = {value!r} is not of the kind that {key} takes.")
     if told.get("keep_days", 0) < 0:
-        raise ValueError(f"{path}: keep_days = {told['keep_days']}: expected 0 or more.")
+        raise UsageError(f"{path}: keep_days = {told['keep_days']}: expected 0 or more.")
     if not told.get("embed"):
-        raise ValueError(f"{path} declares no table: expected a section such as [embed.articles].")
+        raise UsageError(f"{path} declares no table: expected a section such as [embed.articles].")
     storage = tuple(f"{key}={value}" for key, value in told.get("storage", {}).items())
     shared = {key.replace("-", "_"): value for key, value in told.get("all", {}).items()}
     shared["storage_option"] = list(storage)
@@ -270,7 +271,7 @@ def _check_names(reading: _Reading, sections: list[tuple[str, str, Any]]) -> Non
         where = f"[{command}.{name}]"
         if not isinstance(section, dict):
             expected = f"expected a section such as [{command}.articles]."
-            raise ValueError(f"{reading.path}: {command}.{name} = {section!r}: {expected}")
+            raise UsageError(f"{reading.path}: {command}.{name} = {section!r}: {expected}")
         if not NAME.fullmatch(name):
             raise reading.wrong(where, "a name is of letters, digits, - and _.")
         if name == REFRESHES or name.endswith(RESERVED):
@@ -300,7 +301,7 @@ def _in_order(reading: _Reading, steps: list[Step]) -> tuple[Step, ...]:
         ready = next((step for step in waiting if to_come.isdisjoint(step.inputs)), None)
         if ready is None:
             names = ", ".join(map(str, waiting))
-            raise ValueError(f"{reading.path}: each of these needs another of them: {names}.")
+            raise UsageError(f"{reading.path}: each of these needs another of them: {names}.")
         waiting.remove(ready)
         ordered.append(ready)
     return tuple(ordered)

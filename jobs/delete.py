@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from jobs import claim
 from jobs.options import Flag, TableOptions, run_command
 from jobs.rewriting import rewrite
+from schemas.errors import UsageError
 from schemas.failures import FailureLog
 from schemas.fragments import Fragment
 from schemas.store import Table
@@ -46,7 +47,7 @@ class DeleteConfig(TableOptions):
 
     def __post_init__(self) -> None:
         if not self.ids:
-            raise ValueError("--ids is missing: give a file with one id a line.")
+            raise UsageError("--ids is missing: give a file with one id a line.")
 
 
 @dataclass(frozen=True)

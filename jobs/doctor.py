@@ -24,12 +24,12 @@ from jobs.cluster import cluster
 from jobs.declared import Corpus, Step, read_corpus
 from jobs.embed import EmbedConfig, model_of, source_of
 from jobs.options import (
+    USER_ERRORS,
     Flag,
     explained,
     parse,
     storage_options,
     table_uri,
-    user_error_types,
     user_errors,
 )
 from jobs.outcome import left_out_line
@@ -94,7 +94,7 @@ def _looked_at(what: str, looks: Looks) -> list[Finding]:
     try:
         for state, told in looks:
             found.append(Finding(state, what, told))
-    except user_error_types() as error:
+    except USER_ERRORS as error:
         found.append(Finding(WRONG, what, explained(error)))
     return found
 

@@ -30,7 +30,8 @@ from jobs.planning import SyncModel, SyncOptions, refuse_nesting
 from jobs.preview import dry_run
 from jobs.stop import Stopped, StopSignal
 from jobs.sync import Sync
-from sources.rows import Source, SourceOptions, without_secrets
+from schemas.errors import UsageError, without_secrets
+from sources.rows import Source, SourceOptions
 
 DRY_RUN_ROWS = 64
 Names = Annotated[str, tyro.conf.arg(metavar="A,B", help_behavior_hint="")]
@@ -133,27 +134,27 @@ class EmbedConfig:
     def __post_init__(self) -> None:
         for name in ("max_chars", "limit", "max_tokens", "chunk_tokens", "chunk_overlap", "actors"):
             if getattr(self, name) < 0:
-                raise ValueError(
+                raise UsageError(
                     f"--{name.replace('_', '-')} is {getattr(self, name)}, expected 1 or more."
                 )
         if not 0 <= self.max_failures <= 1:
-            raise ValueError(
+            raise UsageError(
                 f"--max-failures is {self.max_failures}, expected a share from 0 to 1."
             )
         if self.chunk_overlap and self.chunk_overlap >= self.chunk_tokens:
-            raise ValueError(
+            raise UsageError(
                 f"--chunk-overlap is {self.chunk_overlap}, expected less than --chunk-tokens ({self.chunk_tokens})."
             )
         if self.prune and self.limit:
-            raise ValueError(
+            raise UsageError(
                 "--prune with --limit would remove every row that --limit leaves out. Drop one of them."
             )
         if self.force_prune and not self.prune:
-            raise ValueError("--force-prune says how far --prune may go. Add --prune.")
+            raise UsageError("--force-prune says how far --prune may go. Add --prune.")
         if self.template and not self.labels:
-            raise ValueError("--template is what class names are put into. Add --labels.")
+            raise UsageError("--template is what class names are put into. Add --labels.")
         if self.labels and self.chunk_tokens:
-            raise ValueError("--labels takes names of classes; --chunk-tokens is for documents.")
+            raise UsageError("--labels takes names of classes; --chunk-tokens is for documents.")
         templates_of(self.template, shows_images=False)
         storage_options(self.storage_option)
 
@@ -296,7 +297,7 @@ def _refuse_text_options(config: EmbedConfig) -> None:
     names = ("max_chars", "prompt", "max_tokens", "chunk_tokens", "no_text")
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(config, name)]
     if given:
-        raise ValueError(f"{config.source} holds images; {', '.join(given)} is about texts.")
+        raise UsageError(f"{config.source} holds images; {', '.join(given)} is about texts.")
 
 
 def _names(text: str) -> tuple[str, ...]:

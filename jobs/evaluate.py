@@ -32,6 +32,7 @@ from jobs.retrieval import by_chance, known_judgements, ranked
 from jobs.vectors import Vectors, labels_of, open_vectors, read_vectors, refuse_two_spaces
 from jobs.word_benchmarks import analogies, word_pairs
 from jobs.word_table import WordTable
+from schemas.errors import UsageError
 from schemas.store import StoreError, Table
 from sources.judgements import read_judgements
 from sources.rows import SourceError
@@ -71,18 +72,18 @@ class EvaluateConfig(TableOptions):
     def __post_init__(self) -> None:
         kinds = (self.qrels, self.scores, self.label_column, self.compare)
         if not any((*kinds, self.analogies, self.word_pairs)):
-            raise ValueError(
+            raise UsageError(
                 "Say what to evaluate: --qrels, --scores, --label-column, --compare, --analogies or"
                 " --word-pairs."
             )
         if self.queries and not self.qrels:
-            raise ValueError("--queries needs --qrels, which says what belongs to them.")
+            raise UsageError("--queries needs --qrels, which says what belongs to them.")
         if self.compare_queries and not (self.compare and self.queries):
-            raise ValueError("--compare-queries goes with --compare and --queries.")
+            raise UsageError("--compare-queries goes with --compare and --queries.")
         if self.compare and self.queries and not self.compare_queries:
-            raise ValueError("Add --compare-queries: the queries by the other model.")
+            raise UsageError("Add --compare-queries: the queries by the other model.")
         if self.picture and not self.qrels:
-            raise ValueError("--picture shows pairs that belong together. Add --qrels.")
+            raise UsageError("--picture shows pairs that belong together. Add --qrels.")
         check_picture(self.picture)
 
 

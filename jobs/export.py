@@ -25,6 +25,7 @@ from jobs.progress import Progress
 from jobs.rewriting import fixed_size
 from schemas.cells import cast_column
 from schemas.embeddings import Fingerprint
+from schemas.errors import UsageError
 from schemas.formats import in_todays, is_of
 from schemas.fragments import ROW_GROUP_ROWS
 from schemas.neighbours import NEIGHBOURS, neighbours_of
@@ -54,11 +55,11 @@ class ExportConfig(TableOptions):
 
     def __post_init__(self) -> None:
         if (self.for_ == "atlas") != bool(self.map):
-            raise ValueError("--for atlas and --map go together: the points to show.")
+            raise UsageError("--for atlas and --map go together: the points to show.")
         if self.neighbours and not self.map:
-            raise ValueError("--neighbours are shown on a map. Add --for atlas --map.")
+            raise UsageError("--neighbours are shown on a map. Add --for atlas --map.")
         if "://" in self.file:
-            raise ValueError(
+            raise UsageError(
                 f"FILE is {self.file}, expected a file of this machine. Copy it on from here."
             )
 

@@ -35,6 +35,7 @@ from jobs.labelled import Labelled, chosen_length, histogram, labelled
 from jobs.metrics import separation
 from jobs.options import Flag, run_command
 from jobs.pictures import draw_learning
+from schemas.errors import UsageError
 
 HELD_SHARE = 0.2
 Number = Annotated[int, tyro.conf.arg(metavar="N", help_behavior_hint="")]
@@ -75,18 +76,18 @@ class FinetuneConfig(CorpusOptions):
     def __post_init__(self) -> None:
         for name in ("model", "out", "label_column"):
             if not getattr(self, name):
-                raise ValueError(f"--{name.replace('_', '-')} is missing.")
+                raise UsageError(f"--{name.replace('_', '-')} is missing.")
         for name in ("epochs", "batch_rows", "patience", "workers"):
             if getattr(self, name) < 1:
-                raise ValueError(
+                raise UsageError(
                     f"--{name.replace('_', '-')} is {getattr(self, name)}, expected 1 or more."
                 )
         if "://" in self.out:
-            raise ValueError(f"--out is {self.out}, expected a local folder.")
+            raise UsageError(f"--out is {self.out}, expected a local folder.")
         if self.seed < 0:
-            raise ValueError(f"--seed is {self.seed}, expected 0 or more.")
+            raise UsageError(f"--seed is {self.seed}, expected 0 or more.")
         if not 0 < self.learning_rate < 1:
-            raise ValueError(f"--learning-rate is {self.learning_rate}, expected one such as 5e-5.")
+            raise UsageError(f"--learning-rate is {self.learning_rate}, expected one such as 5e-5.")
 
 
 @dataclass(frozen=True)

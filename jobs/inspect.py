@@ -21,6 +21,7 @@ from actors.checkpoints import Model, resolve
 from actors.engine import Engine, ModelError
 from actors.layout import Layout, read_layout
 from jobs.options import Flag, run_command
+from schemas.errors import UsageError
 
 MOST_WORDS = 20
 WORD = regex.compile(r"[\w\p{M}]+")  # with combining marks
@@ -51,11 +52,11 @@ class InspectConfig:
 
     def __post_init__(self) -> None:
         if not self.one.strip():
-            raise ValueError("TEXT is empty.")
+            raise UsageError("TEXT is empty.")
         if self.word and not self.other.strip():
-            raise ValueError("--word is compared in two texts. Add another TEXT.")
+            raise UsageError("--word is compared in two texts. Add another TEXT.")
         if not self.tolerance >= 0:
-            raise ValueError(f"--tolerance is {self.tolerance}, expected 0 or more.")
+            raise UsageError(f"--tolerance is {self.tolerance}, expected 0 or more.")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from jobs.scan import SourceScan
+from schemas.errors import without_secrets
 from schemas.failures import CHANGED, OF_RECIPE, FailureLog, sameness
 from schemas.keys import id_hashes
 from schemas.plan import (
@@ -25,7 +26,7 @@ from schemas.plan import (
     UPDATED,
     Plan,
 )
-from sources.rows import Piece, file_name, without_secrets
+from sources.rows import Piece, file_name
 
 FAILED = 7  # a fate beside those of a plan: a worker could not embed the row
 LEAST_TRIED = 100  # a share of fewer rows than these says little: it is taken of so many
@@ -178,16 +179,19 @@ class Ledger:
     def close(self) -> None:
         """Drop the failures of this source that are over.
 
-        Where a part of it could not be read, these are the ones of files that were, and of rows that
-        were found elsewhere.
+        Where a part of it could not be read, these are the ones of files that were, of files that are
+        gone, and of rows that were found elsewhere.
         """
         rows = self.log.rows
         mine = np.array([name in self.names for name in rows["source"].to_pylist()], bool)
         over = ~self.log.seen & mine
         if not self.scan.complete:
-            read = {without_secrets(name) for name in self.scan.files}
-            was_read = np.array([name in read for name in rows["source_file"].to_pylist()], bool)
-            over &= was_read | np.isin(id_hashes(rows["id"])[:, 0], self.scan.keys["id"][:, 0])
+            others = self.scan.others
+            names = self.scan.files if others is None else others
+            named = {without_secrets(name) for name in names}
+            is_named = np.array([name in named for name in rows["source_file"].to_pylist()], bool)
+            is_known = is_named if others is None else ~is_named
+            over &= is_known | np.isin(id_hashes(rows["id"])[:, 0], self.scan.keys["id"][:, 0])
         self.log.keep(~over & ~self.log.repeated, self.note)
 
     def row_of(self, failure: Mapping[str, Any]) -> dict[str, Any]:

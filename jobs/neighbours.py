@@ -31,6 +31,7 @@ from jobs.vectors import (
     read_vectors,
     refuse_two_spaces,
 )
+from schemas.errors import UsageError
 from schemas.formats import in_todays
 from schemas.neighbours import NEIGHBOURS, neighbour_rows, neighbours_of
 from schemas.store import StoreError, Table
@@ -67,7 +68,7 @@ class NeighboursConfig:
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise ValueError(f"--k is {self.k}, expected 1 or more.")
+            raise UsageError(f"--k is {self.k}, expected 1 or more.")
         storage_options(self.storage_option)
 
 

@@ -15,9 +15,9 @@ import tyro
 
 from jobs.cluster import under_submitted_job
 from schemas.embeddings import Fingerprint
+from schemas.errors import UsageError, UserError, without_secrets
 from schemas.places import reason
 from schemas.store import StoreError, Table
-from sources.rows import without_secrets
 
 Config = TypeVar("Config")
 Result = TypeVar("Result")
@@ -79,8 +79,8 @@ def parse(
             args=arguments,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
-    except ValueError as error:
-        print(f"embatch {command}: {error}", file=sys.stderr)
+    except UsageError as error:
+        print(f"embatch {command}: {without_secrets(str(error))}", file=sys.stderr)
         raise SystemExit(2) from error
 
 
@@ -88,30 +88,10 @@ def _refuse_stray_pairs(words: Sequence[str]) -> None:
     """A forgotten option is told here, where what may be a secret is not repeated."""
     for before, word in zip(["", *words], words, strict=False):
         if re.match("(AWS|AZURE|GOOGLE)_[A-Z_]+=", word) and before != "--storage-option":
-            raise ValueError("KEY=VALUE stands alone: write --storage-option before each.")
+            raise UsageError("KEY=VALUE stands alone: write --storage-option before each.")
 
 
-def user_error_types() -> tuple[type[Exception], ...]:
-    """The errors that a user can cause, which are one message without a traceback."""
-    from actors.engine import ModelError
-    from jobs.claim import TableBusy
-    from jobs.cluster import NoRay
-    from jobs.pipeline import WorkerError
-    from jobs.planning import SyncError
-    from schemas.columns import SchemaError
-    from sources.rows import SourceError
-
-    ours = (
-        SourceError,
-        ModelError,
-        SchemaError,
-        StoreError,
-        TableBusy,
-        SyncError,
-        WorkerError,
-        NoRay,
-    )
-    return (*ours, ValueError, OSError)
+USER_ERRORS = (UserError, OSError)  # the second: what the machine, a store or the network answers
 
 
 def explained(error: Exception) -> str:
@@ -125,9 +105,9 @@ def user_errors() -> Iterator[CommandOutcome]:
     outcome = CommandOutcome()
     try:
         yield outcome
-    except user_error_types() as error:
+    except USER_ERRORS as error:
         print(f"embatch: {explained(error)}", file=sys.stderr)
-        outcome.exit_code = 2 if type(error) is ValueError else 1
+        outcome.exit_code = 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         print("embatch: interrupted.", file=sys.stderr)
         outcome.exit_code = 130
@@ -161,11 +141,11 @@ def storage_options(pairs: Sequence[str]) -> dict[str, str]:
     """`KEY=VALUE` pairs as a dict.
 
     Raises:
-        ValueError: a pair without `=`; its value is not shown, since it may be a secret.
+        UsageError: a pair without `=`; its value is not shown, since it may be a secret.
     """
     for pair in pairs:
         if "=" not in pair:
-            raise ValueError(
+            raise UsageError(
                 "--storage-option expects KEY=VALUE, once for each, and got a word without '='."
             )
     return dict(pair.split("=", 1) for pair in pairs)
@@ -175,12 +155,12 @@ def table_uri(table: str) -> str:
     """The table's place in a form that holds on every node: a URI or an absolute path.
 
     Raises:
-        ValueError: a relative path under a submitted job, where the table would be lost.
+        UsageError: a relative path under a submitted job, where the table would be lost.
     """
     if "://" in table:
         return table.rstrip("/")
     if under_submitted_job() and not os.path.isabs(table):
-        raise ValueError(
+        raise UsageError(
             f"TABLE {table} is relative, and a submitted job runs in a temporary copy of its folder, "
             "where the table would be lost. Give an absolute path or a URI such as s3://bucket/table."
         )

@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from actors.image_files import ImageError, read_rgb
+from schemas.errors import UsageError
 from schemas.store import StoreError
 
 if TYPE_CHECKING:
@@ -25,10 +26,10 @@ def check_picture(path: str) -> None:
     """Refuse a file of a kind that is not drawn; nothing is no file.
 
     Raises:
-        ValueError: it ends otherwise.
+        UsageError: it ends otherwise.
     """
     if path and not path.lower().endswith(KINDS):
-        raise ValueError(f"--picture {path}: expected a .png, .svg or .pdf file.")
+        raise UsageError(f"--picture {path}: expected a .png, .svg or .pdf file.")
 
 
 def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str], path: str) -> None:

@@ -17,6 +17,7 @@ from actors.window import EmbedWindow, Target
 from jobs.cluster import READ_CPUS, Allocation
 from jobs.due import Images, due_by_piece, due_from_bytes, read_due
 from jobs.scan import scan_piece
+from schemas.errors import UserError
 from schemas.fragments import windows
 from sources.rows import Piece, Source
 
@@ -32,7 +33,7 @@ WINDOWS_AHEAD = 4  # full windows an actor that may wait; decoding is far ahead 
 WINDOWS_A_TASK = 4  # so many windows of scattered rows one read task gathers
 
 
-class WorkerError(RuntimeError):
+class WorkerError(UserError):
     """A worker failed in a way that no other row can be spared of; the message says how."""
 
 

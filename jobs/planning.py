@@ -20,6 +20,7 @@ from jobs.scan import SourceScan, TableScan, gather, scan_piece, scan_table
 from jobs.stop import StopSignal
 from schemas.columns import fitted
 from schemas.embeddings import Fingerprint, is_of_words, what_differs
+from schemas.errors import UsageError, UserError
 from schemas.failures import FailureLog
 from schemas.keys import KEYS
 from schemas.places import in_store
@@ -32,7 +33,7 @@ SMALL_BYTES = 1 << 20
 PRUNE_SHARE = 0.2  # a prune of more than this share of the table's ids asks first
 
 
-class SyncError(RuntimeError):
+class SyncError(UserError):
     """A run that ends without having done its work; the message says why and what to do."""
 
 
@@ -300,14 +301,14 @@ def _refuse_other_space(table: Table, mine: Fingerprint, *, replace: bool) -> No
 def refuse_nesting(source: str, table: str) -> None:
     """A table inside its source's folder would become its own source the next night."""
     if in_store(table) and f"{table}/".startswith(f"{source.rstrip('/')}/"):
-        raise ValueError(
+        raise UsageError(
             f"TABLE {table} lies inside SOURCE {source}, and would be read as a part of it. Move it out."
         )
     if "://" in source or "://" in table or not os.path.isdir(source):
         return
     folder, inner = Path(source).resolve(), Path(table).resolve()
     if inner == folder or folder in inner.parents:
-        raise ValueError(
+        raise UsageError(
             f"TABLE {table} lies inside SOURCE {source}, and would be read as a part of it. Move it out."
         )
 

@@ -26,6 +26,7 @@ from jobs.pictures import check_picture, draw_map
 from jobs.progress import Progress
 from jobs.vectors import Vectors, changes, labels_of, open_vectors, read_vectors, refuse_two_spaces
 from schemas.embeddings import Fingerprint
+from schemas.errors import UsageError
 from schemas.formats import in_todays
 from schemas.projections import kind_of, points_of, projection_rows, projection_schema
 from schemas.store import StoreError, Table
@@ -68,9 +69,9 @@ class ProjectConfig:
 
     def __post_init__(self) -> None:
         if self.dim not in (2, 3):
-            raise ValueError(f"--dim is {self.dim}, expected 2 or 3.")
+            raise UsageError(f"--dim is {self.dim}, expected 2 or 3.")
         if self.sample < 2:
-            raise ValueError(f"--sample is {self.sample}, expected 2 or more.")
+            raise UsageError(f"--sample is {self.sample}, expected 2 or more.")
         check_picture(self.picture)
         storage_options(self.storage_option)
 

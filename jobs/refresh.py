@@ -30,6 +30,7 @@ from jobs.options import Flag, parse, storage_options, table_uri, user_errors
 from jobs.rewriting import compact
 from jobs.steps import Steps
 from jobs.stop import Stopped, StopSignal
+from schemas.errors import UsageError
 from schemas.formats import in_todays, lacking
 from schemas.fragments import new_name, write_rows
 from schemas.refreshes import SCHEMA, StepRow
@@ -62,7 +63,7 @@ def run(config: RefreshConfig) -> RefreshSummary:
     """Do each step that is due, and write down what came of it.
 
     Raises:
-        ValueError: the file is wrong; the message names the section.
+        UsageError: the file is wrong; the message names the section.
         OSError: the file cannot be read.
         StoreError: the table of refreshes cannot be read or written.
         TableBusy: another refresh of this corpus is at work.
@@ -70,7 +71,7 @@ def run(config: RefreshConfig) -> RefreshSummary:
     """
     corpus = read_corpus(config.corpus)
     if under_submitted_job() and not os.path.isabs(config.corpus) and "://" not in corpus.tables:
-        raise ValueError(
+        raise UsageError(
             f"{config.corpus} is relative, and a submitted job runs in a temporary copy of its folder, where"
             ' the tables would be lost. Give its absolute path, or a URI as tables = "s3://bucket/tables".'
         )

@@ -24,6 +24,7 @@ from jobs.derived import note_of
 from jobs.options import Flag, run_command, storage_options, table_uri
 from jobs.vectors import open_vectors, read_vectors
 from schemas.embeddings import Fingerprint
+from schemas.errors import UsageError
 from schemas.formats import is_of
 from schemas.neighbours import NEIGHBOURS
 from schemas.predictions import PREDICTIONS
@@ -57,15 +58,15 @@ class ReportConfig:
 
     def __post_init__(self) -> None:
         if not self.tables:
-            raise ValueError("Name a table of vectors, and what was made of it.")
+            raise UsageError("Name a table of vectors, and what was made of it.")
         if not self.out.lower().endswith((".html", ".htm")):
-            raise ValueError(f"--out {self.out}: expected a file that ends in .html.")
+            raise UsageError(f"--out {self.out}: expected a file that ends in .html.")
         if "://" in self.out:
-            raise ValueError(
+            raise UsageError(
                 f"--out {self.out}: expected a file of this machine. Copy it on from here."
             )
         if self.images and not os.path.isdir(self.images):
-            raise ValueError(f"--images {self.images}: there is no such folder.")
+            raise UsageError(f"--images {self.images}: there is no such folder.")
         storage_options(self.storage_option)
 
 

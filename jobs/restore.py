@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from jobs import claim
 from jobs.options import Flag, TableOptions, run_command
+from schemas.errors import UsageError
 from schemas.versions import restore
 
 
@@ -27,7 +28,7 @@ class RestoreConfig(TableOptions):
 
     def __post_init__(self) -> None:
         if self.version < 0:
-            raise ValueError(
+            raise UsageError(
                 "--version is missing: `embatch status TABLE` lists the versions of the last runs."
             )
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.options import TableOptions, run_command
+from schemas.errors import UsageError
 from schemas.store import Table
 
 COUNTS = (
@@ -40,7 +41,7 @@ class RunsConfig(TableOptions):
 
     def __post_init__(self) -> None:
         if self.limit < 1:
-            raise ValueError(f"--limit is {self.limit}, expected 1 or more.")
+            raise UsageError(f"--limit is {self.limit}, expected 1 or more.")
 
 
 def run(config: RunsConfig) -> list[dict[str, Any]]:

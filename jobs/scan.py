@@ -36,6 +36,7 @@ class SourceScan:
         left_out: rows that the source does not take, by reason.
         complete: whether every file could be listed and read to its end.
         files: the names of those that were, where not all could.
+        others: the names of the other files, None where not all could be listed.
     """
 
     keys: np.ndarray
@@ -44,6 +45,7 @@ class SourceScan:
     left_out: Counter[str]
     complete: bool
     files: set[str]
+    others: set[str] | None
 
     @property
     def unreadable_ids(self) -> np.ndarray:
@@ -122,13 +124,16 @@ def gather(
     unread = set(rows.filter(pc.field("stage") == "file")["source_file"].to_pylist())
     complete = all_listed and limit is None and not unread
     read = () if complete else (name for s in ordered for name in pieces[s["piece"]].files)
+    listed = () if complete else (name for piece in pieces for name in piece.files)
+    files = set(read) - unread - cut
     return SourceScan(
         keys=np.concatenate([np.zeros(0, KEYS), *keys]),
         schemas=[pa.ipc.read_schema(pa.py_buffer(scan["columns"])) for scan in ordered],
         failures=rows,
         left_out=left_out,
         complete=complete,
-        files=set(read) - unread - cut,
+        files=files,
+        others=set(listed) - files if all_listed else None,
     )
 
 

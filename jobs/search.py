@@ -27,11 +27,13 @@ import tyro
 from actors import dpr
 from actors.checkpoints import Model, resolve
 from actors.engine import Engine, Items, ModelError
+from actors.image_files import ImageError
 from actors.nearest import nearest
-from jobs.options import CommandOutcome, TableOptions, parse, user_errors
+from jobs.options import CommandOutcome, TableOptions, explained, parse, user_errors
 from jobs.vectors import in_order, read_vectors
 from schemas.cells import cast_column
 from schemas.embeddings import Fingerprint, what_differs
+from schemas.errors import UsageError
 from schemas.store import StoreError, Table
 from sources.images import ALL_IMAGE_ENDINGS
 
@@ -57,7 +59,7 @@ class SearchConfig(TableOptions):
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise ValueError(f"--k is {self.k}, expected 1 or more.")
+            raise UsageError(f"--k is {self.k}, expected 1 or more.")
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class Search:
             with open(query, "rb") as file:
                 try:
                     items = model.preprocess(file.read())[None]
-                except ValueError as error:
+                except ImageError as error:
                     raise ModelError(f"{query}: {error}") from error
         encoded = engine.encode(items)
         if encoded.errors:
@@ -255,7 +257,7 @@ def answer_each(
         except ModelError as error:
             if given:
                 raise
-            print(f"embatch: {error}", file=sys.stderr)
+            print(f"embatch: {explained(error)}", file=sys.stderr)
             outcome.exit_code = 1
 
 

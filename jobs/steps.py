@@ -12,14 +12,14 @@ from typing import Any
 from jobs import embed, switch
 from jobs.declared import Step
 from jobs.drift import centroid_shift, neighbours_changed, same_rows
-from jobs.options import explained, table_uri, user_error_types
+from jobs.options import USER_ERRORS, explained, table_uri
 from jobs.outcome import DryRunSummary, TooManyFailures, left_out_line
 from jobs.planning import OtherSpace
 from jobs.stop import Stopped, StopSignal
+from schemas.errors import named_error_line
 from schemas.failures import FailureLog
 from schemas.refreshes import StepRow
 from schemas.store import Table
-from sources.rows import without_secrets
 
 
 class Steps:
@@ -74,17 +74,14 @@ class Steps:
             else:
                 sys.stderr.write(f"{step}\n")
                 told = self._embed(step) if step.command == "embed" else self._follow(step)
-        except user_error_types() as error:
+        except USER_ERRORS as error:
             told = {"state": "failed", "message": explained(error)}
         except Stopped as stopped:
             told = {"state": "stopped", "message": f"{stopped}."}
             raise
         except Exception as error:  # our own mistake in one step must not cost the night
             traceback.print_exc()
-            told = {
-                "state": "failed",
-                "message": without_secrets(f"{type(error).__name__}: {error}"),
-            }
+            told = {"state": "failed", "message": named_error_line(error)}
         finally:
             self._add(step, {**told, "seconds": round(time.monotonic() - began, 3)})
 
@@ -100,7 +97,7 @@ class Steps:
             told = embed.run(dataclasses.replace(self._asked(step), dry_run=True))
         except OtherSpace as other:
             self._add(step, {"state": "due", "message": f"{other} Here: all rows anew."})
-        except user_error_types() as error:
+        except USER_ERRORS as error:
             self._add(step, {"state": "failed", "message": explained(error)})
         else:
             assert isinstance(told, DryRunSummary)  # it was asked for

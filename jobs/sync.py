@@ -27,9 +27,10 @@ from jobs.stop import Stopped, StopSignal
 from jobs.waves import Tally, Waves
 from schemas.columns import source_columns
 from schemas.embeddings import table_schema
+from schemas.errors import without_secrets
 from schemas.plan import EMBED, Plan
 from schemas.store import Refused, StoreError, Table
-from sources.rows import Source, without_secrets
+from sources.rows import Source
 
 MAX_REPLANS = 20
 FEW_ROWS = 512  # so many are embedded in this process, if no Ray is up

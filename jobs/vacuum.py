@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from jobs import claim
 from jobs.options import Flag, TableOptions, run_command
+from schemas.errors import UsageError
 from schemas.failures import FailureLog
 from schemas.store import Table
 from schemas.versions import vacuum
@@ -31,7 +32,7 @@ class VacuumConfig(TableOptions):
 
     def __post_init__(self) -> None:
         if self.hours < 0:
-            raise ValueError(f"--hours is {self.hours}, expected 0 or more.")
+            raise UsageError(f"--hours is {self.hours}, expected 0 or more.")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from jobs.maps import fit_tsne
 from jobs.options import TableOptions, run_command, storage_options
 from jobs.pictures import check_picture, draw_words
 from jobs.word_table import WordTable
+from schemas.errors import UsageError
 
 Words = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="WORD ...")]
 FILLERS = ("is", "to", "as", "?")  # of an analogy that is put in words
@@ -45,9 +46,9 @@ class SimilarConfig(TableOptions):
 
     def __post_init__(self) -> None:
         if not self.words:
-            raise ValueError("Name a word.")
+            raise UsageError("Name a word.")
         if self.k < 1:
-            raise ValueError(f"--k is {self.k}, expected 1 or more.")
+            raise UsageError(f"--k is {self.k}, expected 1 or more.")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class SimilarityConfig(TableOptions):
 
     def __post_init__(self) -> None:
         if not self.one.strip(",") or not self.other.strip(","):
-            raise ValueError("Name two words, or two lists: `king,queen man,woman`.")
+            raise UsageError("Name two words, or two lists: `king,queen man,woman`.")
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class AnalogyConfig(TableOptions):
 
     def __post_init__(self) -> None:
         if len(self.asked) != 3:
-            raise ValueError(
+            raise UsageError(
                 "An analogy has three words: `man king woman`, or `man is to king as woman is to ?`;"
                 f" got {' '.join(self.words) or 'none'}."
             )
@@ -105,7 +106,7 @@ class OddOneOutConfig(TableOptions):
 
     def __post_init__(self) -> None:
         if len(self.words) < 3:
-            raise ValueError("Name three words or more.")
+            raise UsageError("Name three words or more.")
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,9 @@ class MapConfig(TableOptions):
 
     def __post_init__(self) -> None:
         if not self.words:
-            raise ValueError("Name a word, or several.")
+            raise UsageError("Name a word, or several.")
         if self.k < 2:
-            raise ValueError(f"--k is {self.k}, expected 2 or more.")
+            raise UsageError(f"--k is {self.k}, expected 2 or more.")
         check_picture(self.picture)
 
 

@@ -27,6 +27,7 @@ from jobs.corpus import CorpusOptions
 from jobs.labelled import labelled
 from jobs.options import run_command
 from jobs.progress import Progress
+from schemas.errors import UsageError
 from sources.rows import SourceError
 
 VALIDATION_SHARE = 0.1
@@ -67,14 +68,14 @@ class TrainConfig(CorpusOptions):
 
     def __post_init__(self) -> None:
         if not self.out.endswith(".bin"):
-            raise ValueError(f"OUT is {self.out or 'missing'}, expected a file that ends in .bin.")
+            raise UsageError(f"OUT is {self.out or 'missing'}, expected a file that ends in .bin.")
         for name in ("dim", "window", "min_count", "buckets", "epochs", "patience"):
             if getattr(self, name) < 1:
-                raise ValueError(
+                raise UsageError(
                     f"--{name.replace('_', '-')} is {getattr(self, name)}, expected 1 or more."
                 )
         if (self.kind == "label") != bool(self.label_column):
-            raise ValueError("--kind label and --label-column go together.")
+            raise UsageError("--kind label and --label-column go together.")
 
 
 class _Sentences:

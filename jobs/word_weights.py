@@ -18,6 +18,7 @@ import tyro
 from actors.words import WORD
 from jobs.corpus import CorpusOptions
 from jobs.options import run_command
+from schemas.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class WeightsConfig(CorpusOptions):
 
     def __post_init__(self) -> None:
         if not self.out.endswith(".json"):
-            raise ValueError(f"FILE is {self.out or 'missing'}, expected one that ends in .json.")
+            raise UsageError(f"FILE is {self.out or 'missing'}, expected one that ends in .json.")
 
 
 def run(config: WeightsConfig) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from jobs.derived import note_of, open_derived, write_derived
 from jobs.options import Flag, run_command, storage_options, table_uri
 from jobs.progress import Progress
 from schemas.embeddings import Fingerprint, vector_column
+from schemas.errors import UsageError
 from schemas.failures import FailureLog
 from schemas.store import now
 
@@ -79,7 +80,7 @@ class WordsConfig:
         try:
             codecs.lookup(self.encoding)
         except LookupError as error:
-            raise ValueError(
+            raise UsageError(
                 f"--encoding {self.encoding} is unknown to Python, expected one such as cp852."
             ) from error
 

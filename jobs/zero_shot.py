@@ -25,6 +25,7 @@ from jobs.progress import Progress
 from jobs.vectors import open_vectors, refuse_two_spaces
 from schemas.columns import labels_as_text
 from schemas.embeddings import vectors_of
+from schemas.errors import UsageError, UserError
 from schemas.predictions import PREDICTIONS, class_probabilities, prediction_rows
 from schemas.store import Table
 
@@ -35,7 +36,7 @@ BATCH_ROWS = 8192
 Place = Annotated[str, tyro.conf.Positional]
 
 
-class ClassError(ValueError):
+class ClassError(UserError):
     """Classes and labels that do not fit; the message lists both."""
 
 
@@ -65,7 +66,7 @@ class ZeroShotConfig:
 
     def __post_init__(self) -> None:
         if self.top < 1:
-            raise ValueError(f"--top is {self.top}, expected 1 or more.")
+            raise UsageError(f"--top is {self.top}, expected 1 or more.")
         check_picture(self.picture)
         storage_options(self.storage_option)
 

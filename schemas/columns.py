@@ -9,6 +9,8 @@ from itertools import chain
 
 import pyarrow as pa
 
+from schemas.errors import UserError
+
 INTERNAL = "due:"  # begins the names of columns that only travel to the workers
 SHADOWED = "source:"
 """Begins the name of a column that is named as one of ours, until all columns are known and it gets its
@@ -29,7 +31,7 @@ _WIDER = {
 }
 
 
-class SchemaError(ValueError):
+class SchemaError(UserError):
     """Rows that do not fit the table or what is asked of them; the message says what to do."""
 
 

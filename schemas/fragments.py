@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from schemas.errors import UserError
+
 ROW_GROUP_ROWS = 25_000  # viewers refuse larger ones, and random reads want them small
 ROW_GROUP_BYTES = 256 << 20
 VECTOR_PATH = "embedding.list.element"
@@ -18,7 +20,7 @@ KEPT = "kept"  # the task of files that hold the rows that stay of an older file
 _PLACE = re.compile(r"\d{19}-")
 
 
-class OutsideTable(ValueError):
+class OutsideTable(UserError):
     """A table whose log names a file elsewhere: whoever wrote it wants that file read."""
 
 

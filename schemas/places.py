@@ -16,6 +16,8 @@ import pyarrow.fs as pafs
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
 
+from schemas.errors import UserError, error_line
+
 STORES = ("s3", "s3a", "gs", "az", "adl", "abfs", "abfss")
 PATIENCE = {"retry_timeout": "60s"}  # of delta-rs, whose own is three minutes a request
 RETRIES = 8  # of pyarrow, six seconds in all
@@ -63,10 +65,9 @@ _MEANINGS = (
 _T = TypeVar("_T")
 _MISREAD = re.compile(r"%[0-9A-Fa-f]{2}|[\x00-\x1f\x7f]|\\")  # in a path, by delta-rs
 _MISREAD_IN_URI = re.compile(rf"{_MISREAD.pattern}|[?#]|//|(?<=/)\.\.?(?=/|$)| (?=/?$)")
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-class StoreError(RuntimeError):
+class StoreError(UserError):
     """A table that cannot be opened, read or written; the message says what to do."""
 
 
@@ -87,7 +88,7 @@ def s3_folder(uri: str, options: Mapping[str, str]) -> pafs.FileSystem:
     """A prefix of S3 as a filesystem.
 
     Raises:
-        ValueError: a key without its secret, say.
+        StoreError: a key without its secret, say.
     """
     environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     given = {
@@ -95,7 +96,10 @@ def s3_folder(uri: str, options: Mapping[str, str]) -> pafs.FileSystem:
         for name, value in (*environment.items(), *options.items())
     }
     folder = uri.partition("://")[2].rstrip("/")
-    return pafs.SubTreeFileSystem(folder, _s3(tuple(sorted(given.items()))))
+    try:
+        return pafs.SubTreeFileSystem(folder, _s3(tuple(sorted(given.items()))))
+    except ValueError as error:
+        raise StoreError(f"Cannot open {uri}: {reason(error)}") from error
 
 
 @lru_cache(maxsize=8)
@@ -125,12 +129,12 @@ def _is_on(value: str | None) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """An error in one line, short enough for a terminal; what is known of stores in plain words."""
-    text = " ".join(re.sub(r"\s*↳\s*", ": ", _COLOUR.sub("", str(error))).split())
+    """An error in one line; what is known of stores in plain words."""
+    text = " ".join(re.sub(r"\s*↳\s*", ": ", str(error)).split())
     for pattern, meaning in _MEANINGS:
         if found := re.search(pattern, text):
             return f"{meaning} ({found.group()}{_where(text)})."
-    return text[:300] or type(error).__name__
+    return error_line(text or error)
 
 
 def _where(text: str) -> str:

@@ -24,7 +24,7 @@ from sources.rows import (
     Piece,
     Rows,
     SourceError,
-    short_reason,
+    failure_reason,
     unread,
 )
 
@@ -191,11 +191,11 @@ def _row_bytes(split: "Dataset") -> int:
 def _unloaded(place: Place, error: Exception) -> str:
     if place.exists:
         return (
-            f"Cannot load the datasets folder {place.options.path}: {short_reason(error)}. "
+            f"Cannot load the datasets folder {place.options.path}: {failure_reason(error)}. "
             "Write it again with save_to_disk, or give the files of its rows as a glob."
         )
     return (
         f"{place.missing()} As a dataset of the hub it cannot "
-        f"be loaded: {short_reason(error)}. Check the path, or the name (owner/name or "
+        f"be loaded: {failure_reason(error)}. Check the path, or the name (owner/name or "
         "owner/name:split) and the network; offline, save_to_disk it elsewhere and give the folder."
     )

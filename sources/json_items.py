@@ -13,7 +13,7 @@ from itertools import islice
 from typing import IO, Any, NamedTuple
 
 from sources.opening import CHUNK_BYTES, Lines, SourceFile, ending, not_utf8
-from sources.rows import SourceError, SourceOptions, short_reason
+from sources.rows import SourceError, SourceOptions, failure_reason
 
 OBJECT_CHARS = 64 << 20
 MAX_DEPTH = 200
@@ -95,7 +95,7 @@ def parse_line(raw: bytes, encoding: str = "") -> Record:
     except json.JSONDecodeError as error:
         raise NotAnObject(f"{error.msg} at character {error.pos}") from error
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, endless brackets
-        raise NotAnObject(short_reason(error)) from error
+        raise NotAnObject(failure_reason(error)) from error
     return _checked(value, written, encoding)
 
 
@@ -235,7 +235,7 @@ class _Unread:
                     why = f"no JSON value, or one of more than {OBJECT_CHARS >> 20} MB"
                     raise self.wrong(why) from error
             except (ValueError, RecursionError) as error:
-                raise self.wrong(short_reason(error)) from error
+                raise self.wrong(failure_reason(error)) from error
             self._more()
         written, self._at, self._has_values = self._buffer[self._at : end], end, True
         return value, written

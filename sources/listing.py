@@ -33,7 +33,7 @@ from pyarrow.fs import FileSelector, FileType
 from schemas.places import filesystem, in_bucket, in_store, reason
 from sources.opening import ending
 from sources.partitions import NONE, partition_columns, partition_of
-from sources.rows import SourceError, SourceOptions, short_reason
+from sources.rows import SourceError, SourceOptions, failure_reason
 
 _MAGIC = re.compile(r"[*?[]")
 _BESIDE_ROWS = re.compile(
@@ -98,10 +98,8 @@ class Place:
             else:
                 self.fs, path = url_to_fs(options.path, **_not_of_stores(options.storage_options))
         except (ImportError, ValueError, TypeError) as error:
-            if in_store(options.path):
-                raise SourceError(f"Cannot open {options.path}: {reason(error)}") from error
             raise SourceError(
-                f"Cannot open {options.path}: {short_reason(error)}. Expected a local path or an "
+                f"Cannot open {options.path}: {failure_reason(error)}. Expected a local path or an "
                 "address (s3://, gs://, or one that fsspec knows, with its library installed)."
             ) from error
         self.path = path.rstrip("/") or "/"
@@ -259,7 +257,7 @@ def _walk_other(
     """What fsspec lists."""
 
     def failed(error: Exception) -> None:
-        unlisted.append((root, short_reason(error)))
+        unlisted.append((root, failure_reason(error)))
 
     skip = len(root.rstrip("/")) + 1
     for path, info in fs.find(root, detail=True, on_error=failed).items():
@@ -286,7 +284,7 @@ def _walk_local(root: str, unlisted: list[tuple[str, str]]) -> Iterator[Found]:
     seen: set[tuple[int, int]] = set()
 
     def failed(error: OSError) -> None:
-        unlisted.append((os.path.relpath(error.filename, root), short_reason(error)))
+        unlisted.append((os.path.relpath(error.filename, root), failure_reason(error)))
 
     for folder, subfolders, names in os.walk(root, onerror=failed, followlinks=True):
         status = os.stat(folder)

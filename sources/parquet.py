@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from sources.class_names import class_names, with_class_names
 from sources.opening import SourceFile
 from sources.prepare import prepare
-from sources.rows import MAX_BYTES, MAX_ROWS, Piece, Rows, SourceOptions, short_reason, unread
+from sources.rows import MAX_BYTES, MAX_ROWS, Piece, Rows, SourceOptions, failure_reason, unread
 
 PIECE_BYTES = 64 << 20
 PIECE_ROWS = 100_000
@@ -105,5 +105,5 @@ def read_parquet(
                     yield prepare(table, options, file.name, positions, numbers=file.number)
                     first += len(table)
             except Exception as error:
-                yield unread(file.name, first, f"row group {number}: {short_reason(error)}")
+                yield unread(file.name, first, f"row group {number}: {failure_reason(error)}")
             position += group.num_rows

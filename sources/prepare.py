@@ -22,8 +22,8 @@ from sources.rows import (
     Failure,
     Rows,
     SourceOptions,
+    failure_reason,
     failure_table,
-    short_reason,
 )
 
 Reasons = dict[int, str]
@@ -274,7 +274,7 @@ def _values(array: pa.Array, what: str, bad: Reasons) -> list[object]:
                 bad.setdefault(row, f"{what} is not UTF-8: byte {error.start}")
                 values.append(None)
             except (ValueError, OverflowError, pa.ArrowException) as error:
-                bad.setdefault(row, f"{what} cannot be read: {short_reason(error)}")
+                bad.setdefault(row, f"{what} cannot be read: {failure_reason(error)}")
                 values.append(None)
         return values
 

@@ -8,7 +8,6 @@ however the file was cut into pieces.
 
 import glob
 import os
-import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
@@ -18,6 +17,8 @@ from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
+from schemas.errors import UserError, error_line
+
 MAX_ROWS = 8192
 """Rows in one `Rows`, at most."""
 MAX_BYTES = 16 << 20
@@ -26,11 +27,6 @@ MAX_BYTES = 16 << 20
 GROUP_BYTES = 16 << 20
 GROUP_FILES = 2000
 """Small files that one task reads together, at most."""
-
-USER_PART = re.compile(r"://[^/@\s]+@")
-SECRET_PART = re.compile(
-    r"([?&][\w.-]*(?:sig|token|key|secret|password|credential)[\w.-]*=)[^&\s'\"]+", re.IGNORECASE
-)
 
 FAILURE_SCHEMA = pa.schema(
     [
@@ -56,7 +52,7 @@ PREPARED_FIELDS = (
 index of the row's file in `Piece.files`. Other columns of these names get the prefix `source:`."""
 
 
-class SourceError(ValueError):
+class SourceError(UserError):
     """A user's mistake, in one message: expected, got, where, what to do."""
 
 
@@ -308,22 +304,10 @@ def failure_table(failures: Iterable[Failure]) -> pa.Table:
 
 def unread(name: str, position: int, error: Exception | str) -> Rows:
     """No rows and the one failure that says why a file, or the rest of it, could not be read."""
-    failure = Failure(None, None, position, name, "file", short_reason(error))
+    failure = Failure(None, None, position, name, "file", failure_reason(error))
     return Rows(pa.schema(PREPARED_FIELDS).empty_table(), failure_table([failure]))
 
 
-def short_reason(error: Exception | str) -> str:
-    """The first line of an error, without the path and secrets, in at most 200 characters."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    lines = str(error).strip().splitlines()
-    return without_secrets(lines[0])[:200] if lines else type(error).__name__
-
-
-def without_secrets(text: str) -> str:
-    """A text that may be kept and shown: what URLs in it hold of passwords, tokens and signatures is cut.
-
-    >>> without_secrets("https://me:1234@host/a?page=2&token=abc")
-    'https://…@host/a?page=2&token=…'
-    """
-    return SECRET_PART.sub(r"\1…", USER_PART.sub("://…@", text))
+def failure_reason(error: Exception | str) -> str:
+    """An error as a failure names it: in one line, without the path that stands beside it."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else error_line(error)

@@ -9,10 +9,10 @@ import pytest
 from deltalake import write_deltalake
 
 from jobs.cli import main
+from schemas.errors import without_secrets
 from schemas.failures import FailureLog
 from schemas.fragments import Fragment, OutsideTable
 from schemas.store import Table
-from sources.rows import without_secrets
 from tests.hash_model import HashModel
 from tests.tables import fill
 

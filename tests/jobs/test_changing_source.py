@@ -102,3 +102,18 @@ def test_a_row_that_is_healed_leaves_the_failures_also_while_a_file_is_broken(tm
     assert ("8", "healed") in rows_of(table, "id", "text")
     failures = rows_of(f"{table}.failures", "stage", "id")
     assert failures == [("embed", "9"), ("file", None)]
+
+
+def test_failures_of_a_file_that_is_gone_are_over_also_while_another_is_broken(tmp_path, source):
+    table = tmp_path / "table"
+    (source / "c.jsonl").write_text(line("7", "POISON", "old") + "no JSON\n")
+    (source / "d.jsonl.gz").write_bytes(gzip.compress(b"cut off")[:12])
+    embed(source, table, max_failures=1.0)
+    assert [name for (name,) in rows_of(f"{table}.failures", "source_file")] == [
+        *("c.jsonl", "c.jsonl", "d.jsonl.gz")
+    ]
+    for name in ("c.jsonl", "d.jsonl.gz"):
+        (source / name).unlink()
+    (source / "e.jsonl.gz").write_bytes(gzip.compress(b"cut off")[:12])
+    embed(source, table, max_failures=1.0)
+    assert rows_of(f"{table}.failures", "source_file", "stage") == [("e.jsonl.gz", "file")]

@@ -1,0 +1,38 @@
+"""Errors that a user can cause, and how an error becomes a line that may be kept and shown."""
+
+import re
+
+LINE_CHARS = 300
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_USER_PART = re.compile(r"://[^/@\s]+@")
+_SECRET_PART = re.compile(
+    r"([?&][\w.-]*(?:sig|token|key|secret|password|credential)[\w.-]*=)[^&\s'\"]+", re.IGNORECASE
+)
+
+
+class UserError(Exception):
+    """An error that the user can cause and mend: a command shows its message, without a traceback."""
+
+
+class UsageError(UserError, ValueError):
+    """Options, or a file of settings, that are wrong: the exit code is 2."""
+
+
+def error_line(error: BaseException | str) -> str:
+    """The first line of an error, without colours and secrets, at most 300 characters; never empty."""
+    lines = _COLOUR.sub("", str(error)).strip().splitlines()
+    return without_secrets(lines[0])[:LINE_CHARS] if lines else type(error).__name__
+
+
+def named_error_line(error: BaseException) -> str:
+    """The same with the kind of the error before it: `MemoryError: …`."""
+    return f"{type(error).__name__}: {error_line(error) if str(error).strip() else ''}"[:LINE_CHARS]
+
+
+def without_secrets(text: str) -> str:
+    """A text whose URLs are cut of passwords, tokens and signatures.
+
+    >>> without_secrets("https://me:1234@host/a?page=2&token=abc")
+    'https://…@host/a?page=2&token=…'
+    """
+    return _SECRET_PART.sub(r"\1…", _USER_PART.sub("://…@", text))
