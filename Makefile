@@ -26,13 +26,13 @@ test-slow: setup
 N ?= 30
 SEED ?= 1
 faults: setup
-	@PYTHONPATH=. $(BIN)/python -m tests.campaign --n $(N) --seed $(SEED)
+	@PYTHONPATH=. $(BIN)/python -m tests.faults.campaign --n $(N) --seed $(SEED)
 
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m tests.audit $(VENV)
+	$(BIN)/python -m tests.house.audit $(VENV)
 
 # The index tells the hashes of each version's files, for all platforms; --upgrade keeps no old one.
 lock: setup

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from actors import recipes
-from actors.engine import Encoder, ModelError
-from actors.layout import UNLIMITED, read_layout
-from actors.models import MODELS, ModelSpec
-from actors.pixels import Preprocess, read_preprocess
-from actors.templates import templates_of
-from actors.vocabulary import ENDINGS as VOCABULARY_ENDINGS
-from actors.vocabulary import is_vocabulary, words_spec
-from actors.weights import (
+from actors.encoders.words import read_weights
+from actors.engine.engine import Encoder
+from actors.engine.templates import templates_of
+from actors.files.layout import UNLIMITED, read_layout
+from actors.files.vocabulary import ENDINGS as VOCABULARY_ENDINGS
+from actors.files.vocabulary import is_vocabulary, words_spec
+from actors.files.weights import (
     find_on_hub,
     hash_parts,
     in_cache,
@@ -31,7 +30,8 @@ from actors.weights import (
     is_hub_name,
     read_scalar,
 )
-from actors.words import read_weights
+from actors.images.pixels import Preprocess, read_preprocess
+from actors.models import MODELS, ModelError, ModelSpec
 
 CLASSES_VERSION = 2  # raised when the same names and templates would come out as other sentences
 
@@ -107,16 +107,16 @@ class Model:
         folder = self.folder if os.path.exists(self.folder) else self._find_again()
         encoder: Encoder
         if self.spec.family == "use":
-            from actors.use import UseEncoder
+            from actors.encoders.use import UseEncoder
 
             encoder = UseEncoder(folder, device=device, threads=threads)
         elif self.spec.family == "words":
-            from actors.words import WordEncoder
+            from actors.encoders.words import WordEncoder
 
             encoder = WordEncoder(folder, weights=self.word_weights)
         elif self.preprocess is not None:
-            from actors.clip import ClipImageEncoder
-            from actors.resnet import ResNetEncoder
+            from actors.encoders.clip import ClipImageEncoder
+            from actors.encoders.resnet import ResNetEncoder
 
             kind = ClipImageEncoder if read_layout(folder).is_clip else ResNetEncoder
             encoder = kind(
@@ -128,7 +128,7 @@ class Model:
                 normalize=self.spec.normalize,
             )
         else:
-            from actors.transformer import TransformerEncoder
+            from actors.encoders.transformer import TransformerEncoder
 
             layout = read_layout(folder)
             encoder = TransformerEncoder(

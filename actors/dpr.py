@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from actors.checkpoints import Model, resolve
-from actors.engine import ModelError
-from actors.layout import Layout, dpr_class, read_layout
+from actors.files.layout import Layout, dpr_class, read_layout
+from actors.models import ModelError
 
 PASSAGES = re.compile(r"(?<![a-z])(ctx|context|passages?)(?![a-z])", re.IGNORECASE)
 QUESTIONS = re.compile(r"(?<![a-z])(questions?|query|queries|q)(?![a-z])", re.IGNORECASE)

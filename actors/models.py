@@ -6,6 +6,12 @@ one row in the tests. `actors.checkpoints.resolve` finds the weights.
 
 from dataclasses import dataclass, field
 
+from schemas.errors import UserError
+
+
+class ModelError(UserError):
+    """A model, or a file of it, that cannot be used; the message says what to do."""
+
 
 @dataclass(frozen=True)
 class ModelSpec:

@@ -10,12 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from actors.layout import Layout
+from actors.files.layout import Layout
+from actors.files.settings import facets_of
+from actors.files.vocabulary import files_of
+from actors.files.weights import count_layers, hash_file, hash_parts, npz_parts, tensor_parts
+from actors.images.pixels import Preprocess
 from actors.models import ModelSpec
-from actors.pixels import Preprocess
-from actors.settings import facets_of
-from actors.vocabulary import files_of
-from actors.weights import count_layers, hash_file, hash_parts, npz_parts, tensor_parts
 
 TOKENS_VERSION = 1  # raised when the same text would come out as other tokens
 PIXELS_VERSION = 2  # raised when the same image would come out as other pixels

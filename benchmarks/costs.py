@@ -41,7 +41,7 @@ ROWS = 8192
 def measure_vectors(folder: Path) -> dict[str, float]:
     """Bytes in the file of a table of whole news articles, by the model that they are for."""
     from jobs.embed import EmbedConfig, run
-    from jobs.noise import native_noise_in_a_file
+    from jobs.runtime.native_stderr import native_noise_in_a_file
 
     texts = corpus("mixed", EMBEDDED)
     source, table = folder / "articles.jsonl", folder / "articles"
@@ -70,11 +70,12 @@ def measure_vectors(folder: Path) -> dict[str, float]:
 def measure_rows(folder: Path) -> dict[str, float]:
     """Processor time a row of what is done to all rows: each figure is the least of three."""
     from actors.checkpoints import resolve
-    from jobs.scan import scan_piece, scan_table
-    from schemas.embeddings import Fingerprint, table_schema, vector_column
-    from schemas.fragments import new_name, write_rows
+    from jobs.sync.scan import scan_piece, scan_table
+    from schemas.delta.fragments import new_name, write_rows
+    from schemas.delta.store import Table
     from schemas.keys import KEYS, hex_of
-    from schemas.store import Table
+    from schemas.tables.embeddings import Fingerprint, table_schema
+    from schemas.vectors import vector_column
     from sources import open_source
     from sources.rows import SourceOptions
 

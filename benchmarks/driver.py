@@ -71,7 +71,7 @@ def plan_child(n: int, refreshes: bool) -> dict[str, float]:
 
 def keys_child(n: int, path: str) -> dict[str, float]:
     """Peak memory beyond an idle process of a source's keys and their plan, as the driver makes it."""
-    from jobs.scan import gather, scan_piece
+    from jobs.sync.scan import gather, scan_piece
     from schemas.plan import make_plan
     from sources import open_source
     from sources.rows import SourceOptions, numbered
@@ -132,9 +132,9 @@ def measure_keys(folder: Path) -> dict[str, float]:
 
 def measure_log(folder: Path) -> dict[str, float]:
     """Commits of a real table whose files are links to one small file."""
-    from schemas.embeddings import Fingerprint, table_schema
-    from schemas.fragments import new_name, write_rows
-    from schemas.store import Table
+    from schemas.delta.fragments import new_name, write_rows
+    from schemas.delta.store import Table
+    from schemas.tables.embeddings import Fingerprint, table_schema
 
     run = "20250101T000000-abcdef"
     note = {"run": run, "host": "node-1", "pid": 1, "started": 1, "command": "embed"}

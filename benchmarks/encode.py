@@ -106,7 +106,7 @@ class Model:
         """Floating point operations a second of matrix products alone, the best seen so far."""
         from dataclasses import replace
 
-        from actors.hardware import matmul_ceiling
+        from actors.engine.hardware import matmul_ceiling
 
         for precision in precisions - self.slow:
             started = time.monotonic()

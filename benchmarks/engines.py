@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.hardware import cores
+from actors.engine.hardware import cores
 
 Answer = dict[str, Any]
 EngineCall = Callable[[list[str]], tuple[np.ndarray, Answer]]
@@ -68,8 +68,8 @@ def bare(folder: str, precision: str) -> EngineCall:
     import torch
 
     from actors.checkpoints import resolve
-    from actors.engine import Engine
-    from actors.precision import load_sound
+    from actors.engine.engine import Engine
+    from actors.engine.precision import load_sound
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     sample = [Path(__file__).read_text(encoding="utf-8")[:n] for n in (50, 200, 800)]
@@ -102,12 +102,12 @@ def job(folder: str) -> EngineCall:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from jobs.cluster import Cluster
     from jobs.embed import EmbedConfig, run
-    from jobs.noise import native_noise_in_a_file
-    from jobs.outcome import EmbedSummary
-    from schemas.embeddings import vectors_of
-    from schemas.store import Table
+    from jobs.runtime.native_stderr import native_noise_in_a_file
+    from jobs.runtime.ray_cluster import Cluster
+    from jobs.sync.summary import EmbedSummary
+    from schemas.delta.store import Table
+    from schemas.vectors import vectors_of
 
     cluster = Cluster(None, verbose=False)  # one Ray for all requests
     with native_noise_in_a_file():

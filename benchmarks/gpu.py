@@ -30,8 +30,8 @@ def profile(folder: str, texts: list[str]) -> list[dict[str, Any]]:
     import torch
 
     from actors.checkpoints import resolve
-    from actors.engine import Engine
-    from actors.precision import load_sound
+    from actors.engine.engine import Engine
+    from actors.engine.precision import load_sound
 
     encoder, _ = load_sound(resolve(folder), "cuda", None, "auto", texts)
     engine = Engine(encoder)

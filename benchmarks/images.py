@@ -62,7 +62,7 @@ def write_photos(folder: Path, n: int) -> None:
 
 def break_some(folder: Path, photos: Path) -> None:
     """The same photos, but one of ONE_BROKEN_OF is a file that is broken in one of ten ways."""
-    from tests.pictures import write_broken
+    from tests.support.pictures import write_broken
 
     folder.mkdir()
     for index, photo in enumerate(sorted(photos.iterdir())):
@@ -94,10 +94,10 @@ def reference(model: str, photos: str, out: str) -> dict[str, Any]:
 def job(model: str, photos: str, out: str) -> dict[str, Any]:
     """The whole of `embatch embed`."""
     from jobs.embed import EmbedConfig, run
-    from jobs.noise import native_noise_in_a_file
-    from jobs.outcome import EmbedSummary
-    from schemas.embeddings import vectors_of
-    from schemas.store import Table
+    from jobs.runtime.native_stderr import native_noise_in_a_file
+    from jobs.sync.summary import EmbedSummary
+    from schemas.delta.store import Table
+    from schemas.vectors import vectors_of
 
     with tempfile.TemporaryDirectory() as folder:
         config = EmbedConfig(photos, f"{folder}/table", model, json=True)
@@ -139,8 +139,8 @@ def in_a_process(engine: str, model: str, photos: Path, out: Path) -> dict[str, 
 
 def decoding(model: str, photos: Path) -> float:
     """Images a second that reading and preparing alone reach, on all cores."""
-    from actors.hardware import cores
-    from actors.pixels import decode, read_preprocess
+    from actors.engine.hardware import cores
+    from actors.images.pixels import decode, read_preprocess
 
     files = [path.read_bytes() for path in sorted(photos.iterdir())]
     preprocess = read_preprocess(model)

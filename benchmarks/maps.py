@@ -25,7 +25,7 @@ MODEL = "all-MiniLM-L6-v2"
 def news() -> np.ndarray:
     """Vectors of the articles, (n, 384) float32."""
     from actors.checkpoints import resolve
-    from actors.engine import Engine
+    from actors.engine.engine import Engine
 
     return Engine(resolve(MODEL).load()).encode(articles()).vectors
 
@@ -51,7 +51,7 @@ def main() -> int:
     if not (DATA / "10kgnad").is_dir():
         print(f"The articles are missing: expected them in {DATA}/10kgnad.", file=sys.stderr)
         return 1
-    from jobs.maps import Quality, fit_umap, judge
+    from jobs.analysis.projections import Quality, fit_umap, judge
 
     vectors = news()
     engines: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {

@@ -111,11 +111,11 @@ def measure(n_rows: int, folder: Path, model: str = HASH) -> dict[str, float]:
 
 def embed(source: str, table: str, model: str, seconds_a_row: float, with_ray: bool) -> None:
     """The child: embed, and print the summary."""
-    from jobs.cluster import cluster
     from jobs.embed import EmbedConfig, run
-    from jobs.noise import native_noise_in_a_file
-    from jobs.outcome import EmbedSummary
-    from tests.hash_model import HashModel
+    from jobs.runtime.native_stderr import native_noise_in_a_file
+    from jobs.runtime.ray_cluster import cluster
+    from jobs.sync.summary import EmbedSummary
+    from tests.support.hash_model import HashModel
 
     config = EmbedConfig(source, table, model=model, id_column="id", json=True)
     hosted = HashModel(dim=DIM, seconds_a_row=seconds_a_row) if model == HASH else None

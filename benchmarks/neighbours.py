@@ -41,7 +41,7 @@ def vectors(n: int) -> np.ndarray:
 
 def child(engine: str, n: int, n_queries: int, out: str) -> dict[str, Any]:
     """One engine's time and neighbours."""
-    from actors.hardware import cores, matmul_ceiling, setup_for
+    from actors.engine.hardware import cores, matmul_ceiling, setup_for
 
     base = vectors(n)
     queries = base[:n_queries].copy() if n_queries else None
@@ -62,7 +62,7 @@ def child(engine: str, n: int, n_queries: int, out: str) -> dict[str, Any]:
     else:
         import torch
 
-        from actors.nearest import nearest
+        from jobs.analysis.nearest import nearest
 
         torch.set_num_threads(cores())
         started = time.perf_counter()

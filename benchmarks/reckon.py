@@ -1,22 +1,22 @@
 """What one run over n rows takes, reckoned from rates: time, memory, commits, files and bytes.
 
 `benchmarks.simulate` shows it; `benchmarks.rates` says what it is reckoned from. It follows the
-constants and the order of work of `jobs/sync.py`, and a test holds it against a real plan.
+constants and the order of work of `jobs/sync/loop.py`, and a test holds it against a real plan.
 """
 
 import math
 from dataclasses import dataclass
 
 from benchmarks.rates import ASSUMED, ENCODERS, IMAGE_TOKENS, REQUESTS, Gpu, Rates
-from jobs.claim import RENEW_SECONDS
-from jobs.cluster import WINDOW_ROWS
-from jobs.pipeline import WINDOW_BYTES
-from jobs.rewriting import COMPACTED_BYTES, MANY_SMALL_FILES
-from jobs.scan import SCAN_THREADS
-from jobs.waves import PORTION_BYTES
+from jobs.runtime.ray_cluster import WINDOW_ROWS
+from jobs.sync.commits import PORTION_BYTES
+from jobs.sync.scan import SCAN_THREADS
+from jobs.sync.workers import WINDOW_BYTES
+from schemas.delta.claim import RENEW_SECONDS
+from schemas.delta.rewriting import COMPACTED_BYTES, MANY_SMALL_FILES
+from schemas.delta.store import CHECK_THREADS
 from schemas.plan import WAVE_ROWS
-from schemas.store import CHECK_THREADS
-from sources.parquet import PIECE_BYTES, PIECE_ROWS
+from sources.formats.parquet import PIECE_BYTES, PIECE_ROWS
 
 WAVE_SECONDS = 30.0
 CHECKPOINT_COMMITS = 100  # after so many deltalake writes one by itself

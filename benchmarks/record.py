@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from actors.hardware import cores
+from actors.engine.hardware import cores
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

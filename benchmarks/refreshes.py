@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks.record import append
 from jobs.refresh import RefreshConfig, run
-from schemas.store import Table
+from schemas.delta.store import Table
 
 N_WORDS, DIM, SEED = 2000, 32, 0
 WORDS_A_TEXT = 12

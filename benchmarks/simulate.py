@@ -25,8 +25,8 @@ from benchmarks.reckon import (
     work_of,
 )
 from benchmarks.record import append
-from jobs.cluster import WINDOW_ROWS
-from schemas.store import CHECK_THREADS
+from jobs.runtime.ray_cluster import WINDOW_ROWS
+from schemas.delta.store import CHECK_THREADS
 
 RUNS = {"first": "first", "scattered": "scattered", "together": "together"}
 ROWS, GPU = 1_000_000_000, "L4"

@@ -37,8 +37,8 @@ def main() -> int:
         return 1
     from gensim.models import KeyedVectors
 
-    from jobs.word_benchmarks import analogies
-    from jobs.word_table import WordTable
+    from jobs.word_vectors.benchmarks import analogies
+    from jobs.word_vectors.table import WordTable
     from jobs.words import WordsConfig
     from jobs.words import run as make_table
 

@@ -1,1 +1,1 @@
-"""What a person runs: one file a command, and what they share (see `jobs.cli` for the list)."""
+"""A file here is a command; a folder is what commands share (`jobs.cli` lists the commands)."""

@@ -17,12 +17,12 @@ from typing import Annotated, Any
 
 import tyro
 
-from actors.reader import Span, SpanReader
-from jobs.options import TableOptions, parse, user_errors
+from actors.heads.reader import Span, SpanReader
+from jobs.runtime.command import TableOptions, parse, user_errors
 from jobs.search import UNPRINTABLE, Hit, Search, SearchConfig, answer_each
-from schemas.embeddings import without_texts
+from schemas.delta.store import StoreError
 from schemas.errors import UsageError
-from schemas.store import StoreError
+from schemas.tables.embeddings import without_texts
 
 Name = Annotated[str, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")]
 

@@ -21,13 +21,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs import claim
-from jobs.options import Flag, TableOptions, run_command
-from jobs.rewriting import rewrite
+from jobs.runtime.command import Flag, TableOptions, run_command
+from schemas.delta import claim
+from schemas.delta.fragments import Fragment
+from schemas.delta.rewriting import rewrite
+from schemas.delta.store import Table
 from schemas.errors import UsageError
-from schemas.failures import FailureLog
-from schemas.fragments import Fragment
-from schemas.store import Table
+from schemas.tables.failures import FailureLog
 from sources.rows import SourceError
 
 SHOWN_IDS = 10  # that are unknown, for a person

@@ -19,21 +19,21 @@ from typing import Annotated
 
 import tyro
 
-from actors.nearest import nearest
+from jobs.analysis.nearest import nearest
 from jobs.embed import main as embed
 from jobs.neighbours import main as neighbours
-from jobs.options import parse, user_errors
 from jobs.project import main as project
 from jobs.report import main as report
+from jobs.runtime.command import parse, user_errors
 from jobs.search import main as search
 from jobs.zero_shot import main as zero_shot
-from schemas.embeddings import vectors_of
-from schemas.store import StoreError, Table
+from schemas.delta.store import StoreError, Table
+from schemas.vectors import vectors_of
 
 MODEL = "all-MiniLM-L6-v2"
 NEIGHBOURS = 3
 WIDTH = 96
-TRAINING = Path(__file__).resolve().parents[1] / "tests" / "digits_clip.py"
+TRAINING = "jobs.training.digits_clip"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def images(config: DemoConfig) -> int:
             "\nA small CLIP learns three of four images of digits (about a minute) ...", flush=True
         )
         done = subprocess.run(
-            [sys.executable, str(TRAINING), str(digits)], capture_output=True, text=True
+            [sys.executable, "-m", TRAINING, str(digits)], capture_output=True, text=True
         )
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no reason was given"])[-1]

@@ -19,11 +19,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from actors.hardware import cores
-from jobs.cluster import cluster
-from jobs.declared import Corpus, Step, read_corpus
+from actors.engine.hardware import cores
 from jobs.embed import EmbedConfig, model_of, source_of
-from jobs.options import (
+from jobs.refreshing.corpus_file import Corpus, Step, read_corpus
+from jobs.runtime.command import (
     USER_ERRORS,
     Flag,
     explained,
@@ -32,10 +31,11 @@ from jobs.options import (
     table_uri,
     user_errors,
 )
-from jobs.outcome import left_out_line
-from schemas.embeddings import Fingerprint
-from schemas.places import filesystem
-from schemas.store import Table
+from jobs.runtime.ray_cluster import cluster
+from jobs.sync.summary import left_out_line
+from schemas.delta.places import filesystem
+from schemas.delta.store import Table
+from schemas.tables.embeddings import Fingerprint
 
 FILES = ("qrels", "scores", "analogies", "word_pairs", "images", "word_weights")
 DRAWN = {"picture": "matplotlib", "history": "plotly", "report": "plotly"}

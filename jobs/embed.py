@@ -20,16 +20,16 @@ from typing import Annotated, Literal
 
 import tyro
 
-from actors.templates import BARE, templates_of
-from jobs.cluster import cluster
-from jobs.events import Events, open_log
-from jobs.noise import native_noise_in_a_file
-from jobs.options import Flag, parse, storage_options, table_uri, user_errors
-from jobs.outcome import DryRunSummary, EmbedSummary, TooManyFailures
-from jobs.planning import SyncModel, SyncOptions, refuse_nesting
-from jobs.preview import dry_run
-from jobs.stop import Stopped, StopSignal
-from jobs.sync import Sync
+from actors.engine.templates import BARE, templates_of
+from jobs.runtime.command import Flag, parse, storage_options, table_uri, user_errors
+from jobs.runtime.native_stderr import native_noise_in_a_file
+from jobs.runtime.ray_cluster import cluster
+from jobs.runtime.signals import Stopped, StopSignal
+from jobs.sync.dry_run import dry_run
+from jobs.sync.events import Events, open_log
+from jobs.sync.loop import Sync
+from jobs.sync.planning import SyncModel, SyncOptions, refuse_nesting
+from jobs.sync.summary import DryRunSummary, EmbedSummary, TooManyFailures
 from schemas.errors import UsageError, without_secrets
 from sources.rows import Source, SourceOptions
 

@@ -24,17 +24,17 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
 from sklearn.model_selection import train_test_split
 
-from actors.nearest import nearest
-from jobs.metrics import vote
-from jobs.options import TableOptions, run_command, storage_options
-from jobs.pictures import check_picture, draw_pairs
-from jobs.retrieval import by_chance, known_judgements, ranked
-from jobs.vectors import Vectors, labels_of, open_vectors, read_vectors, refuse_two_spaces
-from jobs.word_benchmarks import analogies, word_pairs
-from jobs.word_table import WordTable
+from jobs.analysis.judgements import read_judgements
+from jobs.analysis.metrics import vote
+from jobs.analysis.nearest import nearest
+from jobs.analysis.plots import check_picture, draw_pairs
+from jobs.analysis.retrieval import by_chance, known_judgements, ranked
+from jobs.analysis.vectors import Vectors, labels_of, open_vectors, read_vectors, refuse_two_spaces
+from jobs.runtime.command import TableOptions, run_command, storage_options
+from jobs.word_vectors.benchmarks import analogies, word_pairs
+from jobs.word_vectors.table import WordTable
+from schemas.delta.store import StoreError, Table
 from schemas.errors import UsageError
-from schemas.store import StoreError, Table
-from sources.judgements import read_judgements
 from sources.rows import SourceError
 
 K = 10

@@ -20,17 +20,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import tyro
 
-from jobs.options import TableOptions, run_command, storage_options, table_uri
-from jobs.progress import Progress
-from jobs.rewriting import fixed_size
+from jobs.runtime.command import TableOptions, run_command, storage_options, table_uri
+from jobs.runtime.progress import Progress
 from schemas.cells import cast_column
-from schemas.embeddings import Fingerprint
+from schemas.delta.formats import in_todays, is_of
+from schemas.delta.fragments import ROW_GROUP_ROWS
+from schemas.delta.rewriting import fixed_size
+from schemas.delta.store import StoreError, Table
 from schemas.errors import UsageError
-from schemas.formats import in_todays, is_of
-from schemas.fragments import ROW_GROUP_ROWS
-from schemas.neighbours import NEIGHBOURS, neighbours_of
-from schemas.projections import projection_schema
-from schemas.store import StoreError, Table
+from schemas.tables.embeddings import Fingerprint
+from schemas.tables.neighbours import NEIGHBOURS, neighbours_of
+from schemas.tables.projections import projection_schema
 
 _INNER = ("content_hash", "row_hash")
 

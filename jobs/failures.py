@@ -7,8 +7,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.options import TableOptions, run_command
-from schemas.failures import FailureLog
+from jobs.runtime.command import TableOptions, run_command
+from schemas.tables.failures import FailureLog
 
 
 @dataclass(frozen=True)

@@ -26,15 +26,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
 
 from actors.checkpoints import Model, resolve
-from actors.engine import Engine, ModelError, TextEncoder
-from actors.layout import read_layout
-from jobs.cluster import cluster
-from jobs.corpus import CorpusOptions
-from jobs.fitting import STATE, Fit, fit, fit_on_cluster
-from jobs.labelled import Labelled, chosen_length, histogram, labelled
-from jobs.metrics import separation
-from jobs.options import Flag, run_command
-from jobs.pictures import draw_learning
+from actors.engine.engine import Engine, TextEncoder
+from actors.files.layout import read_layout
+from actors.models import ModelError
+from jobs.analysis.metrics import separation
+from jobs.analysis.plots import draw_learning
+from jobs.runtime.command import Flag, run_command
+from jobs.runtime.ray_cluster import cluster
+from jobs.training.examples import CorpusOptions
+from jobs.training.labelled import Labelled, chosen_length, histogram, labelled
+from jobs.training.trainer import STATE, Fit, fit, fit_on_cluster
 from schemas.errors import UsageError
 
 HELD_SHARE = 0.2

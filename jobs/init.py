@@ -12,9 +12,10 @@ from typing import Annotated
 
 import tyro
 
-from jobs.options import Flag, run_command
+from jobs import refreshing
+from jobs.runtime.command import Flag, run_command
 
-EXAMPLE = Path(__file__).with_name("corpus.toml")
+EXAMPLE = Path(refreshing.__file__).with_name("example.toml")
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ import regex
 import tyro
 
 from actors.checkpoints import Model, resolve
-from actors.engine import Engine, ModelError
-from actors.layout import Layout, read_layout
-from jobs.options import Flag, run_command
+from actors.engine.engine import Engine
+from actors.files.layout import Layout, read_layout
+from actors.models import ModelError
+from jobs.runtime.command import Flag, run_command
 from schemas.errors import UsageError
 
 MOST_WORDS = 20
@@ -180,7 +181,7 @@ class _Inside:
     """A transformer that tells what each layer gives."""
 
     def __init__(self, model: Model, layout: Layout) -> None:
-        from actors.modules import load_modules
+        from actors.encoders.modules import load_modules
 
         modules = load_modules(layout)
         self._tokenizer, self._network = modules.tokenizer, modules[0].model.eval()

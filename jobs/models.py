@@ -6,7 +6,7 @@ embatch models
 import sys
 from dataclasses import dataclass
 
-from jobs.options import Flag, run_command
+from jobs.runtime.command import Flag, run_command
 
 
 @dataclass(frozen=True)

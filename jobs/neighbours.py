@@ -17,24 +17,24 @@ import numpy as np
 import pyarrow.compute as pc
 import tyro
 
-from actors.nearest import Nearest, nearest, pairs_of_itself
-from jobs.cluster import cluster
-from jobs.derived import note_of, open_derived, write_derived
-from jobs.index import nearest_by_index
-from jobs.options import Flag, run_command, storage_options, table_uri
-from jobs.progress import Progress
-from jobs.tiles import nearest_through_ray
-from jobs.vectors import (
+from jobs.analysis.nearest import Nearest, nearest, pairs_of_itself
+from jobs.analysis.nearest_by_faiss import nearest_by_index
+from jobs.analysis.nearest_on_ray import nearest_through_ray
+from jobs.analysis.vectors import (
     Vectors,
     changes,
     open_vectors,
     read_vectors,
     refuse_two_spaces,
 )
+from jobs.runtime.command import Flag, run_command, storage_options, table_uri
+from jobs.runtime.progress import Progress
+from jobs.runtime.ray_cluster import cluster
+from schemas.delta.derived import note_of, open_derived, write_derived
+from schemas.delta.formats import in_todays
+from schemas.delta.store import StoreError, Table
 from schemas.errors import UsageError
-from schemas.formats import in_todays
-from schemas.neighbours import NEIGHBOURS, neighbour_rows, neighbours_of
-from schemas.store import StoreError, Table
+from schemas.tables.neighbours import NEIGHBOURS, neighbour_rows, neighbours_of
 
 PART_ROWS = 65_536  # that are copied out of a table at a time
 Place = Annotated[str, tyro.conf.Positional]

@@ -19,17 +19,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tyro
 
-from jobs.derived import note_of, open_derived, write_derived
-from jobs.maps import Axes, along, fit_axes, fit_tsne, fit_umap, judge, place
-from jobs.options import Flag, run_command, storage_options, table_uri
-from jobs.pictures import check_picture, draw_map
-from jobs.progress import Progress
-from jobs.vectors import Vectors, changes, labels_of, open_vectors, read_vectors, refuse_two_spaces
-from schemas.embeddings import Fingerprint
+from jobs.analysis.plots import check_picture, draw_map
+from jobs.analysis.projections import Axes, along, fit_axes, fit_tsne, fit_umap, judge, place
+from jobs.analysis.vectors import (
+    Vectors,
+    changes,
+    labels_of,
+    open_vectors,
+    read_vectors,
+    refuse_two_spaces,
+)
+from jobs.runtime.command import Flag, run_command, storage_options, table_uri
+from jobs.runtime.progress import Progress
+from schemas.delta.derived import note_of, open_derived, write_derived
+from schemas.delta.formats import in_todays
+from schemas.delta.store import StoreError, Table
 from schemas.errors import UsageError
-from schemas.formats import in_todays
-from schemas.projections import kind_of, points_of, projection_rows, projection_schema
-from schemas.store import StoreError, Table
+from schemas.tables.embeddings import Fingerprint
+from schemas.tables.projections import kind_of, points_of, projection_rows, projection_schema
 
 PLACED_ROWS = 16_384  # at a time
 Place = Annotated[str, tyro.conf.Positional]

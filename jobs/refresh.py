@@ -21,21 +21,22 @@ from typing import Annotated
 import pyarrow as pa
 import tyro
 
-from jobs import claim, vacuum
-from jobs.cluster import under_submitted_job
-from jobs.declared import REFRESHES, Corpus, read_corpus
-from jobs.history import RefreshSummary, write_page
-from jobs.noise import native_noise_in_a_file
-from jobs.options import Flag, parse, storage_options, table_uri, user_errors
-from jobs.rewriting import compact
-from jobs.steps import Steps
-from jobs.stop import Stopped, StopSignal
+from jobs import vacuum
+from jobs.refreshing.corpus_file import REFRESHES, Corpus, read_corpus
+from jobs.refreshing.history_page import RefreshSummary, write_page
+from jobs.refreshing.steps import Steps
+from jobs.runtime.command import Flag, parse, storage_options, table_uri, user_errors
+from jobs.runtime.native_stderr import native_noise_in_a_file
+from jobs.runtime.ray_cluster import under_submitted_job
+from jobs.runtime.signals import Stopped, StopSignal
+from schemas.delta import claim
+from schemas.delta.formats import in_todays, lacking
+from schemas.delta.fragments import new_name, write_rows
+from schemas.delta.rewriting import compact
+from schemas.delta.store import Refused, StoreError, Table, now
+from schemas.delta.versions import vacuum as vacuum_files
 from schemas.errors import UsageError
-from schemas.formats import in_todays, lacking
-from schemas.fragments import new_name, write_rows
-from schemas.refreshes import SCHEMA, StepRow
-from schemas.store import Refused, StoreError, Table, now
-from schemas.versions import vacuum as vacuum_files
+from schemas.tables.refreshes import SCHEMA, StepRow
 
 COMMIT_TRIES = 10
 

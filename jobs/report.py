@@ -19,19 +19,19 @@ from typing import Annotated
 
 import tyro
 
-from jobs import page
-from jobs.derived import note_of
-from jobs.options import Flag, run_command, storage_options, table_uri
-from jobs.vectors import open_vectors, read_vectors
-from schemas.embeddings import Fingerprint
+from jobs.analysis import report_page
+from jobs.analysis.vectors import open_vectors, read_vectors
+from jobs.runtime.command import Flag, run_command, storage_options, table_uri
+from schemas.delta.derived import note_of
+from schemas.delta.formats import is_of
+from schemas.delta.store import StoreError, Table
 from schemas.errors import UsageError
-from schemas.formats import is_of
-from schemas.neighbours import NEIGHBOURS
-from schemas.predictions import PREDICTIONS
-from schemas.projections import kind_of
-from schemas.store import StoreError, Table
+from schemas.tables.embeddings import Fingerprint
+from schemas.tables.neighbours import NEIGHBOURS
+from schemas.tables.predictions import PREDICTIONS
+from schemas.tables.projections import kind_of
 
-TEMPLATE = Path(__file__).with_suffix(".html")
+TEMPLATE = Path(report_page.__file__).with_suffix(".html")
 
 
 @dataclass(frozen=True)
@@ -113,20 +113,20 @@ def run(config: ReportConfig) -> ReportSummary:
     rows = read_vectors(table, fingerprint.dim)
     if not len(rows.ids):
         raise StoreError(f"{table.uri} holds no rows.")
-    points, how = page.points(given.map, rows)
+    points, how = report_page.points(given.map, rows)
     data = {
         "title": os.path.basename(table.uri),
         "subtitle": f"{len(rows.ids):,} rows, {fingerprint.model}, {how}",
-        "points": points | page.details(table, rows.ids, config.label_column, config.images),
-        "crosses": [page.crosses(one) for one in given.crosses],
-        "neighbours": page.neighbours(given.neighbours, rows.ids),
-        "before": page.before(_before(config), rows, table, config.label_column),
-        "confusion": page.confusion(given.predictions),
-        "lengths": page.lengths(table),
-        "failures": page.failures(table),
+        "points": points | report_page.details(table, rows.ids, config.label_column, config.images),
+        "crosses": [report_page.crosses(one) for one in given.crosses],
+        "neighbours": report_page.neighbours(given.neighbours, rows.ids),
+        "before": report_page.before(_before(config), rows, table, config.label_column),
+        "confusion": report_page.confusion(given.predictions),
+        "lengths": report_page.lengths(table),
+        "failures": report_page.failures(table),
         "tables": [
-            ("Where it comes from", page.provenance(table, fingerprint, given.made())),
-            ("Last runs", page.runs(table)),
+            ("Where it comes from", report_page.provenance(table, fingerprint, given.made())),
+            ("Last runs", report_page.runs(table)),
         ],
     }
     # "<" would let a text end the script that it lies in.

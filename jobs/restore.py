@@ -8,10 +8,10 @@ import sys
 import uuid
 from dataclasses import dataclass
 
-from jobs import claim
-from jobs.options import Flag, TableOptions, run_command
+from jobs.runtime.command import Flag, TableOptions, run_command
+from schemas.delta import claim
+from schemas.delta.versions import restore
 from schemas.errors import UsageError
-from schemas.versions import restore
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.options import TableOptions, run_command
+from jobs.runtime.command import TableOptions, run_command
+from schemas.delta.store import Table
 from schemas.errors import UsageError
-from schemas.store import Table
 
 COUNTS = (
     "rows_read",

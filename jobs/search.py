@@ -26,16 +26,17 @@ import tyro
 
 from actors import dpr
 from actors.checkpoints import Model, resolve
-from actors.engine import Engine, Items, ModelError
-from actors.image_files import ImageError
-from actors.nearest import nearest
-from jobs.options import CommandOutcome, TableOptions, explained, parse, user_errors
-from jobs.vectors import in_order, read_vectors
+from actors.engine.engine import Engine, Items
+from actors.images.image_files import ImageError
+from actors.models import ModelError
+from jobs.analysis.nearest import nearest
+from jobs.analysis.vectors import in_order, read_vectors
+from jobs.runtime.command import CommandOutcome, TableOptions, explained, parse, user_errors
 from schemas.cells import cast_column
-from schemas.embeddings import Fingerprint, what_differs
+from schemas.delta.store import StoreError, Table
 from schemas.errors import UsageError
-from schemas.store import StoreError, Table
-from sources.images import ALL_IMAGE_ENDINGS
+from schemas.tables.embeddings import Fingerprint, what_differs
+from sources.formats.images import ALL_IMAGE_ENDINGS
 
 SHOWN_CHARACTERS = 1000
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]+")  # a text could else talk to the terminal

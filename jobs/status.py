@@ -9,11 +9,11 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from jobs.derived import note_of
-from jobs.options import TableOptions, run_command
 from jobs.runs import line_of, runs_of
-from schemas.embeddings import Fingerprint
-from schemas.failures import FailureLog
+from jobs.runtime.command import TableOptions, run_command
+from schemas.delta.derived import note_of
+from schemas.tables.embeddings import Fingerprint
+from schemas.tables.failures import FailureLog
 
 LAST_RUNS = 5
 _UNTOLD = ("run", "state", "axes", "version", "versions", "inputs")

@@ -8,12 +8,12 @@ import sys
 import uuid
 from dataclasses import dataclass
 
-from jobs import claim
-from jobs.options import Flag, TableOptions, run_command
+from jobs.runtime.command import Flag, TableOptions, run_command
+from schemas.delta import claim
+from schemas.delta.store import Table
+from schemas.delta.versions import vacuum
 from schemas.errors import UsageError
-from schemas.failures import FailureLog
-from schemas.store import Table
-from schemas.versions import vacuum
+from schemas.tables.failures import FailureLog
 
 
 @dataclass(frozen=True)

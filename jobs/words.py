@@ -29,25 +29,26 @@ import pyarrow as pa
 import tyro
 
 from actors.checkpoints import Model, resolve
-from actors.engine import ModelError
-from actors.vocabulary import Block, Vocabulary, open_vocabulary
-from actors.weights import hash_parts
-from jobs.derived import note_of, open_derived, write_derived
-from jobs.options import Flag, run_command, storage_options, table_uri
-from jobs.progress import Progress
-from schemas.embeddings import Fingerprint, vector_column
+from actors.files.vocabulary import Block, Vocabulary, open_vocabulary
+from actors.files.weights import hash_parts
+from actors.models import ModelError
+from jobs.runtime.command import Flag, run_command, storage_options, table_uri
+from jobs.runtime.progress import Progress
+from schemas.delta.derived import note_of, open_derived, write_derived
+from schemas.delta.store import now
 from schemas.errors import UsageError
-from schemas.failures import FailureLog
-from schemas.store import now
+from schemas.tables.embeddings import Fingerprint
+from schemas.tables.failures import FailureLog
+from schemas.vectors import vector_column
 
 QUESTIONS = {
-    "similar": "jobs.word_questions",
-    "similarity": "jobs.word_questions",
-    "analogy": "jobs.word_questions",
-    "odd-one-out": "jobs.word_questions",
-    "map": "jobs.word_questions",
-    "train": "jobs.word_training",
-    "weights": "jobs.word_weights",
+    "similar": "jobs.word_vectors.questions",
+    "similarity": "jobs.word_vectors.questions",
+    "analogy": "jobs.word_vectors.questions",
+    "odd-one-out": "jobs.word_vectors.questions",
+    "map": "jobs.word_vectors.questions",
+    "train": "jobs.word_vectors.train",
+    "weights": "jobs.word_vectors.rarity",
 }
 N_EXTREME = 10
 NOT_TEXT = "the word is no text in the encoding"
@@ -188,8 +189,8 @@ def token_vocabulary(model: Model) -> Vocabulary:
     Raises:
         ModelError: the model has no such matrix.
     """
-    from actors.layout import read_layout
-    from actors.modules import load_modules
+    from actors.encoders.modules import load_modules
+    from actors.files.layout import read_layout
 
     if model.spec.family != "transformer":
         raise ModelError(f"{model.name} is no transformer: it has no input embeddings.")

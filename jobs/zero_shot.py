@@ -18,16 +18,16 @@ import pyarrow as pa
 import tyro
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score
 
-from jobs.derived import open_derived, write_derived
-from jobs.options import Flag, run_command, storage_options, table_uri
-from jobs.pictures import check_picture, draw_confusion
-from jobs.progress import Progress
-from jobs.vectors import open_vectors, refuse_two_spaces
+from jobs.analysis.plots import check_picture, draw_confusion
+from jobs.analysis.vectors import open_vectors, refuse_two_spaces
+from jobs.runtime.command import Flag, run_command, storage_options, table_uri
+from jobs.runtime.progress import Progress
 from schemas.columns import labels_as_text
-from schemas.embeddings import vectors_of
+from schemas.delta.derived import open_derived, write_derived
+from schemas.delta.store import Table
 from schemas.errors import UsageError, UserError
-from schemas.predictions import PREDICTIONS, class_probabilities, prediction_rows
-from schemas.store import Table
+from schemas.tables.predictions import PREDICTIONS, class_probabilities, prediction_rows
+from schemas.vectors import vectors_of
 
 UNTRAINED_SCALE = 20.0  # sentence-transformers' contrastive losses train with it
 N_MISTAKES = 5

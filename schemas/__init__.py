@@ -1,1 +1,1 @@
-"""What embatch writes down: one file a table; `store` alone imports deltalake."""
+"""What embatch writes down: `tables` one file a table, `delta` alone reads and commits them."""

@@ -17,15 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from schemas.embeddings import Fingerprint, without_texts
-from schemas.fragments import OutsideTable
-from schemas.places import StoreError, in_bucket, in_store
-from schemas.store import Table
+from schemas.delta.fragments import OutsideTable
+from schemas.delta.places import StoreError, in_bucket, in_store
+from schemas.delta.store import Table
+from schemas.tables.embeddings import Fingerprint, without_texts
 from sources.columns import guessed_text, with_partition_columns
 from sources.folder import parquet_pieces
+from sources.formats.parquet import read_parquet
 from sources.listing import Found, Place
 from sources.opening import SourceFile
-from sources.parquet import read_parquet
 from sources.partitions import NONE, in_partitions, partitioned
 from sources.rows import Piece, Rows, SourceError, SourceOptions, group_small
 

@@ -10,17 +10,23 @@ from typing import Any
 import pyarrow as pa
 
 from sources.columns import guessed_text, with_partition_columns
-from sources.delimited import delimited_schema, read_delimited
 from sources.feeds import FETCH, are_fetches
-from sources.images import HEIF_ENDINGS, IMAGE_ENDINGS, NEEDS_HEIF, image_schema, read_images
-from sources.jsonl import jsonl_schema, read_jsonl
+from sources.formats.delimited import delimited_schema, read_delimited
+from sources.formats.images import (
+    HEIF_ENDINGS,
+    IMAGE_ENDINGS,
+    NEEDS_HEIF,
+    image_schema,
+    read_images,
+)
+from sources.formats.jsonl import jsonl_schema, read_jsonl
+from sources.formats.parquet import parquet_parts, parquet_schema, read_parquet
+from sources.formats.text import read_documents, read_lines, text_schema
+from sources.formats.webdataset import read_webdataset, webdataset_schema
 from sources.listing import Found, Listing, Place, endings
 from sources.opening import SourceFile, ending
-from sources.parquet import parquet_parts, parquet_schema, read_parquet
 from sources.partitions import in_partitions, partitioned
 from sources.rows import Piece, Rows, SourceError, SourceOptions, group_small, unread
-from sources.text import read_documents, read_lines, text_schema
-from sources.webdataset import read_webdataset, webdataset_schema
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pyarrow as pa
 
-from schemas.places import in_store
+from schemas.delta.places import in_store
 from sources.class_names import with_class_names
 from sources.columns import guessed_text, with_columns
 from sources.listing import Place, endings

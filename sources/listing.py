@@ -30,7 +30,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 from pyarrow.fs import FileSelector, FileType
 
-from schemas.places import filesystem, in_bucket, in_store, reason
+from schemas.delta.places import filesystem, in_bucket, in_store, reason
 from sources.opening import ending
 from sources.partitions import NONE, partition_columns, partition_of
 from sources.rows import SourceError, SourceOptions, failure_reason

@@ -9,9 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ["PYTHONPATH"] = (
-    f"{ROOT}{os.pathsep}{ROOT / 'tests'}"  # for Ray's workers and child processes
-)
+os.environ["PYTHONPATH"] = str(ROOT)  # for Ray's workers and child processes
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +24,7 @@ def data_folder():
 @pytest.fixture(scope="session")
 def local_ray():
     """One Ray for all tests of a session."""
-    from jobs.cluster import Cluster
+    from jobs.runtime.ray_cluster import Cluster
 
     cluster = Cluster(None, verbose=False)
     cluster.nodes()
@@ -39,7 +37,7 @@ def digits_clip(request):
     """A small CLIP that knows digits, trained once and kept; see `digits_clip.train`."""
     import hashlib
 
-    import digits_clip
+    from jobs.training import digits_clip
 
     source = Path(digits_clip.__file__).read_bytes()
     folder = request.config.cache.mkdir(f"digits-{hashlib.sha256(source).hexdigest()[:12]}")
@@ -51,7 +49,7 @@ def digits_clip(request):
 @pytest.fixture(scope="session")
 def small_clip(tmp_path_factory):
     """The same, hardly trained: for tests in which a model of images is only a means."""
-    import digits_clip
+    from jobs.training import digits_clip
 
     folder = tmp_path_factory.mktemp("clip")
     digits_clip.train(folder, epochs=1)
@@ -62,14 +60,14 @@ def small_clip(tmp_path_factory):
 def few_rows_here():
     """A module's runs of few rows keep to this process, also where an earlier test's Ray is up."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jobs.cluster.Cluster.is_up", lambda _: False)
+        patch.setattr("jobs.runtime.ray_cluster.Cluster.is_up", lambda _: False)
         yield
 
 
 @pytest.fixture
 def through_ray(local_ray, monkeypatch):
     """Where `few_rows_here` holds, a test that goes through Ray's workers all the same."""
-    monkeypatch.setattr("jobs.cluster.Cluster.is_up", lambda _: True)
+    monkeypatch.setattr("jobs.runtime.ray_cluster.Cluster.is_up", lambda _: True)
 
 
 @pytest.fixture
@@ -77,7 +75,7 @@ def photos(tmp_path):
     """A folder of small images in folders that may be their labels."""
     from PIL import Image
 
-    from tests.pictures import file_of, noise
+    from tests.support.pictures import file_of, noise
 
     folder = tmp_path / "photos"
     for index in range(12):
@@ -109,7 +107,7 @@ def embatch(capfd):
 @pytest.fixture(scope="session")
 def lee(tmp_path_factory):
     """A table of word2vec's words, `lee.txt` beside it."""
-    from tests.word_files import copied, table_at
+    from tests.support.word_files import copied, table_at
 
     folder = tmp_path_factory.mktemp("lee")
     return table_at(folder / "table", copied("word2vec_pre_kv_c", folder / "lee.txt"))
@@ -120,7 +118,7 @@ def lee_kv():
     """The same words, as gensim has them."""
     from gensim.models import KeyedVectors
 
-    from tests.word_files import GENSIM
+    from tests.support.word_files import GENSIM
 
     return KeyedVectors.load_word2vec_format(str(GENSIM / "word2vec_pre_kv_c"))
 
@@ -128,7 +126,7 @@ def lee_kv():
 @pytest.fixture(scope="session")
 def parts(tmp_path_factory):
     """A table of fastText's words, `lee.bin` beside it."""
-    from tests.word_files import copied, table_at
+    from tests.support.word_files import copied, table_at
 
     folder = tmp_path_factory.mktemp("parts")
     return table_at(folder / "table", copied("lee_fasttext_new.bin", folder / "lee.bin"))
@@ -139,7 +137,7 @@ def parts_kv():
     """The same words, as gensim has them."""
     from gensim.models.fasttext import load_facebook_vectors
 
-    from tests.word_files import GENSIM
+    from tests.support.word_files import GENSIM
 
     return load_facebook_vectors(str(GENSIM / "lee_fasttext_new.bin"))
 
@@ -147,7 +145,7 @@ def parts_kv():
 @pytest.fixture
 def royal(tmp_path):
     """A table of six words, `royal.txt` beside it."""
-    from tests.word_files import ROYAL, table_at, written
+    from tests.support.word_files import ROYAL, table_at, written
 
     return table_at(tmp_path / "royal", written(tmp_path / "royal.txt", ROYAL))
 
@@ -155,7 +153,7 @@ def royal(tmp_path):
 @pytest.fixture(scope="session")
 def news(data_folder, tmp_path_factory):
     """A table of the words of a large real model."""
-    from tests.word_files import table_at
+    from tests.support.word_files import table_at
 
     model = data_folder / "word2vec_news" / "vectors.bin"
     return table_at(tmp_path_factory.mktemp("news") / "table", model)

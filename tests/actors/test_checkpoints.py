@@ -11,10 +11,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import actors.checkpoints
-import actors.weights
+import actors.files.weights
 from actors.checkpoints import is_here, resolve
-from actors.engine import Engine, ModelError
-from actors.models import MODELS, ModelSpec
+from actors.engine.engine import Engine
+from actors.models import MODELS, ModelError, ModelSpec
 
 MINILM = "all-MiniLM-L6-v2"
 
@@ -91,7 +91,7 @@ def test_whether_weights_are_here(tiny, monkeypatch):
     assert here[0] == MINILM
     assert here[-1] == "use-multilingual-v3"
     bert = MODELS["bert-base-uncased"]
-    monkeypatch.setattr(actors.weights, "_snapshot", lambda *args, **kwargs: str(tiny))
+    monkeypatch.setattr(actors.files.weights, "_snapshot", lambda *args, **kwargs: str(tiny))
     assert is_here(bert)
     assert actors.checkpoints._find(bert) == str(tiny)
     (tiny / "model.safetensors").unlink()  # only a part is in the cache
@@ -105,7 +105,7 @@ def test_a_failed_fetch_says_why(monkeypatch):
         raise FileNotFoundError("no cache") if cache_only else RuntimeError("no route\nmore")
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(actors.weights, "_snapshot", snapshot)
+    monkeypatch.setattr(actors.files.weights, "_snapshot", snapshot)
     with pytest.raises(ModelError, match="Could not fetch x/y from the hub: no route Check name"):
         resolve("x/y")
 

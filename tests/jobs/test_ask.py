@@ -6,14 +6,13 @@ import pytest
 import torch
 import transformers
 
-from actors.engine import ModelError
-from actors.models import MODELS
-from actors.reader import SpanReader, best_span
+from actors.heads.reader import SpanReader, best_span
+from actors.models import MODELS, ModelError
 from jobs.ask import AskConfig, Asker
 from jobs.cli import main
-from schemas.store import StoreError
-from tests.tables import fill
-from tests.tiny_bert import tiny_bert
+from schemas.delta.store import StoreError
+from tests.support.tables import fill
+from tests.support.tiny_bert import tiny_bert
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),

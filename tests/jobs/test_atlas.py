@@ -16,9 +16,9 @@ import pytest
 
 from jobs.cli import main
 from jobs.export import ExportConfig, run
-from schemas.store import StoreError, Table
-from tests.hash_model import HashModel
-from tests.tables import fill
+from schemas.delta.store import StoreError, Table
+from tests.support.hash_model import HashModel
+from tests.support.tables import fill
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from hash_model import HashModel, vector_of
 
 from jobs import cli, embed
+from tests.support.hash_model import HashModel, vector_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
@@ -337,7 +337,7 @@ def test_wrong_option_values_are_wrong_usage(tmp_path, capsys, options, message)
 HASHED = """
 import sys
 from functools import partial
-from hash_model import HashModel
+from tests.support.hash_model import HashModel
 from jobs import embed
 embed.run = partial(embed.run, model=HashModel(dim=256))
 sys.exit(embed.main(sys.argv[1:]))

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 import tyro
 from deltalake import DeltaTable
-from hash_model import HashModel, vector_of
 
 from jobs import cli
 from jobs.embed import EmbedConfig, run
+from tests.support.hash_model import HashModel, vector_of
 
 TABLE_COMMANDS = ("status", "runs", "failures", "export", "delete", "restore", "vacuum")
 

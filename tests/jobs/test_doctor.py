@@ -5,8 +5,8 @@ import pytest
 
 from jobs import doctor, init
 from jobs.cli import main
-from tests.corpora import declare, model_file, table, write_rows
-from tests.corpora import refresh as run_refresh
+from tests.support.corpora import declare, model_file, table, write_rows
+from tests.support.corpora import refresh as run_refresh
 
 pytestmark = pytest.mark.usefixtures("few_rows_here")
 

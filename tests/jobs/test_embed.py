@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from hash_model import HashEncoder, HashModel, vector_of
 
-from actors import canary
+from actors.worker import canary
 from jobs.embed import EmbedConfig, run
-from jobs.sync import SyncError
+from jobs.sync.loop import SyncError
 from schemas.canary import Canary
 from schemas.columns import SchemaError
-from schemas.store import Table
+from schemas.delta.store import Table
+from tests.support.hash_model import HashEncoder, HashModel, vector_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
@@ -562,7 +562,7 @@ def test_real_news_get_the_vectors_of_sentence_transformers(tmp_path, data_folde
 SLOW = """
 import sys, time
 from functools import partial
-from hash_model import HashModel
+from tests.support.hash_model import HashModel
 from jobs import claim, embed
 release = claim.release
 def late(*arguments):  # Ray would end the process three seconds after a signal that it took for itself

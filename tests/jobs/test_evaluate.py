@@ -12,11 +12,11 @@ from jobs.cli import main
 from jobs.embed import EmbedConfig
 from jobs.embed import run as embed
 from jobs.evaluate import EvaluateConfig, run
-from schemas.embeddings import vectors_of
-from schemas.store import StoreError, Table
+from schemas.delta.store import StoreError, Table
+from schemas.vectors import vectors_of
 from sources.rows import SourceError
-from tests.hash_model import HashModel
-from tests.tables import fill
+from tests.support.hash_model import HashModel
+from tests.support.tables import fill
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),

@@ -13,16 +13,17 @@ from safetensors.numpy import load_file
 from sentence_transformers import SentenceTransformer
 
 from actors.checkpoints import resolve
-from actors.engine import Engine, ModelError
+from actors.engine.engine import Engine
+from actors.models import ModelError
+from jobs.analysis.metrics import separation
 from jobs.cli import main
-from jobs.corpus import Example
 from jobs.finetune import FinetuneConfig, run
-from jobs.labelled import chosen_length, histogram, labelled
-from jobs.metrics import separation
-from schemas.store import StoreError
+from jobs.training.examples import Example
+from jobs.training.labelled import chosen_length, histogram, labelled
+from schemas.delta.store import StoreError
 from sources.rows import SourceError
-from tests.tables import rows_of
-from tests.tiny_bert import tiny_bert
+from tests.support.tables import rows_of
+from tests.support.tiny_bert import tiny_bert
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),

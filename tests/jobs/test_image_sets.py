@@ -10,13 +10,14 @@ import pytest
 from deltalake import DeltaTable
 
 from actors.checkpoints import resolve
-from actors.engine import Engine, ModelError
-from jobs.planning import SyncError
-from schemas.embeddings import vectors_of
-from schemas.store import Table
+from actors.engine.engine import Engine
+from actors.models import ModelError
+from jobs.sync.planning import SyncError
+from schemas.delta.store import Table
+from schemas.vectors import vectors_of
 from sources import SourceOptions, open_source
-from tests.pictures import BROKEN, GOOD, write_broken
-from tests.tables import embed, rows_of
+from tests.support.pictures import BROKEN, GOOD, write_broken
+from tests.support.tables import embed, rows_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
@@ -122,7 +123,9 @@ def test_every_broken_file_has_its_reason(photos, tmp_path, small_clip):
 
 @pytest.mark.skipif(os.name != "posix", reason="links of POSIX")
 def test_every_file_is_in_the_table_or_failed(photos, tmp_path, small_clip, monkeypatch):
-    monkeypatch.setattr("actors.pixels.MAX_PIXELS", 1_000_000)  # the model's images are small
+    monkeypatch.setattr(
+        "actors.images.pixels.MAX_PIXELS", 1_000_000
+    )  # the model's images are small
     (photos / "round").symlink_to(photos, target_is_directory=True)
     files = {name: why for name, why in (write_broken(photos, i) for i in range(20)) if name}
     summary = embed(photos, tmp_path / "t", small_clip / "model", max_failures=1.0)

@@ -7,10 +7,10 @@ import transformers
 from sentence_transformers import SentenceTransformer
 
 from actors.checkpoints import resolve
-from actors.engine import ModelError
+from actors.models import ModelError
 from jobs.cli import main
 from jobs.inspect import InspectConfig, run, word_by_layer
-from tests.tiny_bert import tiny_bert
+from tests.support.tiny_bert import tiny_bert
 
 MINILM = "all-MiniLM-L6-v2"
 RIVER, MONEY = "He sat on the bank of the river.", "The bank lends money to unbelievers."

@@ -4,15 +4,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-import jobs.tiles
-from actors.nearest import nearest
+import jobs.analysis.nearest_on_ray
+from jobs.analysis.nearest import nearest
+from jobs.analysis.nearest_on_ray import nearest_through_ray
 from jobs.cli import main
 from jobs.neighbours import NeighboursConfig, run
-from jobs.tiles import nearest_through_ray
-from schemas.embeddings import vectors_of
-from schemas.store import StoreError, Table
-from tests import tables
-from tests.hash_model import HashModel
+from schemas.delta.store import StoreError, Table
+from schemas.vectors import vectors_of
+from tests.support import tables
+from tests.support.hash_model import HashModel
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
@@ -206,7 +206,7 @@ def test_tiles_through_ray(local_ray, own):
     np.testing.assert_array_equal(found.indices, want.indices)
     np.testing.assert_array_equal(found.similarities, want.similarities)
     assert len(told) == (10 if own else 8)
-    assert jobs.tiles.TILE_ROWS > 64
+    assert jobs.analysis.nearest_on_ray.TILE_ROWS > 64
 
 
 @pytest.mark.parametrize("own", [True, False])

@@ -9,18 +9,18 @@ from sklearn.manifold import TSNE
 from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_info, threadpool_limits
 
-import jobs.maps
+import jobs.analysis.projections
+from jobs.analysis.projections import fit_tsne, judge, place
 from jobs.cli import main
 from jobs.embed import EmbedConfig
 from jobs.embed import run as embed
-from jobs.maps import fit_tsne, judge, place
 from jobs.project import ProjectConfig, run
 from schemas.columns import SchemaError
-from schemas.embeddings import vectors_of
-from schemas.projections import points_of
-from schemas.store import StoreError, Table
-from tests import tables
-from tests.hash_model import HashModel
+from schemas.delta.store import StoreError, Table
+from schemas.tables.projections import points_of
+from schemas.vectors import vectors_of
+from tests.support import tables
+from tests.support.hash_model import HashModel
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
@@ -201,7 +201,7 @@ def test_mistakes_and_corners(tmp_path):
     with pytest.raises(StoreError, match="--refit makes a new map"):
         run(ProjectConfig(table, out, method="pca"))
     assert run(ProjectConfig(table, out, method="pca", refit=True)).n_fitted == 30
-    assert jobs.maps.NEIGHBOURS == 15
+    assert jobs.analysis.projections.NEIGHBOURS == 15
 
 
 def test_the_command(tmp_path, capsys):
@@ -230,7 +230,7 @@ def test_few_points_of_a_tsne_map_are_fitted_by_one_thread(monkeypatch):
         assert {pool["num_threads"] for pool in threadpool_info()} == {2}
     np.testing.assert_array_equal(points, theirs)
     threads.clear()
-    monkeypatch.setattr(jobs.maps, "POINTS_A_THREAD", 10)
-    monkeypatch.setattr(jobs.maps, "cores", lambda: 2)
+    monkeypatch.setattr(jobs.analysis.projections, "POINTS_A_THREAD", 10)
+    monkeypatch.setattr(jobs.analysis.projections, "cores", lambda: 2)
     fit_tsne(vectors, 2, seed=3)
     assert set(threads) == {2}

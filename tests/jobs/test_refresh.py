@@ -15,18 +15,20 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from jobs import claim, refresh, switch
-from jobs.claim import TableBusy
-from jobs.declared import read_corpus
+from jobs import refresh
 from jobs.embed import EmbedConfig
 from jobs.embed import run as run_embed
+from jobs.refreshing import model_switch
+from jobs.refreshing.corpus_file import read_corpus
 from jobs.restore import RestoreConfig
 from jobs.restore import run as restore
-from schemas.embeddings import vectors_of
-from schemas.failures import FailureLog
-from schemas.store import Table
-from tests.corpora import declare, model_file, row, states, table, write_rows
-from tests.corpora import refresh as run
+from schemas.delta import claim
+from schemas.delta.claim import TableBusy
+from schemas.delta.store import Table
+from schemas.tables.failures import FailureLog
+from schemas.vectors import vectors_of
+from tests.support.corpora import declare, model_file, row, states, table, write_rows
+from tests.support.corpora import refresh as run
 
 FOLLOW_UPS = """
 [neighbours.near]
@@ -317,7 +319,7 @@ def test_a_switch_that_dies_on_its_way_is_made_good(tmp_path, monkeypatch, at):
     with monkeypatch.context() as patch:
         keep = FailureLog.keep
         if at == "embedded":
-            patch.setattr(switch, "_switch", die)
+            patch.setattr(model_switch, "_switch", die)
         elif at == "copied":
             patch.setattr(Table, "overwrite", die)
         elif at == "failures":  # of the table itself
@@ -325,11 +327,11 @@ def test_a_switch_that_dies_on_its_way_is_made_good(tmp_path, monkeypatch, at):
                 FailureLog, "keep", lambda log, *a: keep(log, *a) if ".next" in log.uri else die()
             )
         elif at == "switched":
-            patch.setattr(switch, "clear", die)
+            patch.setattr(model_switch, "clear", die)
         else:  # between the log and the files
-            patch.setattr("schemas.versions.OURS", Dying())
+            patch.setattr("schemas.delta.versions.OURS", Dying())
         with pytest.raises(Died), contextlib.chdir(tmp_path):
-            switch.embed_anew(read_corpus(path).steps[0].config)
+            model_switch.embed_anew(read_corpus(path).steps[0].config)
     held = table(tmp_path, "articles").read(["id", "embedding"])
     assert sorted(held["id"].to_pylist()) == [f"d{i:05}" for i in range(40)]
     assert {len(v) for v in held["embedding"].to_pylist()} in ({8}, {6})
@@ -419,9 +421,9 @@ def test_a_claim_is_renewed_while_a_step_takes_long(tmp_path, monkeypatch):
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
 def test_a_refresh_that_is_stopped_or_killed_is_made_good(tmp_path, signum):
     path = declare(tmp_path, FOLLOW_UPS)
-    slow = "import jobs.sync, time; old = jobs.sync.Sync._finish\n"
+    slow = "import jobs.sync.loop, time; old = jobs.sync.loop.Sync._finish\n"
     slow += "def finish(*a):\n    print('embedded', flush=True); time.sleep(3); return old(*a)\n"
-    slow += "jobs.sync.Sync._finish = finish\nimport jobs.refresh; raise SystemExit("
+    slow += "jobs.sync.loop.Sync._finish = finish\nimport jobs.refresh; raise SystemExit("
     slow += f"jobs.refresh.main([{str(path)!r}]))"
     with subprocess.Popen([sys.executable, "-c", slow], stdout=subprocess.PIPE) as child:
         child.stdout.readline()

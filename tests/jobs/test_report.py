@@ -7,9 +7,9 @@ import pytest
 
 from jobs.cli import main
 from jobs.report import ReportConfig, run
-from schemas.store import StoreError
-from tests import tables as made
-from tests.hash_model import HashModel
+from schemas.delta.store import StoreError
+from tests.support import tables as made
+from tests.support.hash_model import HashModel
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),

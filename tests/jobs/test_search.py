@@ -4,13 +4,13 @@ import shutil
 
 import pytest
 
-from actors.engine import ModelError
+from actors.models import ModelError
 from jobs.cli import main
 from jobs.embed import EmbedConfig
 from jobs.embed import run as embed
 from jobs.search import Search, SearchConfig
-from schemas.store import StoreError
-from tests.hash_model import HashModel
+from schemas.delta.store import StoreError
+from tests.support.hash_model import HashModel
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),

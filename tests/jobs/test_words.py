@@ -9,10 +9,19 @@ from transformers import AutoTokenizer
 
 from actors.checkpoints import resolve
 from jobs.words import NO_DIRECTION, NOT_TEXT
-from schemas.embeddings import vectors_of
-from schemas.store import Table
-from tests.tables import jsonl, reasons
-from tests.word_files import GENSIM, assert_holds, copied, raw, says, table_at, words_of, written
+from schemas.delta.store import Table
+from schemas.vectors import vectors_of
+from tests.support.tables import jsonl, reasons
+from tests.support.word_files import (
+    GENSIM,
+    assert_holds,
+    copied,
+    raw,
+    says,
+    table_at,
+    words_of,
+    written,
+)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),

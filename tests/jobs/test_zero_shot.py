@@ -14,9 +14,9 @@ from jobs.embed import EmbedConfig
 from jobs.zero_shot import ClassError, ZeroShotConfig
 from jobs.zero_shot import run as zero_shot
 from schemas.columns import SchemaError
-from schemas.embeddings import Fingerprint
-from schemas.store import StoreError, Table
-from tests.tables import embed, fill, rows_of
+from schemas.delta.store import StoreError, Table
+from schemas.tables.embeddings import Fingerprint
+from tests.support.tables import embed, fill, rows_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),

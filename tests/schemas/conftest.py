@@ -4,9 +4,10 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from hypothesis import settings
 
-from schemas.embeddings import Fingerprint, table_schema, vector_column
-from schemas.fragments import Fragment, write_rows
-from schemas.store import Table
+from schemas.delta.fragments import Fragment, write_rows
+from schemas.delta.store import Table
+from schemas.tables.embeddings import Fingerprint, table_schema
+from schemas.vectors import vector_column
 
 settings.register_profile("no deadline", deadline=None)  # machines are shared
 settings.load_profile("no deadline")

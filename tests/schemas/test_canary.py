@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from schemas.canary import MOST_DISTANCE, Canary
-from schemas.embeddings import Fingerprint
+from schemas.tables.embeddings import Fingerprint
 
 ONE = Canary("texts 1", np.array([[1, 0], [0, 2], [np.nan, np.nan]], np.float32), "torch 2")
 

@@ -297,7 +297,7 @@ def test_only_equality_of_hashes_matters(source, stored, new_words):
 
 @dataclass
 class Run:
-    """A table in lists, changed as workers and waves change the real one; see jobs/waves.py."""
+    """A table in lists, changed as workers and waves change the real one; see jobs/sync/commits.py."""
 
     source: list
     files: list
@@ -316,7 +316,7 @@ class Run:
         return plan
 
     def sync(self, *, replace, prune, wave_rows):
-        """As `jobs.sync` does: rows that were deferred are planned again until none is.
+        """As `jobs.sync.loop` does: rows that were deferred are planned again until none is.
 
         To replace is to take no file for current but those that this run has written.
         """

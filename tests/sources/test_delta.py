@@ -10,9 +10,9 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from xxhash import xxh3_128_hexdigest
 
-from schemas.embeddings import Fingerprint, table_schema
-from schemas.fragments import Fragment
-from schemas.store import Table
+from schemas.delta.fragments import Fragment
+from schemas.delta.store import Table
+from schemas.tables.embeddings import Fingerprint, table_schema
 from sources import SourceError, SourceOptions, open_source
 from sources.delta import DeltaSource
 
@@ -93,7 +93,7 @@ def test_columns_that_came_later_are_null_in_older_files(tmp_path, read):
 
 
 def test_files_need_no_ending_and_are_cut_by_row_groups(tmp_path, read, monkeypatch):
-    monkeypatch.setattr("sources.parquet.PIECE_ROWS", 2)
+    monkeypatch.setattr("sources.formats.parquet.PIECE_ROWS", 2)
     pq.write_table(pa.table({"text": list("abc")}), tmp_path / "000000_0", row_group_size=1)
     fields = [{"name": "text", "type": "string", "nullable": True, "metadata": {}}]
     written_by_hand(tmp_path, fields, add={"path": "000000_0", "partitionValues": {}})

@@ -1,0 +1,127 @@
+"""Any text encoder, hosted by the modules that sentence-transformers or transformers have for it.
+
+The way for what `actors.kernels.packed` does not know. Micro-batches are padded on the right. torch,
+transformers and sentence-transformers are imported when a network is made, not with this file.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from actors.files.layout import Layout
+from actors.files.loading import checked_loading
+from actors.models import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class PaddedModules:
+    """A network of somebody else's modules; called with token ids, it gives one vector a text.
+
+    Attributes:
+        tokenizer: The one that the modules take their ids from.
+        shape: (in, out) features of its largest layer, about.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        pooling: str | None = None,
+        prompt: str = "",
+    ) -> None:
+        """Load the weights.
+
+        Args:
+            layout: A model folder.
+            device: As torch names it.
+            dtype: Of the transformer, as torch names it; what follows it is computed in float32.
+            pooling: For a folder that names none; None takes the default.
+            prompt: What precedes each text, for poolings that leave it out.
+
+        Raises:
+            ModelError: Weights are missing, or it is no text encoder.
+        """
+        import torch
+
+        modules = load_modules(layout, device)
+        first = modules[0]
+        if getattr(first, "module_output_name", "token_embeddings") != "token_embeddings":
+            raise ModelError(
+                f"{layout.folder} is not a text encoder: it gives no token embeddings."
+            )
+        if "message" in getattr(first, "modality_config", {}):
+            raise ModelError(f"{layout.folder} renders texts as chat messages, not hosted.")
+        if pooling is not None:
+            modules[1].pooling_mode = pooling
+        modules.eval()
+        first.to(getattr(torch, dtype))
+        self.tokenizer = modules.tokenizer
+        self._modules, self._device = modules, device
+        self._pad_id = self.tokenizer.pad_token_id or 0
+        self._type_ids = "token_type_ids" in self.tokenizer.model_input_names
+        self._prompt_tokens = _prompt_tokens(self.tokenizer, prompt)
+        embedded = {id(weight) for weight in first.model.get_input_embeddings().parameters()}
+        weights = (weight.numel() for weight in modules.parameters() if id(weight) not in embedded)
+        self._flops_a_token: float = 2.0 * sum(weights)
+        config = first.model.config
+        self.shape = config.hidden_size, getattr(config, "intermediate_size", config.hidden_size)
+
+    def flops(self, lengths: np.ndarray) -> float:
+        """Floating point operations, about: two a weight and token; attention is left out."""
+        return self._flops_a_token * float(lengths.sum())
+
+    def __call__(self, ids: list[list[int]]) -> "torch.Tensor":
+        """Vectors (n, dim) float32 on the device, in order."""
+        import torch
+
+        # Always on the right: padding on the left would shift positions that count from the start.
+        width = max(map(len, ids))
+        tokens = np.full((len(ids), width), self._pad_id, dtype=np.int64)
+        mask = np.zeros((len(ids), width), dtype=np.int64)
+        for row, text in enumerate(ids):
+            tokens[row, : len(text)] = text
+            mask[row, : len(text)] = 1
+        features: dict[str, Any] = {
+            "modality": "text",
+            "input_ids": torch.from_numpy(tokens).to(self._device),
+            "attention_mask": torch.from_numpy(mask).to(self._device),
+        }
+        if self._type_ids:
+            features["token_type_ids"] = torch.zeros_like(features["input_ids"])
+        if self._prompt_tokens:
+            features["prompt_length"] = self._prompt_tokens
+        first, *behind = self._modules
+        features = first(features)
+        features["token_embeddings"] = features["token_embeddings"].float()
+        for module in behind:
+            features = module(features)
+        vectors: torch.Tensor = features["sentence_embedding"]
+        return vectors
+
+
+def load_modules(layout: Layout, device: str = "cpu") -> Any:  # noqa: ANN401
+    """A folder as a SentenceTransformer in float32; the transformer comes first.
+
+    Raises:
+        ModelError: Weights are missing.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    with checked_loading(layout.folder):
+        return SentenceTransformer(
+            str(layout.folder),
+            device=device,
+            model_kwargs={"dtype": torch.float32, "use_safetensors": True},
+            local_files_only=True,
+        )
+
+
+def _prompt_tokens(tokenizer: Any, prompt: str) -> int:  # noqa: ANN401
+    """Tokens that a pooling without the prompt leaves out, counted as sentence-transformers does."""
+    ids = tokenizer(prompt)["input_ids"] if prompt else []
+    return len(ids) - 1 if ids and ids[-1] in tokenizer.all_special_ids else len(ids)

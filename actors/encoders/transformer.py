@@ -1,0 +1,171 @@
+"""Host any text encoder in the layout of sentence-transformers or transformers.
+
+Reads a folder (config, tokenizer, safetensors); gives vectors equal to
+`SentenceTransformer(folder).encode(texts, prompt=prompt, normalize_embeddings=normalize)`. The BERT
+family runs without padding (`actors.kernels.packed`), anything else on the modules that
+sentence-transformers has for it (`actors.encoders.modules`). torch is imported when an encoder is made, not
+with this file, so that folders can be read without it.
+
+    TransformerEncoder(folder).forward([[101, 7592, 102]])
+"""
+
+import copy
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actors.engine.engine import Tokens
+from actors.engine.hardware import DTYPES, cores, matmul_ceiling, on_lane, on_threads, setup_for
+from actors.files.layout import read_layout
+from actors.files.settings import is_packable
+from actors.models import ModelError
+
+LONG_TEXT_CHARS = 100_000  # beyond it a prefix is tokenised first
+WORD_BOUNDARY = re.compile(r"\S\s+\S")
+
+
+class TransformerEncoder:
+    """A text encoder on one device.
+
+    Attributes:
+        dim: Length of a vector.
+        max_tokens: Tokens after which a text is cut, special tokens included.
+        setup: How it computes.
+        shape: (in, out) features of its largest layer.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        precision: str = "fp32",
+        max_tokens: int | None = None,
+        prompt: str = "",
+        pooling: str | None = None,
+        normalize: bool = True,
+    ) -> None:
+        """Load the weights.
+
+        Args:
+            folder: A model folder.
+            device: As torch names it.
+            threads: For torch and the tokenizer; None takes the machine's.
+            precision: "fp32", "bf16" or "fp16".
+            max_tokens: None takes the model's own.
+            prompt: Put before each text.
+            pooling: For a folder that names none; None takes the default of sentence-transformers.
+            normalize: Whether to give unit rows.
+
+        Raises:
+            ModelError: See `read_layout`; or weights are missing, or the tokenizer is a slow one.
+        """
+        layout = read_layout(folder)
+        if pooling is not None and (not layout.plain or layout.is_dpr):
+            raise ModelError(f"{folder} has its own pooling, {layout.pooling}; leave pooling out.")
+        threads = threads or cores()
+        # Read once, when the tokenizer's thread pool starts.
+        os.environ["RAYON_NUM_THREADS"] = str(threads)
+        os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
+        from actors.encoders.clip import PackedClipText
+        from actors.encoders.modules import PaddedModules
+        from actors.kernels.packed import PackedBert
+
+        network: PackedBert | PackedClipText | PaddedModules
+        dtype = DTYPES[precision]
+        if layout.is_clip or is_packable(layout, pooling, prompt=bool(prompt)):
+            from transformers import AutoTokenizer
+
+            self.setup = setup_for(device, precision, threads, packed=True)
+            with on_threads(self.setup):  # layouts of weights are tried, as they will be used
+                if layout.is_clip:
+                    network = PackedClipText(layout, device=device, dtype=dtype)
+                else:
+                    network = PackedBert(layout, device=device, dtype=dtype, pooling=pooling)
+            tokenizer = AutoTokenizer.from_pretrained(layout.modules[0][1], local_files_only=True)
+        else:
+            self.setup = setup_for(device, precision, threads, packed=False)
+            network = PaddedModules(
+                layout, device=device, dtype=dtype, pooling=pooling, prompt=prompt
+            )
+            tokenizer = network.tokenizer
+        self._network, self.shape = network, network.shape
+        if not getattr(tokenizer, "is_fast", False):
+            raise ModelError(f"{folder} has no fast tokenizer: save it with a tokenizer.json.")
+        self.max_tokens = layout.max_tokens if max_tokens is None else max_tokens
+        self._tokenizer = copy.deepcopy(tokenizer.backend_tokenizer)
+        self._tokenizer.no_padding()
+        n_special = self._tokenizer.num_special_tokens_to_add(False)
+        if not n_special < self.max_tokens <= layout.positions:
+            raise ModelError(
+                f"max_tokens is {self.max_tokens}, expected {n_special + 1} to {layout.positions}."
+            )
+        self._whole = copy.deepcopy(self._tokenizer)
+        self._whole.no_truncation()
+        self._tokenizer.enable_truncation(self.max_tokens, direction=tokenizer.truncation_side)
+        self._cut_right = tokenizer.truncation_side == "right"
+        self._splits = _splits_at_spaces(self._tokenizer)
+        takes_types = "token_type_ids" in tokenizer.model_input_names
+        if takes_types and any(self._tokenizer.encode("a").type_ids):
+            raise ModelError(f"{folder} marks a single text with token types, which is not hosted.")
+        self._prompt = prompt
+        self._truncate_dim = layout.settings.get("truncate_dim")
+        self._normalize = normalize
+        self.dim = self.forward(self.tokenize(["a"]).ids).shape[1]
+
+    def tokenize(self, texts: list[str]) -> Tokens:
+        """Token ids of the texts, with the prompt and special tokens, cut at max_tokens."""
+        texts = [self._prompt + text for text in texts] if self._prompt else texts
+        short = [text[:LONG_TEXT_CHARS] for text in texts]
+        encodings = self._tokenizer.encode_batch_fast(short)
+        for row, (text, prefix) in enumerate(zip(texts, short, strict=True)):
+            if len(prefix) < len(text) and not self._is_enough(prefix):
+                encodings[row] = self._tokenizer.encode(text)
+        truncated = np.fromiter((bool(e.overflowing) for e in encodings), bool, len(encodings))
+        return Tokens([e.ids for e in encodings], truncated)
+
+    def forward(self, ids: list[list[int]]) -> np.ndarray:
+        """Vectors of one micro-batch: (n, dim) float32, in order, unit rows if normalising."""
+        import torch
+
+        with torch.inference_mode(), on_lane(self.setup):
+            vectors = self._network(ids)[:, : self._truncate_dim].float()
+            if self._normalize:
+                vectors = torch.nn.functional.normalize(vectors, dim=1)
+            out: np.ndarray = vectors.cpu().numpy()
+        return out
+
+    def flops(self, lengths: np.ndarray) -> float:
+        """Floating point operations of the matrix products for texts of so many tokens."""
+        return self._network.flops(lengths)
+
+    def ceiling(self) -> float:
+        """Floating point operations a second of the largest layer's products, measured."""
+        return matmul_ceiling(self.setup, self.shape)
+
+    def spans(self, text: str) -> np.ndarray:
+        """Character offsets (n_tokens, 2) int64 of the tokens: no prompt, no special ones, uncut."""
+        offsets = self._whole.encode(text, add_special_tokens=False).offsets
+        return np.array(offsets, dtype=np.int64).reshape(-1, 2)
+
+    def _is_enough(self, prefix: str) -> bool:
+        """Whether a prefix surely gives the same first tokens as the whole text.
+
+        It does if words are tokenised one by one, and a word begins and ends between the last
+        token kept and the cut.
+        """
+        encoding = self._tokenizer.encode(prefix)
+        if not (self._splits and self._cut_right and encoding.overflowing):
+            return False
+        end = max((end for _, end in encoding.offsets), default=0)
+        return WORD_BOUNDARY.search(prefix, end) is not None
+
+
+def _splits_at_spaces(tokenizer: Any) -> bool:  # noqa: ANN401
+    """Whether words are tokenised each for itself."""
+    splitter = tokenizer.pre_tokenizer
+    return splitter is not None and len(splitter.pre_tokenize_str("a b")) > 1

@@ -1,0 +1,1 @@
+"""The engine: batches by tokens, precision, devices."""

@@ -1,0 +1,292 @@
+"""What the files of a model folder say, read without torch and without the weights.
+
+read_layout("models/all-MiniLM-L6-v2").dim
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from actors.files.defaults import BERTS, CLIP_TOWERS, DISTILBERT_NAMES
+from actors.models import ModelError
+
+PICKLES = ("pytorch_model*.bin", "*.pt", "*.ckpt")
+ADAPTERS = ("adapter_config.json", "adapter_model*.safetensors", "adapter_model*.bin")
+TOKENIZER_FILES = (
+    *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "sentence_*_config.json"),
+    *("vocab.*", "merges.txt", "*.model"),
+)
+# Their learned positions begin after the padding index.
+OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl")
+CORPUS_PROMPTS = ("document", "passage", "corpus")  # as in encode_document
+LEGACY_POOLING = {  # settings of sentence-transformers before 6, in its order
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+UNLIMITED = 1 << 20  # tokens, where neither tokenizer nor positions set a limit
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the files of a model folder say, weights unread.
+
+    Attributes:
+        folder: The model's folder.
+        modules: Class name, folder and settings of each module; the transformer comes first.
+        config: Of the transformer, config.json.
+        settings: Of the whole, config_sentence_transformers.json.
+        plain: Whether the folder is transformers' own and says nothing of pooling.
+    """
+
+    folder: Path
+    modules: list[tuple[str, Path, dict[str, Any]]]
+    config: dict[str, Any]
+    settings: dict[str, Any]
+    plain: bool
+
+    @property
+    def is_dpr(self) -> bool:
+        """Whether the vector is the output of one of DPR's two encoders."""
+        return self.plain and self.config.get("model_type") == "dpr"
+
+    @property
+    def is_clip(self) -> bool:
+        """Whether the folder holds CLIP's two towers, for texts and for images."""
+        return self.config.get("model_type") == "clip"
+
+    @property
+    def is_resnet(self) -> bool:
+        """Whether the folder holds a ResNet, which embeds images alone."""
+        return self.config.get("model_type") == "resnet"
+
+    @property
+    def modality(self) -> str:
+        """What the model embeds: "text", "image" or "text and image"."""
+        return "image" if self.is_resnet else "text and image" if self.is_clip else "text"
+
+    @property
+    def pooling(self) -> str:
+        """Pooling modes, joined by "+"; for a plain folder the default of sentence-transformers."""
+        for kind, _, settings in self.modules:
+            if kind == "Pooling":
+                return "+".join(pooling_modes(settings))
+        causal = str((self.config.get("architectures") or [""])[0]).endswith("ForCausalLM")
+        if self.is_dpr:
+            return "cls"
+        return "lasttoken" if causal and self.config.get("is_causal", True) else "mean"
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        config = self.config
+        if self.is_clip:
+            return int(config.get("projection_dim", 512))
+        if self.is_resnet:
+            return int(config["hidden_sizes"][-1])
+        hidden = config.get("hidden_size") or config.get("dim") or config.get("d_model") or 0
+        dim = int(hidden)
+        if self.is_dpr:
+            dim = int(config.get("projection_dim") or hidden)
+        for kind, _, settings in self.modules:
+            if kind == "Pooling":
+                width = settings.get(
+                    "embedding_dimension", settings.get("word_embedding_dimension")
+                )
+                dim = int(width or hidden) * len(pooling_modes(settings))
+            elif kind == "Dense":
+                dim = int(settings["out_features"])
+        return min(dim, int(self.settings.get("truncate_dim") or dim))
+
+    @property
+    def positions(self) -> int:
+        """The most tokens that the transformer has positions for."""
+        texts = self.config["text_config"] if self.is_clip else self.config
+        n = texts.get("max_position_embeddings") or UNLIMITED
+        offset = self.config.get("model_type") in OFFSET_POSITIONS
+        return int(n) - (int(self.config.get("pad_token_id", 1)) + 1 if offset else 0)
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens after which the model's authors cut a text."""
+        _, folder, settings = self.modules[0]
+        tokenizer = _read_json(folder / "tokenizer_config.json")
+        said = settings.get("max_seq_length") or tokenizer.get("model_max_length") or UNLIMITED
+        return int(min(said, self.positions))
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """Prompts by name, the one for a corpus first; empty where a corpus takes none."""
+        prompts = {k: v for k, v in (self.settings.get("prompts") or {}).items() if v is not None}
+        named = (self.settings.get("default_prompt_name"), *CORPUS_PROMPTS)
+        first = next((name for name in named if name in prompts), None)
+        return ({first: prompts[first]} if first else {"none": ""}) | prompts if prompts else {}
+
+    def weight_files(self) -> dict[str, list[Path]]:
+        """The safetensors files of each module that has weights, by its place and kind."""
+        files = {f"{i} {kind}": _safetensors(at) for i, (kind, at, _) in enumerate(self.modules)}
+        return {module: found for module, found in files.items() if found}
+
+    def tokenizer_files(self) -> list[Path]:
+        """The files that decide which tokens a text becomes."""
+        folder = self.modules[0][1]
+        return sorted({path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)})
+
+
+def read_layout(folder: str | Path) -> Layout:
+    """Read and check a model folder without its weights.
+
+    Raises:
+        ModelError: The folder is missing, incomplete, needs pickle, or holds no text encoder.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise ModelError(f"Model folder {root} does not exist.")
+    refuse_adapters(root)
+    listed = _read_json(root / "modules.json") or [{"type": "Transformer", "path": ""}]
+    modules = []
+    for module in listed:
+        kind, at = module["type"].rsplit(".", 1)[-1], root / module["path"]
+        modules.append((kind, at, _module_settings(kind, at)))
+    first, at, _ = modules[0]
+    if first == "StaticEmbedding":
+        raise ModelError(
+            f"{root} is a StaticEmbedding of sentence-transformers: one vector a token and no network"
+            " behind them. Such models are not hosted yet; give a transformer."
+        )
+    if first not in ("Transformer", "CLIPModel"):
+        raise ModelError(
+            f"{root} is not a text encoder that can be hosted: it begins with {first}."
+        )
+    config = _read_json(at / "config.json")
+    if not config:
+        raise ModelError(f"{root} is no model folder: {at / 'config.json'} is missing.")
+    kind = str(config.get("model_type"))
+    if kind == "clip":
+        config = config | {
+            name: {key: _tower(config, name).get(key, value) for key, value in known.items()}
+            for name, known in CLIP_TOWERS.items()
+        }
+    elif kind in BERTS:
+        renamed = DISTILBERT_NAMES if kind == "distilbert" else {}
+        config = BERTS[kind] | {renamed.get(key, key): value for key, value in config.items()}
+    elif kind.startswith("siglip"):
+        raise ModelError(
+            f"{root} is a SigLIP model ({kind}). Of models with towers for texts and images only CLIP is"
+            " hosted yet; give a CLIP."
+        )
+    elif "vision_config" in config or kind.startswith("clip"):
+        raise ModelError(f"{root} is not a text encoder: it is a {kind} model.")
+    settings = _read_json(root / "config_sentence_transformers.json")
+    made_for = settings.get("model_type", "SentenceTransformer")
+    if made_for != "SentenceTransformer":
+        raise ModelError(f"{root} is not a text encoder: it was saved as a {made_for}.")
+    layout = Layout(root, modules, config, settings, not (root / "modules.json").exists())
+    if layout.is_clip and {name for name, _, _ in modules[1:]} - {"Normalize"}:
+        raise ModelError(f"{root} has modules behind CLIP's towers, which is not hosted.")
+    if layout.is_dpr:
+        dpr_class(layout)
+    for kind, at, _ in modules:
+        needs = kind in ("Transformer", "CLIPModel", "Dense") or _pickles(at)
+        if needs and not _safetensors(at):
+            raise ModelError(_no_weights(at))
+    if not layout.is_resnet and not any(
+        p.name.startswith(("tokenizer.", "vocab.")) or p.suffix == ".model"
+        for p in layout.tokenizer_files()
+    ):
+        raise ModelError(f"{root} has no tokenizer: expected tokenizer.json or a vocabulary.")
+    return layout
+
+
+def refuse_adapters(folder: Path) -> None:
+    """Refuse a folder with an adapter in it, since its vectors would be those of the bare weights.
+
+    Checkpoints of a training are left alone: nobody loads them with the folder.
+
+    Raises:
+        ModelError: There is one; the message says how to merge it.
+    """
+    for path in sorted(path for name in ADAPTERS for path in folder.rglob(name)):
+        place = path.relative_to(folder)
+        if any(part.startswith("checkpoint-") for part in place.parts):
+            continue
+        told = _read_json(path.parent / "adapter_config.json")
+        base = told.get("base_model_name_or_path") if isinstance(told, dict) else None
+        raise ModelError(
+            f"{folder} holds an adapter ({place}), which embatch does not apply. Merge it into"
+            f" {base or 'its base model'}: in Python, with peft, m ="
+            f" AutoPeftModelForFeatureExtraction.from_pretrained({str(path.parent)!r}), then"
+            " m.merge_and_unload().save_pretrained(NEW_FOLDER); put the tokenizer's files beside it and"
+            " give NEW_FOLDER. If the weights are meant without it, move it out of the folder."
+        )
+
+
+def _read_json(path: Path) -> Any:  # noqa: ANN401
+    """A JSON file's content, {} if there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON: {error}. Download the model again.") from error
+
+
+def _tower(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a CLIP's config says of one tower; early files say it twice, and the second one counts."""
+    return config.get(f"{name}_dict") or config.get(name) or {}
+
+
+def _module_settings(kind: str, folder: Path) -> dict[str, Any]:
+    """A module's own settings; the transformer's are sentence-transformers' about it."""
+    first = kind in ("Transformer", "CLIPModel")
+    names = sorted(folder.glob("sentence_*_config.json")) if first else []
+    path = names[0] if names else folder / "config.json"
+    return {} if first and not names else dict(_read_json(path))
+
+
+def pooling_modes(settings: dict[str, Any]) -> list[str]:
+    """Names of the pooling modes, from the settings of any version of sentence-transformers."""
+    modes = settings.get("pooling_mode")
+    if modes:
+        return [modes] if isinstance(modes, str) else list(modes)
+    return [mode for key, mode in LEGACY_POOLING.items() if settings.get(key)] or ["mean"]
+
+
+def _safetensors(folder: Path) -> list[Path]:
+    """The safetensors files of one module, in one piece or in shards; empty if there are none."""
+    whole = folder / "model.safetensors"
+    if whole.is_file():
+        return [whole]
+    index = _read_json(folder / "model.safetensors.index.json")
+    return [folder / name for name in sorted(set(index.get("weight_map", {}).values()))]
+
+
+def _pickles(folder: Path) -> list[Path]:
+    return [path for pattern in PICKLES for path in folder.glob(pattern)]
+
+
+def _no_weights(folder: Path) -> str:
+    """What to tell who gave a folder without safetensors."""
+    if not _pickles(folder):
+        return f"{folder} has no weights: expected model.safetensors."
+    return (
+        f"{folder} has its weights only as pickle, which can run code; model.safetensors is needed."
+        " If you trust the file: in Python, SentenceTransformer(FOLDER).save_pretrained(NEW_FOLDER)"
+        " of sentence-transformers writes it (for DPR, DPRContextEncoder or DPRQuestionEncoder of"
+        " transformers, and its tokenizer)."
+    )
+
+
+def dpr_class(layout: Layout) -> str:
+    """Which of DPR's encoders a folder holds; AutoModel takes each for the question encoder."""
+    names = layout.config.get("architectures") or []
+    if names not in (["DPRContextEncoder"], ["DPRQuestionEncoder"]):
+        raise ModelError(
+            f"{layout.folder} is not a text encoder: its config.json names {names or 'no class'},"
+            " expected DPRContextEncoder or DPRQuestionEncoder."
+        )
+    return str(names[0])

@@ -1,0 +1,1 @@
+"""Networks with a task of their own: classifiers, readers of answers."""

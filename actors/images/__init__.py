@@ -1,0 +1,1 @@
+"""Image files opened within bounds, and made into the pixels that a model takes."""

@@ -1,0 +1,66 @@
+"""What travels between the driver and the workers: due rows to them, reports from them.
+
+Vectors never do. A window of due rows is DUE_FIELDS, ITEM_FIELDS of what is embedded, then the
+source's other columns as the table holds them.
+"""
+
+import pyarrow as pa
+
+from schemas.tables.embeddings import IMAGE_TYPE
+
+FAILED = pa.struct(
+    [
+        ("id", pa.string()),
+        ("content_hash", pa.string()),
+        ("source_file", pa.string()),
+        ("position", pa.int64()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+        ("at", pa.uint64()),  # `schemas.plan.DUE`: which row of the source was due here
+        ("planned_id", pa.uint64()),  # and its id
+    ]
+)
+REPORT = pa.schema(
+    [
+        ("group", pa.int32()),
+        ("name", pa.string()),  # null where no row of the group could be embedded
+        ("size_bytes", pa.int64()),
+        ("n_rows", pa.int64()),
+        ("n_due", pa.int64()),
+        ("n_tokens", pa.int64()),
+        ("n_truncated", pa.int64()),
+        ("n_unknown", pa.int64()),  # words without a vector
+        ("seconds", pa.float64()),  # that the window took, loading left out
+        ("n_computed", pa.int64()),  # tokens, padding included
+        ("flops", pa.float64()),
+        ("busy_seconds", pa.float64()),
+        ("ceiling", pa.float64()),  # FLOP/s that matrix products reach in this worker
+        ("precision", pa.string()),  # null where nothing was embedded
+        ("token_budget", pa.int64()),
+        ("remarks", pa.list_(pa.string())),
+        ("canary", pa.string()),  # `schemas.canary`; null before a model is loaded
+        ("failures", pa.list_(FAILED)),
+    ]
+)
+PIXELS = "due:pixels"
+ITEM_FIELDS = {
+    "text": (pa.field("text", pa.string()),),
+    # Pixels are what the model takes, (height, width, 3) uint8; null where it need not be asked.
+    "image": (pa.field("image", IMAGE_TYPE), pa.field(PIXELS, pa.large_binary())),
+}
+DUE_FIELDS = (
+    pa.field("id", pa.string()),
+    pa.field("content_hash", pa.binary(16)),
+    pa.field("row_hash", pa.uint64()),
+    pa.field("due:at", pa.uint64()),
+    pa.field("due:source_file", pa.string()),
+    pa.field("due:position", pa.int64()),
+    pa.field("due:action", pa.uint8()),
+    pa.field("due:group", pa.int32()),
+    pa.field("due:id", pa.uint64()),
+    pa.field("due:from_file", pa.string()),
+    pa.field("due:from_position", pa.uint32()),
+    pa.field("due:from_count", pa.uint32()),
+    pa.field("due:stage", pa.string()),  # with `reason`, where the row failed before it came here
+    pa.field("due:reason", pa.string()),
+)

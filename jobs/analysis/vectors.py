@@ -1,0 +1,145 @@
+"""Tables of vectors as follow-up jobs read them: opened, compared by space, in the order of ids."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.runtime.command import table_uri
+from schemas.columns import labels_as_text
+from schemas.delta.fragments import Fragment, without
+from schemas.delta.store import StoreError, Table
+from schemas.tables.embeddings import Fingerprint, what_differs
+from schemas.vectors import vectors_of
+
+MEMORY_SHARE = 0.25  # of what is free; larger tables lie in a temporary file
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """A table's vectors.
+
+    Attributes:
+        ids: n strings, sorted; what is derived depends on the rows and not on the files.
+        vectors: (n, dim) float32.
+    """
+
+    ids: pa.Array
+    vectors: np.ndarray
+
+
+def open_vectors(place: str, options: Mapping[str, str]) -> tuple[Table, Fingerprint]:
+    """A table of vectors, and what they are.
+
+    Raises:
+        StoreError: there is none.
+    """
+    table = Table.open(table_uri(place), options)
+    fingerprint = None if table is None else Fingerprint.of(table.schema)
+    if table is None or fingerprint is None:
+        raise StoreError(
+            f"There is no table of vectors at {place}. `embatch embed SOURCE {place} --model MODEL`"
+            " makes one."
+        )
+    return table, fingerprint
+
+
+def refuse_two_spaces(place: str, one: Fingerprint, other_place: str, other: Fingerprint) -> None:
+    """Stop where vectors cannot be compared.
+
+    Raises:
+        StoreError: they are of two spaces.
+    """
+    if (one.space, one.dim) != (other.space, other.dim):
+        why = f" ({what_differs(one, other)})" if one.model == other.model else ""
+        raise StoreError(
+            f"{place} holds vectors of {one.model}, {other_place} of {other.model}{why}: two spaces,"
+            " whose vectors cannot be compared. Embed both with one model."
+        )
+
+
+def read_vectors(table: Table, dim: int) -> Vectors:
+    """All vectors of a table, in memory or, if they are many, in a file that is mapped into it."""
+    files = table.files()
+    ids = table.read(["id"])["id"].combine_chunks()
+    order = pc.sort_indices(ids)
+    place = np.empty(len(ids), np.int64)
+    place[order.to_numpy()] = np.arange(len(ids))
+    shape = (len(ids), dim)
+    if len(ids) * dim * 4 <= MEMORY_SHARE * psutil.virtual_memory().available:
+        vectors = np.empty(shape, np.float32)
+    else:
+        vectors = np.memmap(tempfile.TemporaryFile(), np.float32, "w+", shape=shape)
+    start = 0
+    for file in files:
+        part = vectors_of(table.read_file(file.name, ["embedding"])["embedding"])
+        vectors[place[start : start + len(part)]] = part
+        start += len(part)
+    return Vectors(ids.take(order), vectors)
+
+
+def in_order(rows: pa.Table, ids: pa.Array) -> pa.Table:
+    """Rows in the order of ids, nulls for those that are not among them."""
+    return rows.take(pc.index_in(ids, value_set=rows["id"].combine_chunks()))
+
+
+def labels_of(table: Table, asked: str, ids: pa.Array) -> pa.Array:
+    """Labels of rows in the order of ids, as strings.
+
+    Args:
+        table: of vectors.
+        asked: the column; empty is `label`, and nulls where there is none.
+        ids: n of the table's.
+
+    Raises:
+        StoreError: there is no such column.
+        SchemaError: it holds no labels.
+    """
+    name = asked or "label"
+    if name not in table.schema.names:
+        if asked:
+            raise StoreError(
+                f"{table.uri} has no column {name!r}. It has: {', '.join(table.schema.names)}."
+            )
+        return pa.nulls(len(ids), pa.string())
+    held = in_order(table.read(list(dict.fromkeys(["id", name]))), ids)[name].combine_chunks()
+    return labels_as_text(held, name, table.uri)
+
+
+def changes(table: Table, version: int, dim: int) -> tuple[pa.Array, pa.Array] | None:
+    """What happened to a table's vectors since an older version.
+
+    Returns:
+        The ids that came or have another vector now, and those that went or had another one then;
+        None where the older version cannot be read any more.
+    """
+    try:
+        past = Table.open(table.uri, table.options, version)
+        if past is None:
+            return None
+        now, then = table.files(), past.files()
+        came = _rows_of(table, without(now, then), dim)
+        went = _rows_of(past, without(then, now), dim)
+    except (StoreError, OSError):  # vacuumed
+        return None
+    at = pc.index_in(came["id"], value_set=went["id"].combine_chunks())
+    both = np.flatnonzero(at.is_valid().to_numpy())
+    partner = at.drop_null().to_numpy()
+    ours, theirs = vectors_of(came["embedding"]), vectors_of(went["embedding"])
+    same = (ours[both] == theirs[partner]).all(axis=1)
+    is_new, is_gone = np.ones(len(came), bool), np.ones(len(went), bool)
+    is_new[both[same]] = is_gone[partner[same]] = False
+    return (
+        came["id"].combine_chunks().filter(pa.array(is_new)),
+        went["id"].combine_chunks().filter(pa.array(is_gone)),
+    )
+
+
+def _rows_of(table: Table, files: list[Fragment], dim: int) -> pa.Table:
+    schema = pa.schema([("id", pa.string()), ("embedding", pa.list_(pa.float32(), dim))])
+    parts = [table.read_file(file.name, schema.names).select(schema.names) for file in files]
+    return pa.concat_tables([schema.empty_table(), *(part.cast(schema) for part in parts)])

@@ -1,0 +1,1 @@
+"""The steps of a refresh, as one file declares them."""

@@ -1,0 +1,84 @@
+"""How far a table has moved since an older version of it: its mean vector, its rows' neighbours."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.delta.formats import in_todays
+from schemas.delta.fragments import Fragment, without
+from schemas.delta.store import StoreError, Table
+from schemas.tables.embeddings import Fingerprint
+from schemas.tables.neighbours import NEIGHBOURS, neighbours_of
+from schemas.vectors import vectors_of
+
+
+def same_rows(table: Table, version: int) -> bool:
+    """Whether a table holds what an older version of it held, file by file."""
+    if table.version == version:
+        return True
+    try:
+        past = Table.open(table.uri, table.options, version)
+    except StoreError:  # it is another table by now, of fewer versions
+        return False
+    return past is not None and past.files() == table.files() and past.schema == table.schema
+
+
+def centroid_shift(table: Table, version: int) -> float | None:
+    """How far the mean of a table's vectors has moved since an older version.
+
+    Returns:
+        The Euclidean distance of the two means, 0 to 2 for unit rows; None where one of the versions
+        holds no rows, or other vectors, or its files are gone.
+    """
+    try:
+        past = Table.open(table.uri, table.options, version)
+        if past is None:
+            return None
+        now, then = Fingerprint.of(table.schema), Fingerprint.of(past.schema)
+        if now is None or then is None or now.comparable != then.comparable:
+            return None
+        files, old = table.files(), past.files()
+        new = without(files, old)
+        shared = _sum(table, without(files, new), now.dim)
+        came = _sum(table, new, now.dim)
+        went = _sum(past, without(old, files), now.dim)
+    except (StoreError, OSError):  # vacuumed
+        return None
+    n_now, n_then = shared[1] + came[1], shared[1] + went[1]
+    if not (n_now and n_then):
+        return None
+    means = (shared[0] + came[0]) / n_now, (shared[0] + went[0]) / n_then
+    return float(np.linalg.norm(means[0] - means[1]))
+
+
+def _sum(table: Table, files: list[Fragment], dim: int) -> tuple[np.ndarray, int]:
+    """Sum (dim,) float64 of the vectors of some files, and how many there are."""
+    total, n = np.zeros(dim), 0
+    for file in files:
+        vectors = vectors_of(table.read_file(file.name, ["embedding"])["embedding"])
+        total += vectors.sum(axis=0, dtype=np.float64)
+        n += len(vectors)
+    return total, n
+
+
+def neighbours_changed(out: Table, version: int) -> float | None:
+    """Share of the rows with other neighbours than in an older version of a table of neighbours.
+
+    Returns:
+        Of the rows that both versions know; None where there are none, or the files are gone.
+    """
+    try:
+        past = Table.open(out.uri, out.options, version)
+        if past is None:
+            return None
+        now, then = (in_todays(one.read(), NEIGHBOURS) for one in (out, past))
+    except (StoreError, OSError):  # vacuumed
+        return None
+    ids = pc.unique(now["id"])
+    ids = ids.filter(pc.is_in(ids, value_set=pc.unique(then["id"])))
+    if not len(ids):
+        return None
+    names = pc.unique(pa.concat_arrays([pc.unique(rows["neighbour_id"]) for rows in (now, then)]))
+    k = max(int(pc.max(rows["rank"]).as_py()) for rows in (now, then))
+    mine, theirs = (neighbours_of(rows, ids, names, k)[0] for rows in (now, then))
+    return float((mine != theirs).any(axis=1).mean())

@@ -1,0 +1,135 @@
+"""A table whose model changed: the new vectors are made beside it, and take its place in one commit.
+
+TABLE.next is synced like any table, so that a crash costs a wave, while readers go on with the old
+vectors. When it is complete its files are copied into TABLE and one commit puts them in the place of
+the old ones; `restore` goes back until `vacuum` has run.
+"""
+
+import dataclasses
+import uuid
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.embed import EmbedConfig, run
+from jobs.runtime.command import storage_options, table_uri
+from jobs.runtime.signals import StopSignal
+from jobs.sync.planning import PRUNE_SHARE, OtherSpace, SyncError
+from jobs.sync.summary import EmbedSummary
+from schemas.delta import claim
+from schemas.delta.formats import is_of
+from schemas.delta.fragments import Fragment, new_name
+from schemas.delta.store import Table
+from schemas.delta.versions import drop
+from schemas.tables.embeddings import Fingerprint
+from schemas.tables.failures import FAILURES, FailureLog
+
+NEXT = ".next"
+_COPY_BYTES = 8 << 20
+
+
+def embed_anew(config: EmbedConfig, stop: StopSignal | None = None) -> EmbedSummary:
+    """Bring a table into the space of another model.
+
+    Args:
+        config: what `embatch embed` refuses, since the table holds other vectors.
+        stop: as for `jobs.embed.run`.
+
+    Returns:
+        What became of the table's rows, those among them that an earlier try had embedded included.
+
+    Raises:
+        SyncError: the new vectors are of much fewer rows; else as `jobs.embed.run`.
+    """
+    uri, options = table_uri(config.table), storage_options(config.storage_option)
+    beside = dataclasses.replace(config, table=config.table + NEXT)
+    try:
+        summary = run(beside, stop=stop)
+    except OtherSpace:  # of a model that was given up before it was complete
+        clear(config.table, options)
+        summary = run(beside, stop=stop)
+    assert isinstance(summary, EmbedSummary)  # no dry run comes here
+    n_new, n_gone, version = _switch(uri, options, force=config.force_prune, wait=config.wait)
+    clear(config.table, options)
+    n_held = summary.unchanged + summary.embedded + summary.replaced + summary.updated
+    return dataclasses.replace(
+        summary,
+        table=config.table,
+        table_version=version,
+        embedded=n_new,
+        replaced=n_held - n_new,
+        unchanged=0,
+        updated=0,
+        deleted=n_gone,
+    )
+
+
+def clear(place: str, options: Mapping[str, str]) -> None:
+    """Delete what a switch has left beside a table."""
+    for companion in (f"{NEXT}.failures", NEXT):
+        drop(table_uri(place) + companion, options, _is_ours)
+
+
+def _is_ours(schema: pa.Schema) -> bool:
+    return Fingerprint.of(schema) is not None or is_of(schema, FAILURES)
+
+
+def _switch(
+    uri: str, options: Mapping[str, str], *, force: bool, wait: bool
+) -> tuple[int, int, int]:
+    """Put the rows of TABLE.next in the place of TABLE's.
+
+    Returns:
+        How many ids came, how many went without a trace, and the version.
+    """
+    following = Table.open(uri + NEXT, options)
+    table = Table.open(uri, options)
+    assert table is not None  # the caller read it
+    assert following is not None  # the caller made it
+    theirs = FailureLog(following.uri, options).rows
+    held, coming = pc.unique(_ids(table)), pc.unique(_ids(following))
+    n_held, n_new = len(held), _n_lacking(coming, held)
+    n_gone = _n_lacking(held, pa.concat_arrays([coming, *theirs["id"].chunks]))
+    if n_gone > PRUNE_SHARE * n_held and not force:
+        raise SyncError(
+            f"{following.uri} lacks {n_gone:,} of the {n_held:,} ids of {uri}, more than"
+            f" {PRUNE_SHARE:.0%}, and does not take its place. If that is meant, add --prune"
+            " --force-prune (prune and force_prune in a corpus.toml); else look at the source."
+        )
+    made = next(c["note"] for c in following.history() if c.get("note", {}).get("state") == "done")
+    identity = claim.identity(f"switch-{uuid.uuid4().hex[:6]}")
+    with claim.held(table, {**made, **identity}, wait=wait) as table:
+        note = {**made, **identity, "state": "switched"}
+        log = FailureLog(uri, options)
+        told = theirs.drop_columns(["failed_at"]).to_pylist()
+        log.add(told, note)  # first: a row is never in neither table
+        with claim.kept(table, note):
+            copied = _copied(following, table, note["run"])
+        table.overwrite(note, following.schema, copied)
+        log.keep(log.seen, note)
+        return n_new, n_gone, table.version
+
+
+def _ids(table: Table) -> pa.ChunkedArray:
+    """Ids of rows, or of the documents that passages are of."""
+    return table.read(["parent_id" if "parent_id" in table.schema.names else "id"])[0]
+
+
+def _n_lacking(ids: pa.Array, known: pa.Array) -> int:
+    """How many of the ids are not among the known ones."""
+    return len(ids) - int(pc.sum(pc.is_in(ids, value_set=known)).as_py() or 0)
+
+
+def _copied(source: Table, target: Table, run: str) -> list[Fragment]:
+    copied = []
+    for file in source.files():
+        name = new_name(run, "switch")
+        with (
+            source.filesystem.open_input_stream(file.name) as read,
+            target.filesystem.open_output_stream(name) as write,
+        ):
+            while block := read.read(_COPY_BYTES):
+                write.write(block)
+        copied.append(dataclasses.replace(file, name=name))
+    return copied

@@ -1,0 +1,1 @@
+"""What every command needs: options and exit codes, progress, signals, Ray."""

@@ -1,0 +1,219 @@
+"""What workers have written becomes the table, a wave at a time; the driver alone does this.
+
+A wave is a commit: the files of new rows that have come in, and, for each group of table files
+whose due rows are all in, the files rewritten with those in the place of the old ones. Failures
+are committed before the rows they replace go, so that a row is never in neither table. What the
+source changed while the run went on stays as it is: the next run takes it.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.runtime.progress import Progress
+from jobs.runtime.signals import StopSignal
+from jobs.sync.events import Events
+from jobs.sync.ledger import Ledger
+from schemas.delta.claim import RENEW_SECONDS
+from schemas.delta.fragments import Fragment
+from schemas.delta.rewriting import batches, discard, rewrite
+from schemas.delta.store import Table
+from schemas.plan import Plan
+from schemas.tables.failures import CHANGED
+
+PORTION_BYTES = 2 << 30  # of files that are rewritten for one commit
+
+
+@dataclass
+class Tally:
+    """What the workers have reported so far, summed."""
+
+    n_due: int = 0
+    n_tokens: int = 0
+    n_truncated: int = 0
+    n_unknown: int = 0
+    n_rows: int = 0
+    n_computed: int = 0
+    flops: float = 0.0
+    busy_seconds: float = 0.0
+    ceiling_seconds: float = 0.0
+    token_budget: int = 0
+    precisions: set[str] = field(default_factory=set)
+    remarks: set[str] = field(default_factory=set)
+
+    def work(self, report: Mapping[str, Any]) -> None:
+        """Add what a worker has done."""
+        names = ("n_due", "n_tokens", "n_truncated", "n_unknown", "n_rows", "n_computed")
+        for name in (*names, "flops", "busy_seconds"):
+            setattr(self, name, getattr(self, name) + report[name])
+        self.remarks.update(report["remarks"])
+        if report["precision"] is not None:
+            self.ceiling_seconds += report["flops"] / max(report["ceiling"], 1.0)
+            self.token_budget = report["token_budget"]
+            self.precisions.add(report["precision"])
+
+    @property
+    def precision(self) -> str | None:
+        """What the vectors were computed in; None where none was."""
+        return "+".join(sorted(self.precisions)) or None
+
+    @property
+    def gemm_share(self) -> float:
+        """Share of the time in which models computed that their matrix products alone would take."""
+        return self.ceiling_seconds / self.busy_seconds if self.busy_seconds else 0.0
+
+    def starved_share(self, seconds: float, n_actors: int) -> float:
+        """Share of so many seconds in which the models of n actors waited; 0 where there was no work."""
+        if not self.n_tokens:
+            return 0.0
+        return max(0.0, 1 - self.busy_seconds / max(seconds, 1e-9) / n_actors)
+
+    @property
+    def padding_waste(self) -> float:
+        """Share of the tokens computed that are padding."""
+        return 1 - self.n_tokens / self.n_computed if self.n_computed else 0.0
+
+
+@dataclass
+class Waves:
+    """Collects reports and commits them.
+
+    Attributes:
+        table: the table, at the version that the plan was made for.
+        files: its files at that version; the plan's arrays point into them.
+        plan: what is due.
+        ledger: takes the rows that failed.
+        note: what every commit's metadata holds (run, host, pid, model).
+        tally: sums what the workers report.
+        events: told of each wave.
+        at_once: hold everything back for `finish_overwrite`.
+        apart: new rows keep files of their own, which say who made them.
+    """
+
+    table: Table
+    files: list[Fragment]
+    plan: Plan
+    ledger: Ledger
+    note: Mapping[str, Any]
+    tally: Tally
+    events: Events
+    at_once: bool = False
+    apart: bool = False
+    n_waves: int = 0
+
+    def __post_init__(self) -> None:
+        self._waiting = self.plan.expected()
+        self._fragments: dict[int, list[Fragment]] = defaultdict(list)
+        self._failed: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        self._open_groups = {g for g in range(1, self.plan.n_groups + 1)}
+        self._last_wave = self._last_commit = time.monotonic()
+        in_group, n_groups = self.plan.group_of_file, self.plan.n_groups + 1
+        sizes = [file.size_bytes for file in self.files]
+        self._n_files = np.bincount(in_group, in_group > 0, n_groups)
+        self._bytes = np.bincount(in_group, np.where(in_group > 0, sizes, 0), n_groups)
+
+    def take(self, report: Mapping[str, Any]) -> None:
+        """Note what a worker has done for one group."""
+        group = report["group"]
+        self.tally.work(report)
+        self._waiting[group] -= report["n_due"]
+        if report["name"] is not None:
+            self._fragments[group].append(
+                Fragment(report["name"], report["size_bytes"], report["n_rows"])
+            )
+        self._failed[group] += report["failures"]
+
+    def seconds_since_wave(self) -> float:
+        """Time since the last `commit`, or since the beginning."""
+        return time.monotonic() - self._last_wave
+
+    def commit(self, stop: StopSignal | None = None, *, quiet: bool = True) -> None:
+        """Commit what is complete, or renew the claim where that takes long.
+
+        Where much is to be rewritten it takes several commits, after each of which a signal ends it.
+
+        Raises:
+            Refused: somebody else wrote to the table; nothing of the commit at hand is in it.
+            Stopped: a signal came, and there is more to commit.
+        """
+        ready = [0] if self._fragments[0] or self._failed[0] else []
+        ready += [group for group in sorted(self._open_groups) if self._waiting[group] == 0]
+        ready = [] if self.at_once else ready
+        portions = batches(ready, self._bytes.__getitem__, PORTION_BYTES)
+        quiet |= len(portions) < 2
+        n_files = int(self._n_files[ready].sum())
+        with Progress("rewrite", n_files, "files", quiet=quiet) as progress:
+            for groups in portions:
+                self._commit(groups)
+                progress.add(int(self._n_files[groups].sum()))
+                if stop is not None and groups is not portions[-1]:
+                    stop.check()
+        self._last_wave = time.monotonic()
+        if self._last_wave - self._last_commit > RENEW_SECONDS:
+            self.table.commit({**self.note, "state": "claim"})
+            self._last_commit = time.monotonic()
+
+    def _commit(self, groups: list[int]) -> None:
+        """Commit some groups whose due rows are all in; group 0 is of rows that replace none."""
+        failed = [failure for group in groups for failure in self._failed[group]]
+        old = self._old_rows(groups, failed)
+        started = time.monotonic()
+        self.ledger.fail(failed)
+        added, spare, n_added = list[Fragment](), list[Fragment](), 0
+        for group in groups:
+            mine = (index for index in old if self.plan.group_of_file[index] == group)
+            gone = {self.files[index]: old[index] for index in mine}
+            made = self._fragments[group]
+            merged = [] if self.apart else made
+            written, joined = rewrite(self.table, self.note["run"], gone, merged)
+            added += written if merged else [*made, *written]
+            spare += joined
+            n_added += sum(fragment.n_rows for fragment in made)
+        if added or old:
+            remove = [self.files[index] for index in old]
+            version = self.table.version
+            try:
+                self.table.commit(self._wave_note(n_added), add=added, remove=remove)
+            finally:
+                if self.table.version > version:  # whatever comes now, it is in the table
+                    self._close(groups)
+            self._last_commit = time.monotonic()
+            self.n_waves += 1
+            discard(self.table, spare)
+            self.events.wave(time.monotonic() - started, n_added, self.table.version)
+        self._close(groups)
+
+    def _close(self, groups: list[int]) -> None:
+        for group in groups:
+            self._fragments.pop(group, None)
+            self._failed.pop(group, None)
+        self._open_groups -= set(groups)
+
+    def finish_overwrite(self, schema: pa.Schema) -> None:
+        """Replace the whole table by what the workers wrote, in one commit."""
+        failed = [failure for failures in self._failed.values() for failure in failures]
+        self.ledger.fail(failed)
+        added = [fragment for fragments in self._fragments.values() for fragment in fragments]
+        n_added = sum(fragment.n_rows for fragment in added)
+        self.table.overwrite(self._wave_note(n_added), schema, added)
+        self.n_waves += 1
+
+    def _wave_note(self, n_added: int) -> dict[str, Any]:
+        note = {**self.note, "state": "wave", "n_added": n_added}
+        return note | {"precision": self.tally.precision}
+
+    def _old_rows(self, groups: list[int], failed: list[dict[str, Any]]) -> dict[int, np.ndarray]:
+        """Positions of the rows that go with some groups, by the index of their file."""
+        stay = [failure["planned_id"] for failure in failed if failure["stage"] == CHANGED]
+        drops = self.plan.drops
+        drops = drops[np.isin(self.plan.group_of_file[drops["where"]], groups)]
+        drops = drops[~np.isin(drops["id"][:, 0], np.array(stay, np.uint64))]
+        return {
+            int(index): drops["position"][drops["where"] == index]
+            for index in np.unique(drops["where"])
+        }

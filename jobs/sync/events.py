@@ -1,0 +1,105 @@
+"""What happens in a run, told while it happens: to a log file, and to Prometheus on a cluster.
+
+A line of the log is JSON with `time`, `run`, `table` and `event` (plan, wave, replan, end). Metrics go
+through Ray's own endpoint, which every node of a cluster has; `deploy/grafana.json` shows them. They
+have the tags `table` and `model`, and come a few seconds late: Ray collects them.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
+
+from schemas.delta.store import now
+
+COMMIT_SECONDS = (0.05, 0.2, 1.0, 5.0, 20.0, 60.0)  # bounds of the histogram's bins
+MOST_REASON = 60  # characters: a reason is a label of a time series
+
+
+class Events:
+    """Told of one run.
+
+    Attributes:
+        log: an open file, or None.
+        metrics: whether there is a Ray whose endpoint somebody may read.
+    """
+
+    def __init__(
+        self, run: str, table: str, model: str, log: IO[str] | None, metrics: bool
+    ) -> None:
+        self.run, self.table, self.log = run, table, log
+        self._tags = {"table": table, "model": model}
+        self._meters = _meters() if metrics else {}
+
+    def tell(self, event: str, **told: Any) -> None:  # noqa: ANN401 what JSON can hold
+        """Write a line to the log."""
+        if self.log is not None:
+            line = {"time": now().isoformat(), "run": self.run, "table": self.table, "event": event}
+            self.log.write(json.dumps(line | told) + "\n")
+            self.log.flush()
+
+    def plan(self, n_due: int, **counts: int) -> None:
+        """What is due."""
+        self.tell("plan", due=n_due, **counts)
+        self._set("queue", n_due)
+
+    def report(self, report: Mapping[str, Any], n_left: int) -> None:
+        """What a worker has done."""
+        self._add("rows", report["n_due"] - len(report["failures"]))
+        self._add("tokens", report["n_tokens"])
+        for failure in report["failures"]:
+            reason = failure["reason"].partition(":")[0][:MOST_REASON]
+            self._add("failures", 1, stage=failure["stage"], reason=reason)
+        self._set("queue", n_left)
+
+    def shares(self, gemm: float, starved: float) -> None:
+        """Shares in [0, 1]: of what matrix products reach here, and of time that models waited."""
+        self._set("gemm_share", gemm)
+        self._set("starved_share", starved)
+
+    def wave(self, seconds: float, n_rows: int, version: int) -> None:
+        """A commit."""
+        self.tell("wave", rows=n_rows, seconds=round(seconds, 3), version=version)
+        if self._meters:
+            self._meters["commit_seconds"].observe(seconds, self._tags)
+
+    def _add(self, name: str, n: float, **tags: str) -> None:
+        if self._meters and n:
+            self._meters[name].inc(n, self._tags | tags)
+
+    def _set(self, name: str, value: float) -> None:
+        if self._meters:
+            self._meters[name].set(value, self._tags)
+
+
+@contextlib.contextmanager
+def open_log(path: str) -> Iterator[IO[str] | None]:
+    """A file that lines are added to, None where there is no path."""
+    if not path:
+        yield None
+        return
+    with open(path, "a", encoding="utf-8") as file:
+        yield file
+
+
+def _meters() -> dict[str, Any]:
+    """Ray's own, which export nothing until a value is there."""
+    from ray.util.metrics import Counter, Gauge, Histogram
+
+    tags = ("table", "model")
+    failed = (*tags, "stage", "reason")
+    return {
+        "rows": Counter("embatch_rows", "Rows that workers have embedded", tags),
+        "tokens": Counter("embatch_tokens", "Tokens, or patches of images", tags),
+        "failures": Counter("embatch_failures", "Rows that workers could not embed", failed),
+        "queue": Gauge("embatch_queue_rows", "Rows that are due and not embedded yet", tags),
+        "gemm_share": Gauge(
+            "embatch_gemm_share", "Share of what matrix products alone reach here", tags
+        ),
+        "starved_share": Gauge(
+            "embatch_starved_share", "Share of the time in which models waited", tags
+        ),
+        "commit_seconds": Histogram(
+            "embatch_commit_seconds", "Of a commit to the table", list(COMMIT_SECONDS), tags
+        ),
+    }

@@ -1,0 +1,243 @@
+"""What a run reports: counts that add up, and the lines and keys that people and machines read."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jobs.sync.commits import Tally
+from jobs.sync.ledger import LEAST_TRIED, Counts, Ledger
+from jobs.sync.planning import SyncError
+
+_REASONS_SHOWN = 5
+_ENDINGS_SHOWN = 12
+
+ALL_FAILED = (
+    "No row could be embedded, and the table is empty. `embatch failures {table}` says why."
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a sync did.
+
+    Attributes:
+        embed_seconds: of the embedding stage, of which
+        start_seconds: passed until the first worker was ready.
+        n_actors: processes that hosted the model.
+        complaint: why the run counts as failed; empty where it does not.
+        reasons: rows without a vector, by reason.
+        files_left_out: files that are not read, by ending.
+    """
+
+    counts: Counts
+    tally: Tally
+    table_version: int
+    embed_seconds: float
+    start_seconds: float
+    n_actors: int
+    n_waves: int
+    n_replans: int
+    complaint: str
+    reasons: dict[str, int]
+    files_left_out: dict[str, int]
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a sync would do, with a few of the rows that it would embed."""
+
+    counts: Counts
+    n_to_embed: int
+    sample: list[Any]
+    files_left_out: dict[str, int]
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class EmbedSummary(Counts):
+    """What a run did.
+
+    Attributes:
+        seconds: from start to end, Ray included.
+        start_seconds: of the embedding stage, until the first worker had loaded the model.
+        rows_per_second: embedded and replaced rows over the rest of the embedding stage.
+        n_tokens: of texts, or patches of images.
+        n_truncated: texts cut at the model's bound.
+        unknown_share: of the words, those that a model of words had no vector for.
+        n_passages: rows written, where documents are cut into passages; else 0.
+        precision: what the vectors were computed in; null where none was.
+        token_budget: tokens a micro-batch, found on this machine.
+        padding_waste: share of the computed tokens that were padding.
+        gemm_share: share of the computing time that the matrix products alone would have taken, at
+            the rate that the workers measured for them.
+        starved_share: share of the rest of the embedding stage in which the models waited: for
+            rows, for other workers to start, for commits.
+        replans: times that somebody else wrote in between.
+        failures: rows that have no vector, by reason.
+        files_left_out: files that are not read, by ending.
+        templates: what names of classes were put into.
+    """
+
+    seconds: float
+    start_seconds: float
+    rows_per_second: float
+    table_version: int
+    table: str
+    model: str
+    run: str
+    n_tokens: int
+    n_truncated: int
+    unknown_share: float
+    n_passages: int
+    precision: str | None
+    token_budget: int
+    tokens_per_second: float
+    padding_waste: float
+    gemm_share: float
+    starved_share: float
+    waves: int
+    replans: int
+    failures: dict[str, int]
+    files_left_out: dict[str, int]
+    warnings: list[str]
+    templates: list[str]
+
+    @classmethod
+    def of(
+        cls,
+        outcome: Outcome,
+        *,
+        table: str,
+        model: str,
+        run: str,
+        passages: bool,
+        seconds: float,
+        templates: Sequence[str] = (),
+    ) -> "EmbedSummary":
+        """Of a sync's outcome, which lasted so many seconds."""
+        counts, tally = outcome.counts, outcome.tally
+        embed_seconds = max(outcome.embed_seconds - outcome.start_seconds, 1e-9)
+        return cls(
+            **vars(counts),
+            seconds=round(seconds, 3),
+            start_seconds=round(outcome.start_seconds, 3),
+            rows_per_second=round((counts.embedded + counts.replaced) / embed_seconds, 1)
+            if outcome.embed_seconds
+            else 0.0,
+            table_version=outcome.table_version,
+            table=table,
+            model=model,
+            run=run,
+            n_tokens=tally.n_tokens,
+            n_truncated=tally.n_truncated,
+            unknown_share=round(tally.n_unknown / max(tally.n_unknown + tally.n_tokens, 1), 4),
+            n_passages=tally.n_rows if passages else 0,
+            precision=tally.precision,
+            token_budget=tally.token_budget,
+            tokens_per_second=round(tally.n_tokens / embed_seconds, 1),
+            padding_waste=round(tally.padding_waste, 4),
+            gemm_share=round(tally.gemm_share, 4),
+            starved_share=round(tally.starved_share(embed_seconds, outcome.n_actors), 4),
+            waves=outcome.n_waves,
+            replans=outcome.n_replans,
+            failures=outcome.reasons,
+            files_left_out=outcome.files_left_out,
+            warnings=outcome.warnings + sorted(tally.remarks),
+            templates=list(templates),
+        )
+
+    def text(self) -> str:
+        """For a person."""
+        lines = self.lines() + left_out_line(self.files_left_out)
+        if self.n_passages:
+            lines.append(f"{self.n_passages:>12,}  passages written")
+        if self.n_truncated:
+            lines.append(
+                f"{self.n_truncated:>12,}  texts were longer than the model reads "
+                "(--chunk-tokens cuts them into passages)"
+            )
+        if self.unknown_share:
+            lines.append(f"{self.unknown_share:>12.1%}  of the words have no vector in this model")
+        lines += _templates_line(self.templates)
+        rate = f", {self.rows_per_second:,.0f} rows/s while embedding" if self.n_tokens else ""
+        lines.append(
+            f"\n{self.table} is at version {self.table_version}: {self.model}, "
+            f"{self.seconds:.1f} s{rate}."
+        )
+        share = f"{self.gemm_share:.0%} of what matrix products alone reach here"
+        ceiling = f", {share}" if self.gemm_share else ""
+        if self.precision and self.n_tokens >= self.token_budget:  # less work tells nothing
+            lines.append(
+                f"{self.precision}, {self.tokens_per_second:,.0f} tokens/s in micro-batches of "
+                f"{self.token_budget:,} with {self.padding_waste:.1%} padding{ceiling}; "
+                f"{self.starved_share:.0%} of the time the model waited."
+            )
+        by_number = sorted(self.failures.items(), key=lambda item: -item[1])
+        lines += [f"Failed {n:,}: {reason}" for reason, n in by_number[:_REASONS_SHOWN]]
+        if self.failures:
+            lines.append(f"`embatch failures {self.table}` lists them.")
+        return "\n".join(lines + [f"Warning: {warning}" for warning in self.warnings])
+
+    def json(self) -> str:
+        """For a machine."""
+        return json.dumps(asdict(self))
+
+
+def left_out_line(files: Mapping[str, int]) -> list[str]:
+    """Which files are not read, in one line; none where all are."""
+    shown = [f"{n:,} {ending}" for ending, n in files.items()]
+    kinds = ", ".join(shown[:_ENDINGS_SHOWN]) + (", …" if len(shown) > _ENDINGS_SHOWN else "")
+    return [f"{sum(files.values()):>12,}  files left out: {kinds}"] if files else []
+
+
+def _templates_line(templates: list[str]) -> list[str]:
+    return [f"{'':>14}names put into: {' | '.join(templates)}"] if templates else []
+
+
+def too_many_failures(ledger: Ledger, allowed: float, table: str) -> str:
+    """The message for a run that failed too often; empty where it did not."""
+    if ledger.new_share <= allowed:
+        return ""
+    return (
+        f"{ledger.n_new:,} rows failed that did not before, {ledger.new_share:.1%} of those tried (of "
+        f"{LEAST_TRIED} at least) and more than --max-failures {allowed:g}. What was committed "
+        f"stays; see `embatch failures {table}`, then fix the source, or raise --max-failures."
+    )
+
+
+class TooManyFailures(SyncError):
+    """More rows failed than may; `summary` is of the run, which committed the others."""
+
+    def __init__(self, message: str, summary: EmbedSummary) -> None:
+        super().__init__(message)
+        self.summary = summary
+
+
+@dataclass(frozen=True)
+class DryRunSummary(Counts):
+    """What a run would do; tokens and times are estimates from a sample."""
+
+    rows_to_embed: int
+    tokens_to_embed: int
+    seconds_expected: float
+    rows_per_second: float
+    files_left_out: dict[str, int]
+    warnings: list[str]
+    templates: list[str]
+
+    def text(self) -> str:
+        """For a person."""
+        lines = self.lines() + left_out_line(self.files_left_out)
+        lines += _templates_line(self.templates)
+        lines.append(
+            f"\nDry run: nothing was written. {self.rows_to_embed:,} rows and about "
+            f"{self.tokens_to_embed:,} tokens to embed, about {self.seconds_expected:,.0f} s at "
+            f"{self.rows_per_second:,.0f} rows/s (measured on a sample, in one process)."
+        )
+        return "\n".join(lines + [f"Warning: {warning}" for warning in self.warnings])
+
+    def json(self) -> str:
+        """For a machine."""
+        return json.dumps(asdict(self))

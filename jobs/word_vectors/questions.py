@@ -1,0 +1,227 @@
+"""Questions about a table of words, answered as gensim answers them.
+
+    embatch words similar tables/words king --k 5
+    embatch words similar tables/words king woman --without man
+    embatch words similarity tables/words king queen
+    embatch words similarity tables/words king,queen man,woman
+    embatch words analogy tables/words "Paris is to France as Berlin is to ?"
+    embatch words odd-one-out tables/words breakfast lunch dinner cereal
+    embatch words map tables/words king Paris chemistry --picture words.png
+
+A word is looked up as it stands, then in lower case, as `embed` does; one that a fastText model does not
+hold is made of its parts, while the model's file is there.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from jobs.analysis.plots import check_picture, draw_words
+from jobs.analysis.projections import fit_tsne
+from jobs.runtime.command import TableOptions, run_command, storage_options
+from jobs.word_vectors.table import WordTable
+from schemas.errors import UsageError
+
+Words = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="WORD ...")]
+FILLERS = ("is", "to", "as", "?")  # of an analogy that is put in words
+Answer = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SimilarConfig(TableOptions):
+    """Words, and how many like them.
+
+    Attributes:
+        words: one or more; of several, what is like all of them
+        without: a word that the answer should be unlike, once for each
+        k: how many to show
+    """
+
+    words: Words = ()
+    without: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    k: int = 10
+
+    def __post_init__(self) -> None:
+        if not self.words:
+            raise UsageError("Name a word.")
+        if self.k < 1:
+            raise UsageError(f"--k is {self.k}, expected 1 or more.")
+
+
+@dataclass(frozen=True)
+class SimilarityConfig(TableOptions):
+    """Two words or lists of words.
+
+    Attributes:
+        one: a word, or several with commas between them
+        other: likewise
+    """
+
+    one: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="A[,B]")] = ""
+    other: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="C[,D]")] = ""
+
+    def __post_init__(self) -> None:
+        if not self.one.strip(",") or not self.other.strip(","):
+            raise UsageError("Name two words, or two lists: `king,queen man,woman`.")
+
+
+@dataclass(frozen=True)
+class AnalogyConfig(TableOptions):
+    """A is to B as C is to what?
+
+    Attributes:
+        words: A, B and C, or the whole sentence
+        k: how many answers to show
+    """
+
+    words: Words = ()
+    k: int = 5
+
+    def __post_init__(self) -> None:
+        if len(self.asked) != 3:
+            raise UsageError(
+                "An analogy has three words: `man king woman`, or `man is to king as woman is to ?`;"
+                f" got {' '.join(self.words) or 'none'}."
+            )
+
+    @property
+    def asked(self) -> list[str]:
+        """A, B and C."""
+        words = " ".join(self.words).replace("?", " ?").split()
+        return words if len(words) == 3 else [word for word in words if word not in FILLERS]
+
+
+@dataclass(frozen=True)
+class OddOneOutConfig(TableOptions):
+    """Words of which one does not belong.
+
+    Attributes:
+        words: three or more
+    """
+
+    words: Words = ()
+
+    def __post_init__(self) -> None:
+        if len(self.words) < 3:
+            raise UsageError("Name three words or more.")
+
+
+@dataclass(frozen=True)
+class MapConfig(TableOptions):
+    """Words, and where they are drawn among their neighbours.
+
+    Attributes:
+        words: those in the middle of each group
+        k: neighbours of each
+        picture: a .png, .svg or .pdf file
+        seed: the same one gives the same map
+    """
+
+    words: Words = ()
+    k: int = 10
+    picture: Annotated[str, tyro.conf.arg(metavar="FILE")] = "words.png"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.words:
+            raise UsageError("Name a word, or several.")
+        if self.k < 2:
+            raise UsageError(f"--k is {self.k}, expected 2 or more.")
+        check_picture(self.picture)
+
+
+def similar(config: SimilarConfig) -> Answer:
+    """Words like those asked for, unlike those of `without`."""
+    table = WordTable(config.table, storage_options(config.storage_option))
+    asked = [*config.words, *config.without]
+    weights = [1.0] * len(config.words) + [-1.0] * len(config.without)
+    query, left_out = table.mean(asked, weights), [table.form(word) for word in asked]
+    return _listed(table.similar_to_each(query[None], [left_out], config.k)[0]) | _forms(
+        table, asked
+    )
+
+
+def similarity(config: SimilarityConfig) -> Answer:
+    """Cosine of two words, or of two lists' means."""
+    table = WordTable(config.table, storage_options(config.storage_option))
+    one, other = ([w for w in words.split(",") if w] for words in (config.one, config.other))
+    return {"similarity": round(table.similarity(one, other), 6)} | _forms(table, one + other)
+
+
+def analogy(config: AnalogyConfig) -> Answer:
+    """What is to C as B is to A."""
+    table = WordTable(config.table, storage_options(config.storage_option))
+    a, b, c = config.asked
+    return _listed(table.analogy(a, b, c, config.k)) | _forms(table, config.asked)
+
+
+def odd_one_out(config: OddOneOutConfig) -> Answer:
+    """The word that is least like all."""
+    table = WordTable(config.table, storage_options(config.storage_option))
+    found = table.odd_one_out(config.words)
+    return {"odd": found[-1].word} | _listed(found) | _forms(table, config.words)
+
+
+def draw_neighbours(config: MapConfig) -> Answer:
+    """A t-SNE of words and their neighbours, drawn with their names."""
+    table = WordTable(config.table, storage_options(config.storage_option))
+    targets = list(dict.fromkeys(table.form(word) for word in config.words))
+    directions = np.stack([table.direction(word) for word in targets])
+    found = table.similar_to_each(directions, [[word] for word in targets], config.k)
+    group = {one.word: word for word, near in zip(targets, found, strict=True) for one in near}
+    group |= {word: word for word in targets}
+    words = list(group)
+    points = fit_tsne(np.stack([table.direction(word) for word in words]), 2, config.seed)
+    draw_words(points, words, [group[word] for word in words], config.picture)
+    near = {word: _listed(some)["words"] for word, some in zip(targets, found, strict=True)}
+    return {"picture": config.picture, "neighbours": near} | _forms(table, config.words)
+
+
+def _listed(found: list[Any]) -> Answer:
+    return {"words": [{"word": one.word, "similarity": round(one.similarity, 6)} for one in found]}
+
+
+def _forms(table: WordTable, asked: Sequence[str]) -> Answer:
+    """Words that were looked up in lower case, since the table has them in no other; empty if none."""
+    forms = {word: form for word in asked if (form := table.form(word)) != word}
+    return {"looked_up_as": forms} if forms else {}
+
+
+def _text(_: object, answer: Answer) -> str:
+    told = [
+        f"{word} is not in the table, and was looked up as {form}."
+        for word, form in answer.get("looked_up_as", {}).items()
+    ]
+    return "\n".join([*told, _answered(answer)])
+
+
+def _answered(answer: Answer) -> str:
+    if "picture" in answer:
+        lines = [
+            f"{word}: {', '.join(one['word'] for one in near)}"
+            for word, near in answer["neighbours"].items()
+        ]
+        return "\n".join([*lines, "", f"{answer['picture']} shows them."])
+    if "similarity" in answer:
+        return f"{answer['similarity']:.4f}"
+    lines = [f"{one['similarity']:7.3f}  {one['word']}" for one in answer["words"]]
+    if "odd" in answer:
+        lines.append(f"\n{answer['odd']} is the odd one out.")
+    return "\n".join(lines)
+
+
+def command(arguments: list[str]) -> int:
+    """The command line, the question first; returns the exit code."""
+    name, rest = f"words {arguments[0]}", arguments[1:]
+    if arguments[0] == "similar":
+        return run_command(SimilarConfig, name, __doc__, rest, similar, _text)
+    if arguments[0] == "similarity":
+        return run_command(SimilarityConfig, name, __doc__, rest, similarity, _text)
+    if arguments[0] == "analogy":
+        return run_command(AnalogyConfig, name, __doc__, rest, analogy, _text)
+    if arguments[0] == "map":
+        return run_command(MapConfig, name, __doc__, rest, draw_neighbours, _text)
+    return run_command(OddOneOutConfig, name, __doc__, rest, odd_one_out, _text)

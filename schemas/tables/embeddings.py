@@ -1,0 +1,164 @@
+"""The embeddings table: its columns, and how a source's columns become columns of it.
+
+One row an id: `id`, `content_hash`, `row_hash`, `text`, the source's other columns, `n_tokens`,
+`truncated`, `embedding`, `embedded_at`; tables of passages also hold `parent_id`, `chunk`, `start`
+and `end`. Tables of images hold `image` in place of `text`, and count no tokens. What the vectors
+are stands in the metadata of the field `embedding`.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any
+
+import pyarrow as pa
+
+IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # bytes may be left out
+DIFFERENCES_TOLD = 4
+DEFAULT = "at its default"  # of a setting that is not told
+PASSAGE_FIELDS = (
+    pa.field("parent_id", pa.string()),
+    pa.field("chunk", pa.int32()),
+    pa.field("start", pa.int64()),
+    pa.field("end", pa.int64()),
+)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What the vectors of a table are, as it stands in the metadata of the field `embedding`.
+
+    Attributes:
+        model: the model's name, for display.
+        dim: values a vector.
+        space: two tables of one space may be compared.
+        recipe: a row embedded by another recipe is due again.
+        unit: whether every vector has norm 1.
+        chunking: `chunk_tokens/chunk_overlap`, or empty where a row is a whole document.
+        logit_scale: what the model's training multiplied cosines by before a softmax, None if it
+            did not.
+        ingredients: what went into space and recipe, by name (weights, settings, prompt, templates …),
+            to say what differs; empty where it was not written down.
+    """
+
+    model: str
+    dim: int
+    space: str
+    recipe: str
+    unit: bool = True
+    chunking: str = ""
+    logit_scale: float | None = None
+    ingredients: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
+    def metadata(self) -> dict[str, str]:
+        """The fingerprint as field metadata, one `embatch.NAME` each."""
+        return {f"embatch.{name}": json.dumps(value) for name, value in asdict(self).items()}
+
+    @property
+    def comparable(self) -> tuple[str, int, bool]:
+        """What all rows of a table must share; the recipe may differ for the time of a run."""
+        return self.space, self.dim, bool(self.chunking)
+
+    def has_vectors_of(self, other: "Fingerprint") -> bool:
+        """Whether another's vectors can be compared: of one space, or of one model under two names of it."""
+        if self.dim != other.dim:
+            return False
+        made_of = [
+            (one.unit, one.ingredients.get("weights"), one.ingredients.get("settings"))
+            for one in (self, other)
+        ]
+        return self.space == other.space or (None not in made_of[0] and made_of[0] == made_of[1])
+
+    @property
+    def field(self) -> pa.Field:
+        """The field `embedding` of a file."""
+        return pa.field("embedding", pa.list_(pa.float32(), self.dim), metadata=self.metadata())
+
+    @classmethod
+    def of(cls, schema: pa.Schema) -> "Fingerprint | None":
+        """The fingerprint in a schema of a table or a file, None where there is none."""
+        if "embedding" not in schema.names:
+            return None
+        metadata = {
+            k.decode(): v.decode() for k, v in (schema.field("embedding").metadata or {}).items()
+        }
+        held = {
+            field.name: json.loads(metadata[f"embatch.{field.name}"])
+            for field in fields(cls)
+            if f"embatch.{field.name}" in metadata
+        }
+        needed = {
+            field.name
+            for field in fields(cls)
+            if field.default is MISSING and field.default_factory is MISSING
+        }
+        return cls(**held) if needed <= held.keys() else None
+
+
+def what_differs(held: Fingerprint, other: Fingerprint) -> str:
+    """Why two models of one name make vectors that cannot be compared, for a message."""
+    told = []
+    if held.unit != other.unit:
+        told.append(f"unit length is {other.unit}, was {held.unit}")
+    if held.ingredients and other.ingredients:
+        if held.ingredients.get("weights") != other.ingredients.get("weights"):
+            told.append("its weights are others")
+        settings = (one.ingredients.get("settings") for one in (held, other))
+        told += _changed("settings", *settings)
+    elif not held.ingredients:
+        told.append("what went into the first was not written down yet")
+    spaces = f"its space is {other.space}, was {held.space}"
+    return "; ".join([*told[:DIFFERENCES_TOLD], spaces])
+
+
+def _changed(name: str, before: Any, now: Any) -> list[str]:  # noqa: ANN401
+    """Leaves of two JSON values that differ, by the name of the nearest object's key."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = sorted(before.keys() | now.keys())
+        return [one for key in keys for one in _changed(key, before.get(key), now.get(key))]
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = zip(before, now, strict=True)
+        return [one for old, new in pairs for one in _changed(name, old, new)]
+    values = (DEFAULT if value is None else json.dumps(value) for value in (now, before))
+    return [] if before == now else ["{} is {}, was {}".format(name, *values)]
+
+
+def table_schema(
+    columns: Iterable[pa.Field],
+    fingerprint: Fingerprint,
+    *,
+    with_text: bool = True,
+    modality: str = "text",
+) -> pa.Schema:
+    """The schema of an embeddings table that holds these columns of a source."""
+    is_text = modality == "text"
+    item = (pa.field("text", pa.string()),) if is_text else (pa.field("image", IMAGE_TYPE),)
+    counts = (pa.field("n_tokens", pa.int32()), pa.field("truncated", pa.bool_()))
+    return pa.schema(
+        [
+            pa.field("id", pa.string()),
+            *(PASSAGE_FIELDS if fingerprint.chunking else ()),
+            pa.field("content_hash", pa.string()),
+            pa.field("row_hash", pa.string()),
+            *(item if with_text or not is_text else ()),
+            *columns,
+            *(counts if is_text else ()),
+            fingerprint.field,
+            pa.field("embedded_at", pa.timestamp("us", tz="UTC")),
+        ]
+    )
+
+
+def is_of_words(schema: pa.Schema) -> bool:
+    """Whether a table holds the words of a model, which no source keeps up to date."""
+    return {"rank", "norm", "embedding"} <= set(schema.names) and "content_hash" not in schema.names
+
+
+def without_texts(schema: pa.Schema) -> str | None:
+    """What a table of vectors is that holds no texts, for messages; None where it holds some."""
+    if "text" in schema.names:
+        return None
+    if is_of_words(schema):
+        return "a table of words"
+    return "a table of images" if "image" in schema.names else "a table embedded with --no-text"
