@@ -30,7 +30,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 from pyarrow.fs import FileSelector, FileType
 
-from schemas.delta.places import filesystem, in_bucket, in_store, reason
+from schemas.delta.places import StoreError, filesystem, in_bucket, in_store, reason
 from sources.opening import ending
 from sources.partitions import NONE, partition_columns, partition_of
 from sources.rows import SourceError, SourceOptions, failure_reason
@@ -97,6 +97,8 @@ class Place:
                 self.fs, path = ArrowFSWrapper(folder, skip_instance_cache=True), f"/{path}"
             else:
                 self.fs, path = url_to_fs(options.path, **_not_of_stores(options.storage_options))
+        except StoreError as error:
+            raise SourceError(f"Cannot read {options.path}: {error}") from error
         except (ImportError, ValueError, TypeError) as error:
             raise SourceError(
                 f"Cannot open {options.path}: {failure_reason(error)}. Expected a local path or an "

@@ -25,7 +25,7 @@ import torch  # noqa: F401  a run's first seconds would go to it, and faults wou
 from jobs.embed import EmbedConfig, run
 from jobs.runtime import ray_cluster
 from jobs.runtime.command import user_errors
-from jobs.sync.loop import planning, workers
+from jobs.sync import planning, workers
 from schemas.delta import fragments, rewriting, store
 from schemas.delta.store import Table
 from schemas.plan import make_plan

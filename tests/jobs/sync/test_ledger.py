@@ -145,7 +145,7 @@ def test_a_claim_is_renewed_while_a_source_is_read_for_long(tmp_path, table, mon
         time.sleep(0.5)
         return scan(*given)
 
-    from jobs.sync.loop import planning
+    from jobs.sync import planning
 
     scan = planning.scan_piece
     monkeypatch.setattr(planning, "scan_piece", lambda *given: slow_scan(*given, scan=scan))
