@@ -17,11 +17,14 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from actors.checkpoints import resolve
+from benchmarks.ceiling import matmul_ceiling, sizes_of
 from benchmarks.corpora import CORPORA, MODELS, ROOT, corpus, model_folder
 from benchmarks.engines import ENGINES, RECIPE_ROWS, WHOLE_RUNS, is_installed
 from benchmarks.record import PeakMemory, append, resident_peak_mb
@@ -95,26 +98,29 @@ class Model:
     """What is known of a model's work without running it, and what the machine could do."""
 
     def __init__(self, folder: str, device: str = "cpu") -> None:
-        from actors.checkpoints import resolve
-
         self.encoder = resolve(folder).load(device)
-        self.shape = self.encoder.shape  # type: ignore[attr-defined]
+        self.sizes = sizes_of(folder) if Path(folder).is_dir() else None  # USE is no transformer
         self.ceilings: dict[str, float] = {}
         self.slow: set[str] = set()  # precisions that this machine only emulates: measured once
 
     def measure_ceilings(self, precisions: set[str]) -> None:
         """Floating point operations a second of matrix products alone, the best seen so far."""
-        from dataclasses import replace
-
-        from actors.engine.hardware import matmul_ceiling
-
+        if self.sizes is None:
+            return
         for precision in precisions - self.slow:
             started = time.monotonic()
             setup = replace(self.encoder.setup, precision=precision)
-            now = matmul_ceiling(setup, self.shape)
+            now = matmul_ceiling(setup, (self.sizes.hidden, self.sizes.up))
             self.ceilings[precision] = max(self.ceilings.get(precision, 0.0), now)
             if time.monotonic() - started > SLOW_SECONDS:
                 self.slow.add(precision)
+
+    def share(self, precision: str, lengths: np.ndarray, seconds: float) -> float | None:
+        """Share of so many seconds that the matrix products of these texts would take alone."""
+        if self.sizes is None:
+            return None
+        flops = sum(self.sizes.flops(int(n)) for n in lengths)
+        return round(flops / seconds / self.ceilings[precision], 4)
 
     def lengths(self, texts: list[str]) -> np.ndarray:
         """Tokens a text."""
@@ -162,9 +168,7 @@ def compare(
             cosines = (vectors[name] * reference).sum(1)
             a_row = float(np.median(seconds[name]))
             base = np.array(seconds[servers[0].engine][: len(seconds[name])])
-            precision = computed[name]
             batch = RECIPE_ROWS if name == "ray-recipe" else len(chosen)
-            flops_a_row = model.encoder.flops(lengths) / len(chosen)
             rows.append(
                 {
                     "engine": name,
@@ -176,7 +180,7 @@ def compare(
                     "padding_waste": round(
                         answer.get("padding_waste", padding_waste(chosen, lengths, batch)), 4
                     ),
-                    "gemm_share": round(flops_a_row / a_row / model.ceilings[precision], 4),
+                    "gemm_share": model.share(computed[name], lengths, a_row * len(chosen)),
                     "min_cosine": round(float(cosines.min()), 7),
                     "mean_cosine": round(float(cosines.mean()), 7),
                     "max_difference": float(f"{np.abs(vectors[name] - reference).max():.1e}"),

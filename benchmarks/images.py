@@ -112,7 +112,6 @@ def job(model: str, photos: str, out: str) -> dict[str, Any]:
         "seconds": summary.embedded / summary.rows_per_second,
         "start_seconds": summary.start_seconds,
         "precision": summary.precision,
-        "gemm_share": summary.gemm_share,
         "starved_share": summary.starved_share,
         "failed": summary.failed,
     }

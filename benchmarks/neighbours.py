@@ -41,7 +41,8 @@ def vectors(n: int) -> np.ndarray:
 
 def child(engine: str, n: int, n_queries: int, out: str) -> dict[str, Any]:
     """One engine's time and neighbours."""
-    from actors.engine.hardware import cores, matmul_ceiling, setup_for
+    from actors.engine.hardware import cores, setup_for
+    from benchmarks.ceiling import matmul_ceiling
 
     base = vectors(n)
     queries = base[:n_queries].copy() if n_queries else None

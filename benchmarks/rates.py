@@ -11,6 +11,7 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from benchmarks.ceiling import Sizes
 from benchmarks.record import RESULTS
 
 RECORDS = {  # file of results: which of its records counts, by its time
@@ -70,14 +71,8 @@ class Encoder:
     first_flops: float = 0.0
 
     def flops(self, n_tokens: float) -> float:
-        """Floating point operations of the matrix products for one row, 2 a product and sum.
-
-        For up = 4 h: layers * (24 n h^2 + 4 n^2 h).
-
-        Source: Narayanan et al. 2021 (arXiv 2104.04473), appendix: forward pass without logits.
-        """
-        linear = 2 * (4 * self.hidden**2 + 2 * self.hidden * self.up) * n_tokens
-        return self.layers * (linear + 4 * self.hidden * n_tokens**2) + self.first_flops
+        """Floating point operations of the matrix products for one row, 2 a product and sum."""
+        return Sizes(self.layers, self.hidden, self.up).flops(n_tokens) + self.first_flops
 
 
 GPUS = {

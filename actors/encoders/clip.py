@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 
 from actors.engine.engine import Tokens
-from actors.engine.hardware import DTYPES, cores, matmul_ceiling, on_lane, on_threads, setup_for
+from actors.engine.hardware import DTYPES, cores, on_lane, on_threads, setup_for
 from actors.files.layout import Layout, read_layout
 from actors.images.pixels import Preprocess
 from actors.kernels.attention import attention, to_device
@@ -83,11 +83,7 @@ class _Layer:
 
 
 class _Tower:
-    """The layers that both towers are made of, over the tokens of many sequences in one row.
-
-    Attributes:
-        shape: (in, out) features of the largest layer.
-    """
+    """The layers that both towers are made of, over the tokens of many sequences in one row."""
 
     def __init__(
         self, tensors: _Tensors, name: str, config: dict[str, Any], device: str, dtype: str
@@ -104,10 +100,6 @@ class _Tower:
         largest, bias = (self.put(t) for t in tensors.pair(path.format(0) + "mlp.fc1"))
         self.linear = fastest_linear(largest, bias)
         self._layers = [self._load(tensors, path.format(index)) for index in range(n_layers)]
-        up, hidden = largest.shape
-        self.shape = hidden, up
-        self._flops_a_token = n_layers * 2 * (4 * hidden * hidden + 2 * hidden * up)
-        self._flops_a_pair = n_layers * 4 * hidden
 
     def put(self, tensor: torch.Tensor) -> torch.Tensor:
         """A weight on the device, as the layers have it."""
@@ -124,11 +116,6 @@ class _Tower:
             x = layer.out(attend(layer.qkv(self.norm(x, layer.norm)))).add_(x)
             x = layer.down(self._activate(layer.up(self.norm(x, layer.up_norm)))).add_(x)
         return x
-
-    def flops(self, lengths: np.ndarray) -> float:
-        """Floating point operations of the layers' matrix products."""
-        squares = float((lengths.astype(np.float64) ** 2).sum())
-        return self._flops_a_token * float(lengths.sum()) + self._flops_a_pair * squares
 
     def _load(self, tensors: _Tensors, path: str) -> _Layer:
         def norm(name: str) -> Norm:
@@ -151,11 +138,7 @@ class _Tower:
 
 
 class PackedClipText:
-    """The text tower; called with token ids, it gives one vector a text.
-
-    Attributes:
-        shape: (in, out) features of its largest layer.
-    """
+    """The text tower; called with token ids, it gives one vector a text."""
 
     def __init__(self, layout: Layout, *, device: str = "cpu", dtype: str = "float32") -> None:
         """Load the weights; raises ModelError where some are missing."""
@@ -167,7 +150,6 @@ class PackedClipText:
         gain, shift = tensors.pair("text_model.final_layer_norm")
         self._last_norm = gain.to(device), shift.to(device)  # float32, as all behind the layers
         self._projection = tensors["text_projection.weight"].to(device)
-        self.shape = tower.shape
 
     def __call__(self, ids: list[list[int]]) -> torch.Tensor:
         """Vectors (n, dim) float32 on the device, in order, not normalised."""
@@ -183,10 +165,6 @@ class PackedClipText:
         pooled = tower.norm(x[to_device(ends, tower.device)].float(), self._last_norm)
         return F.linear(pooled, self._projection)
 
-    def flops(self, lengths: np.ndarray) -> float:
-        """Floating point operations of the matrix products for texts of so many tokens."""
-        return self._tower.flops(lengths)
-
     def _end_of(self, ids: list[int]) -> int:
         """Index of the token whose state is the text's; a text without it has its first one's."""
         if self._end == ARGMAX_EOS:
@@ -201,7 +179,6 @@ class ClipImageEncoder:
         dim: Length of a vector.
         max_tokens: Patches of an image.
         setup: How it computes.
-        shape: (in, out) features of its largest layer.
     """
 
     def __init__(
@@ -238,11 +215,9 @@ class ClipImageEncoder:
         with on_threads(self.setup):  # layouts of weights are tried, as they will be used
             tower = _Tower(tensors, "vision_model", config, device, DTYPES[precision])
         self._tower = tower
-        self.shape = tower.shape
         name = "vision_model.embeddings."
         kernel = tensors[name + "patch_embedding.weight"].permute(0, 2, 3, 1).flatten(1)
         self._embed = tower.linear(tower.put(kernel), tower.put(torch.zeros(len(kernel))))
-        self._flops_a_patch = 2.0 * kernel.numel()
         self._first = tower.put(tensors[name + "class_embedding"])
         self._places = tower.put(tensors[name + "position_embedding.weight"])
         gain, shift = tensors.pair("vision_model.pre_layrnorm")
@@ -289,11 +264,3 @@ class ClipImageEncoder:
                 vectors = F.normalize(vectors, dim=1)
             out: np.ndarray = vectors.cpu().numpy()
         return out
-
-    def flops(self, lengths: np.ndarray) -> float:
-        """Floating point operations of the matrix products for images of so many patches."""
-        return self._tower.flops(lengths + 1) + self._flops_a_patch * float(lengths.sum())
-
-    def ceiling(self) -> float:
-        """Floating point operations a second of the largest layer's products, measured."""
-        return matmul_ceiling(self.setup, self.shape)

@@ -21,7 +21,6 @@ class PaddedModules:
 
     Attributes:
         tokenizer: The one that the modules take their ids from.
-        shape: (in, out) features of its largest layer, about.
     """
 
     def __init__(
@@ -64,15 +63,6 @@ class PaddedModules:
         self._pad_id = self.tokenizer.pad_token_id or 0
         self._type_ids = "token_type_ids" in self.tokenizer.model_input_names
         self._prompt_tokens = _prompt_tokens(self.tokenizer, prompt)
-        embedded = {id(weight) for weight in first.model.get_input_embeddings().parameters()}
-        weights = (weight.numel() for weight in modules.parameters() if id(weight) not in embedded)
-        self._flops_a_token: float = 2.0 * sum(weights)
-        config = first.model.config
-        self.shape = config.hidden_size, getattr(config, "intermediate_size", config.hidden_size)
-
-    def flops(self, lengths: np.ndarray) -> float:
-        """Floating point operations, about: two a weight and token; attention is left out."""
-        return self._flops_a_token * float(lengths.sum())
 
     def __call__(self, ids: list[list[int]]) -> "torch.Tensor":
         """Vectors (n, dim) float32 on the device, in order."""

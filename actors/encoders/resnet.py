@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from actors.engine.engine import Tokens
-from actors.engine.hardware import DTYPES, cores, matmul_ceiling, on_lane, setup_for
+from actors.engine.hardware import DTYPES, cores, on_lane, setup_for
 from actors.files.loading import checked_loading
 from actors.images.pixels import Preprocess
 from actors.kernels.attention import to_device
@@ -26,7 +25,6 @@ class ResNetEncoder:
         dim: Length of a vector.
         max_tokens: Rows of pixels of an image, which stand for tokens here.
         setup: How it computes.
-        shape: (in, out) features of its last layer.
     """
 
     def __init__(
@@ -58,11 +56,7 @@ class ResNetEncoder:
         self._gain, self._shift = torch.from_numpy(preprocess.gain_and_shift).to(device)
         self._normalize = normalize
         self.max_tokens = preprocess.shape[0]
-        with FlopCounterMode(display=False) as counter:
-            first = self.forward([np.zeros(preprocess.shape, np.uint8)])
-        self._flops_a_row: float = counter.get_total_flops() / self.max_tokens
-        self.dim = first.shape[1]
-        self.shape = self.dim // 4, self.dim
+        self.dim = int(network.config.hidden_sizes[-1])
 
     def tokenize(self, images: np.ndarray) -> Tokens:
         """The images as they are, (n, height, width, 3) uint8."""
@@ -79,11 +73,3 @@ class ResNetEncoder:
                 vectors = torch.nn.functional.normalize(vectors, dim=1)
             out: np.ndarray = vectors.cpu().numpy()
         return out
-
-    def flops(self, lengths: np.ndarray) -> float:
-        """Floating point operations of the convolutions for images of so many rows of pixels."""
-        return self._flops_a_row * float(lengths.sum())
-
-    def ceiling(self) -> float:
-        """Floating point operations a second of the last layer's products, measured."""
-        return matmul_ceiling(self.setup, self.shape)

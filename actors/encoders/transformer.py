@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from actors.engine.engine import Tokens
-from actors.engine.hardware import DTYPES, cores, matmul_ceiling, on_lane, on_threads, setup_for
+from actors.engine.hardware import DTYPES, cores, on_lane, on_threads, setup_for
 from actors.files.layout import read_layout
 from actors.files.settings import is_packable
 from actors.models import ModelError
@@ -34,7 +34,6 @@ class TransformerEncoder:
         dim: Length of a vector.
         max_tokens: Tokens after which a text is cut, special tokens included.
         setup: How it computes.
-        shape: (in, out) features of its largest layer.
     """
 
     def __init__(
@@ -93,7 +92,7 @@ class TransformerEncoder:
                 layout, device=device, dtype=dtype, pooling=pooling, prompt=prompt
             )
             tokenizer = network.tokenizer
-        self._network, self.shape = network, network.shape
+        self._network = network
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(f"{folder} has no fast tokenizer: save it with a tokenizer.json.")
         self.max_tokens = layout.max_tokens if max_tokens is None else max_tokens
@@ -138,14 +137,6 @@ class TransformerEncoder:
                 vectors = torch.nn.functional.normalize(vectors, dim=1)
             out: np.ndarray = vectors.cpu().numpy()
         return out
-
-    def flops(self, lengths: np.ndarray) -> float:
-        """Floating point operations of the matrix products for texts of so many tokens."""
-        return self._network.flops(lengths)
-
-    def ceiling(self) -> float:
-        """Floating point operations a second of the largest layer's products, measured."""
-        return matmul_ceiling(self.setup, self.shape)
 
     def spans(self, text: str) -> np.ndarray:
         """Character offsets (n_tokens, 2) int64 of the tokens: no prompt, no special ones, uncut."""

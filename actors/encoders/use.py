@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 
 from actors.engine.engine import Tokens
-from actors.engine.hardware import cores, matmul_ceiling, on_lane, setup_for
+from actors.engine.hardware import cores, on_lane, setup_for
 
 UNK, BOS, EOS = 0, 1, 2
 EMBEDDING, BRANCH = 512, 256
@@ -73,7 +73,6 @@ class UseEncoder:
                 )
         self._threads = threads or cores()
         self.setup = setup_for(device, "fp32", self._threads, packed=True)
-        self.shape = EMBEDDING, len(WINDOWS) * BRANCH
         self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(pieces_path))
         self._device = torch.device(device)
         self._slice = SLICE_CPU if self._device.type == "cpu" else SLICE_GPU
@@ -144,16 +143,6 @@ class UseEncoder:
             counts = torch.from_numpy(lengths).to(self._device, torch.float32)
             vectors: np.ndarray = self._head(sums[:-1], counts[:, None]).cpu().numpy()
         return vectors
-
-    def flops(self, lengths: np.ndarray) -> float:
-        """Floating point operations, had every piece to be computed at each of its places."""
-        places = sum(width for width, _ in WINDOWS)
-        projected = EMBEDDING * len(WINDOWS) * BRANCH
-        return 2.0 * (projected + 2 * places * BRANCH * BRANCH) * float(lengths.sum())
-
-    def ceiling(self) -> float:
-        """Floating point operations a second of the projection's products, measured."""
-        return matmul_ceiling(self.setup, self.shape)
 
     def spans(self, text: str) -> np.ndarray:
         """Character offsets (n_tokens, 2) int64 of the tokens, blanks around a token left out.

@@ -98,14 +98,6 @@ class WordEncoder:
         unit: np.ndarray = means / np.where(norms > 0, norms, np.nan)  # no direction: not finite
         return unit
 
-    def flops(self, lengths: np.ndarray) -> float:
-        """An addition a number of each word's vector."""
-        return float(lengths.sum()) * self.dim
-
-    def ceiling(self) -> float:
-        """Nothing is multiplied here, so that there is no ceiling to come near to."""
-        return math.inf
-
     def spans(self, text: str) -> np.ndarray:
         """Character offsets (n_words, 2) int64 of a text's words, those without vectors included."""
         found = [match.span() for match in WORD.finditer(text)]

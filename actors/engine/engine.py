@@ -80,12 +80,6 @@ class Encoder(Protocol):
     def forward(self, ids: list[Any]) -> np.ndarray:
         """Vectors (n, dim) float32 of one micro-batch, in order; padding is done inside."""
 
-    def flops(self, lengths: np.ndarray) -> float:
-        """Floating point operations of the matrix products for texts of so many tokens."""
-
-    def ceiling(self) -> float:
-        """Floating point operations a second of its products alone on this machine, measured."""
-
 
 class TextEncoder(Encoder, Protocol):
     """An encoder whose documents can be cut into passages."""
@@ -100,13 +94,11 @@ class Work:
 
     Attributes:
         n_computed: Tokens that went through the network, padding included.
-        flops: Floating point operations of matrix products, padding left out.
         busy_seconds: Time in which the encoder computed, averaged over its lanes.
         n_unknown: Words without a vector, where the encoder is a list of words.
     """
 
     n_computed: int = 0
-    flops: float = 0.0
     busy_seconds: float = 0.0
     n_unknown: int = 0
 
@@ -164,21 +156,19 @@ class Engine:
         for lane in lanes:
             lane.result()
         seconds = window.seconds / len(lanes)
-        work = Work(window.n_computed, window.flops, seconds, tokens.n_unknown)
+        work = Work(window.n_computed, seconds, tokens.n_unknown)
         return Encoded(vectors, n_tokens, tokens.truncated, errors, work)
 
     def _lane(self, window: "_Window") -> None:
         """Work on a window until nothing of it is left."""
         while (batch := self._next(window)) is not None:
             rows, budget = batch
-            flops = self.encoder.flops(window.n_tokens[rows])
             seconds = self._compute(window, rows)
             if seconds is None:
                 self.budget.failed(budget)
                 continue
-            self.budget.ran(budget, flops, seconds)
+            self.budget.ran(budget, int(window.n_tokens[rows].sum()), seconds)
             with window.lock:
-                window.flops += flops
                 window.seconds += seconds
                 window.n_computed += self._cost(window.n_tokens[rows])
 
@@ -281,7 +271,6 @@ class _Window:
     start: int = 0
     again: list[np.ndarray] = field(default_factory=list)
     n_computed: int = 0
-    flops: float = 0.0
     seconds: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
 

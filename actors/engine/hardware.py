@@ -1,4 +1,4 @@
-"""What this machine offers an encoder: lanes, token budgets, and the ceiling of its products.
+"""What this machine offers an encoder: lanes, token budgets, threads.
 
 On a CPU each lane is a thread of its own with a micro-batch of its own, and torch works on one
 thread in it: no thread ever waits for another inside a layer, and a micro-batch stays in the caches
@@ -6,11 +6,8 @@ of one core. On a GPU two lanes with a stream each let copies of one hide behind
 """
 
 import contextlib
-import itertools
 import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 from actors.engine.engine import Setup
 
@@ -18,9 +15,6 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 CPU_BUDGETS = (2048, 1024, 4096, 8192)  # tokens; the first is used until the others were tried
 GPU_BUDGETS = (32_768, 8_192, 131_072)
 GPU_LANES = 2
-CEILING_TOKENS = {"cpu": 1024, "cuda": 16_384}
-CEILING_SECONDS = 0.1
-CEILING_PRODUCTS = 4  # at least, of which the fastest counts
 _lane = threading.local()
 
 
@@ -83,53 +77,3 @@ def on_lane(setup: Setup) -> contextlib.AbstractContextManager[object]:
         _lane.stream = torch.cuda.Stream(setup.device)  # type: ignore[no-untyped-call]
         _lane.stream.wait_stream(torch.cuda.default_stream(setup.device))
     return torch.cuda.stream(_lane.stream)
-
-
-@contextlib.contextmanager
-def _all_or_none(barrier: threading.Barrier) -> Iterator[None]:
-    """If one of the threads at a barrier fails, the others do not wait for it."""
-    try:
-        yield
-    except BaseException:
-        barrier.abort()
-        raise
-
-
-def matmul_ceiling(setup: Setup, shape: tuple[int, int]) -> float:
-    """Floating point operations a second that nothing but matrix products reach, on all lanes.
-
-    Args:
-        setup: Device, precision and lanes.
-        shape: (in, out) features of the product, those of the model's largest layer.
-    """
-    import torch
-
-    from actors.kernels.linear import fastest_linear
-
-    device = torch.device(setup.device)
-    dtype = getattr(torch, DTYPES[setup.precision])
-    n_tokens = CEILING_TOKENS[device.type]
-    weight = torch.randn(shape[1], shape[0]).to(device, dtype)
-    bias = torch.zeros(shape[1]).to(device, dtype)
-    with on_threads(setup):
-        product = fastest_linear(weight, bias)(weight, bias)
-    lanes, a_turn = (setup.lanes, 1) if device.type == "cpu" else (1, 50)
-    edges: list[float] = []  # when all lanes were done with a product
-    end = time.perf_counter() + CEILING_SECONDS
-    together = threading.Barrier(lanes, action=lambda: edges.append(time.perf_counter()))
-
-    def work(_: int) -> None:
-        x = torch.randn(n_tokens, shape[0]).to(device, dtype)
-        with torch.inference_mode(), on_threads(setup), _all_or_none(together):
-            together.wait()
-            while len(edges) <= CEILING_PRODUCTS or edges[-1] < end:
-                for _ in range(a_turn):
-                    product(x)
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-                together.wait()
-
-    with ThreadPoolExecutor(lanes) as pool:
-        list(pool.map(work, range(lanes)))
-    fastest = min(b - a for a, b in itertools.pairwise(edges))
-    return 2.0 * n_tokens * shape[0] * shape[1] * lanes * a_turn / fastest

@@ -46,11 +46,7 @@ class Layer:
 
 
 class PackedBert:
-    """An encoder of the BERT family; called with token ids, it gives one vector a text.
-
-    Attributes:
-        shape: (in, out) features of its largest layer.
-    """
+    """An encoder of the BERT family; called with token ids, it gives one vector a text."""
 
     def __init__(
         self, layout: Layout, *, device: str = "cpu", dtype: str = "float32", pooling: str | None
@@ -96,15 +92,6 @@ class PackedBert:
         if layout.is_dpr and config.get("projection_dim"):
             parts = (weights[f"encode_proj.{kind}"] for kind in ("weight", "bias"))
             self._behind.append(plain(*parts))
-        up, hidden = largest.shape
-        self._flops_a_token = n_layers * 2 * (4 * hidden * hidden + 2 * hidden * up)
-        self._flops_a_pair = n_layers * 4 * hidden
-        self.shape = hidden, up
-
-    def flops(self, lengths: np.ndarray) -> float:
-        """Floating point operations of the matrix products for texts of so many tokens."""
-        squares = float((lengths.astype(np.float64) ** 2).sum())
-        return self._flops_a_token * float(lengths.sum()) + self._flops_a_pair * squares
 
     def __call__(self, ids: list[list[int]]) -> torch.Tensor:
         """Vectors (n, dim) float32 on the device, in order, not yet cut or normalised at the end."""

@@ -32,9 +32,7 @@ REPORT = pa.schema(
         ("n_unknown", pa.int64()),  # words without a vector
         ("seconds", pa.float64()),  # that the window took, loading left out
         ("n_computed", pa.int64()),  # tokens, padding included
-        ("flops", pa.float64()),
         ("busy_seconds", pa.float64()),
-        ("ceiling", pa.float64()),  # FLOP/s that matrix products reach in this worker
         ("precision", pa.string()),  # null where nothing was embedded
         ("token_budget", pa.int64()),
         ("remarks", pa.list_(pa.string())),

@@ -81,7 +81,6 @@ class EmbedWindow:
         self.token_budget = token_budget
         self._lock = threading.Lock()  # of loading; windows may come from several threads
         self._engine: Engine | None = None
-        self._ceiling = 0.0
         self._remarks: list[str] = []
         self._canary: str | None = None
 
@@ -161,7 +160,6 @@ class EmbedWindow:
                 )
                 self._remarks += fixed.remarks
                 self._canary = fixed.canary
-                self._ceiling = encoder.ceiling()
                 self._engine = Engine(encoder, token_budget=self.token_budget)
             return self._engine
 
@@ -229,7 +227,7 @@ class EmbedWindow:
             if parts
             else None
         )
-        state: dict[str, Any] = {"ceiling": self._ceiling, "remarks": self._remarks}
+        state: dict[str, Any] = {"remarks": self._remarks}
         if self._engine is not None:
             state["precision"] = self._engine.encoder.setup.precision
             state["token_budget"] = self._engine.budget.chosen
@@ -245,7 +243,6 @@ class EmbedWindow:
                 "canary": None if reports else self._canary,
                 "n_computed": round(work.n_computed * float(mine.mean())),
                 "n_unknown": round(work.n_unknown * float(mine.mean())),
-                "flops": work.flops * float(mine.mean()),
                 "busy_seconds": work.busy_seconds * float(mine.mean()),
                 "failures": [
                     self._failure(rows, int(i), str(failed[i])) for i in np.flatnonzero(mine & bad)

@@ -39,9 +39,7 @@ class Tally:
     n_unknown: int = 0
     n_rows: int = 0
     n_computed: int = 0
-    flops: float = 0.0
     busy_seconds: float = 0.0
-    ceiling_seconds: float = 0.0
     token_budget: int = 0
     precisions: set[str] = field(default_factory=set)
     remarks: set[str] = field(default_factory=set)
@@ -49,11 +47,10 @@ class Tally:
     def work(self, report: Mapping[str, Any]) -> None:
         """Add what a worker has done."""
         names = ("n_due", "n_tokens", "n_truncated", "n_unknown", "n_rows", "n_computed")
-        for name in (*names, "flops", "busy_seconds"):
+        for name in (*names, "busy_seconds"):
             setattr(self, name, getattr(self, name) + report[name])
         self.remarks.update(report["remarks"])
         if report["precision"] is not None:
-            self.ceiling_seconds += report["flops"] / max(report["ceiling"], 1.0)
             self.token_budget = report["token_budget"]
             self.precisions.add(report["precision"])
 
@@ -61,11 +58,6 @@ class Tally:
     def precision(self) -> str | None:
         """What the vectors were computed in; None where none was."""
         return "+".join(sorted(self.precisions)) or None
-
-    @property
-    def gemm_share(self) -> float:
-        """Share of the time in which models computed that their matrix products alone would take."""
-        return self.ceiling_seconds / self.busy_seconds if self.busy_seconds else 0.0
 
     def starved_share(self, seconds: float, n_actors: int) -> float:
         """Share of so many seconds in which the models of n actors waited; 0 where there was no work."""

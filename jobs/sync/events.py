@@ -52,10 +52,9 @@ class Events:
             self._add("failures", 1, stage=failure["stage"], reason=reason)
         self._set("queue", n_left)
 
-    def shares(self, gemm: float, starved: float) -> None:
-        """Shares in [0, 1]: of what matrix products reach here, and of time that models waited."""
-        self._set("gemm_share", gemm)
-        self._set("starved_share", starved)
+    def starved(self, share: float) -> None:
+        """Share of the time, in [0, 1], in which models waited."""
+        self._set("starved_share", share)
 
     def wave(self, seconds: float, n_rows: int, version: int) -> None:
         """A commit."""
@@ -93,9 +92,6 @@ def _meters() -> dict[str, Any]:
         "tokens": Counter("embatch_tokens", "Tokens, or patches of images", tags),
         "failures": Counter("embatch_failures", "Rows that workers could not embed", failed),
         "queue": Gauge("embatch_queue_rows", "Rows that are due and not embedded yet", tags),
-        "gemm_share": Gauge(
-            "embatch_gemm_share", "Share of what matrix products alone reach here", tags
-        ),
         "starved_share": Gauge(
             "embatch_starved_share", "Share of the time in which models waited", tags
         ),

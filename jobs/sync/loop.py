@@ -264,9 +264,7 @@ class Sync:
                     progress.add(report["n_due"])
                     self.events.report(report, progress.total - progress.done)
                     elapsed = time.monotonic() - started - self.start_seconds
-                    self.events.shares(
-                        self.tally.gemm_share, self.tally.starved_share(elapsed, use.n_actors)
-                    )
+                    self.events.starved(self.tally.starved_share(elapsed, use.n_actors))
                 progress.add()
                 if waves.seconds_since_wave() > self.options.wave_seconds:
                     waves.commit(self.stop)

@@ -70,8 +70,6 @@ class EmbedSummary(Counts):
         precision: what the vectors were computed in; null where none was.
         token_budget: tokens a micro-batch, found on this machine.
         padding_waste: share of the computed tokens that were padding.
-        gemm_share: share of the computing time that the matrix products alone would have taken, at
-            the rate that the workers measured for them.
         starved_share: share of the rest of the embedding stage in which the models waited: for
             rows, for other workers to start, for commits.
         replans: times that somebody else wrote in between.
@@ -95,7 +93,6 @@ class EmbedSummary(Counts):
     token_budget: int
     tokens_per_second: float
     padding_waste: float
-    gemm_share: float
     starved_share: float
     waves: int
     replans: int
@@ -138,7 +135,6 @@ class EmbedSummary(Counts):
             token_budget=tally.token_budget,
             tokens_per_second=round(tally.n_tokens / embed_seconds, 1),
             padding_waste=round(tally.padding_waste, 4),
-            gemm_share=round(tally.gemm_share, 4),
             starved_share=round(tally.starved_share(embed_seconds, outcome.n_actors), 4),
             waves=outcome.n_waves,
             replans=outcome.n_replans,
@@ -166,12 +162,10 @@ class EmbedSummary(Counts):
             f"\n{self.table} is at version {self.table_version}: {self.model}, "
             f"{self.seconds:.1f} s{rate}."
         )
-        share = f"{self.gemm_share:.0%} of what matrix products alone reach here"
-        ceiling = f", {share}" if self.gemm_share else ""
         if self.precision and self.n_tokens >= self.token_budget:  # less work tells nothing
             lines.append(
                 f"{self.precision}, {self.tokens_per_second:,.0f} tokens/s in micro-batches of "
-                f"{self.token_budget:,} with {self.padding_waste:.1%} padding{ceiling}; "
+                f"{self.token_budget:,} with {self.padding_waste:.1%} padding; "
                 f"{self.starved_share:.0%} of the time the model waited."
             )
         by_number = sorted(self.failures.items(), key=lambda item: -item[1])

@@ -35,12 +35,6 @@ class HashEncoder:
         )
         return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
-    def flops(self, lengths):
-        return float(lengths.sum())
-
-    def ceiling(self):
-        return 1e9
-
     def spans(self, text):
         ends = [i for i, character in enumerate(text) if character == " "] + [len(text)]
         starts = [0] + [end + 1 for end in ends[:-1]]

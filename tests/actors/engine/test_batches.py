@@ -60,7 +60,7 @@ def test_costs_beyond_32_bits_are_counted():
 
 
 def work(budget, seconds_a_batch, n_batches=100):
-    """Run batches of 1 FLOP a token; the budgets that were handed out."""
+    """Run full batches; the budgets that were handed out."""
     given_out = []
     for _ in range(n_batches):
         size = budget.next(PLENTY)
@@ -83,13 +83,25 @@ def test_every_budget_is_tried_and_the_fastest_kept(fastest):
 
 def test_the_batch_that_warms_up_does_not_count():
     budget = TokenBudget((10, 20))
-    rates = {10: iter([0.1, 4.0, 4.0, 1.0]), 20: iter([3.0] * 4)}  # with it the median is 2.5
+    rates = {10: iter([0.1, 4.0, 4.0, 1.0, 2.5]), 20: iter([3.0] * TRIALS)}  # with it it is 2.5
     for _ in range(2 * TRIALS):
         size = budget.next(PLENTY)
         budget.ran(size, next(rates[size]), 1.0)
     assert budget.chosen == 10
     work(budget, {10: 99.0})  # what was found is not tried again
     assert budget.chosen == 10
+
+
+@pytest.mark.parametrize("fastest", [100, 200, 400])
+def test_texts_that_become_cheaper_flatter_no_budget(fastest):
+    """Texts come longest first, so that a token costs less from batch to batch."""
+    budget, n_done = TokenBudget((200, 100, 400)), 0
+    for _ in range(3 * TRIALS):
+        size = budget.next(PLENTY)
+        cost = 1.0 - 1e-4 * (n_done + size / 2) - (0.01 if size == fastest else 0)
+        budget.ran(size, size, size * cost)
+        n_done += size
+    assert budget.chosen == fastest
 
 
 def test_a_budget_that_did_not_fit_is_never_handed_out_again():

@@ -16,7 +16,6 @@ from actors.files.layout import read_layout
 from actors.files.settings import POOLINGS, is_packable
 from actors.kernels.attention import by_length, groups_of, padded
 from actors.kernels.linear import _onednn, plain
-from actors.kernels.packed import PackedBert
 from tests.actors.encoders.test_transformer import (
     WORDS,
     assert_same,
@@ -206,30 +205,6 @@ def test_a_pooling_given_from_outside_decides(tmp_path):
     assert is_packable(layout, "cls", prompt=True)
     edit_json(tmp_path / "config.json", model_type="electra")
     assert not is_packable(read_layout(tmp_path), None, prompt=False)
-
-
-def test_flops_by_hand(tmp_path):
-    save_plain(tmp_path)
-    config = transformers.BertConfig.from_pretrained(
-        tmp_path, hidden_size=8, intermediate_size=12, num_hidden_layers=1
-    )
-    transformers.BertModel(config).save_pretrained(tmp_path)
-    network = PackedBert(read_layout(tmp_path), pooling=None)
-    # A token: q, k, v and out 4 * 8 * 8, up and down 2 * 8 * 12; a pair of tokens: q k' and p v.
-    expected = 2 * (3 + 5) * (4 * 64 + 2 * 96) + 2 * (9 + 25) * 2 * 8
-    assert network.flops(np.array([5, 3])) == expected == 8256
-    assert network.flops(np.array([], int)) == 0
-    assert network.shape == (8, 12)
-
-
-def test_padded_modules_count_two_operations_a_weight_that_is_no_embedding(tmp_path):
-    folder = save_modules(tmp_path, pooling="mean_sqrt_len_tokens")
-    encoder = TransformerEncoder(folder)
-    model = SentenceTransformer(folder, device="cpu", local_files_only=True)
-    words = model[0].model.get_input_embeddings().weight.numel()
-    n_weights = sum(weight.numel() for weight in model.parameters()) - words
-    assert encoder.flops(np.array([5, 3])) == 2 * 8 * n_weights
-    assert encoder.ceiling() > 0
 
 
 @pytest.mark.parametrize("n_rows", [1, 3000])

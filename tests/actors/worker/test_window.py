@@ -88,7 +88,7 @@ def test_a_window_reports_what_it_took(target):
     np.testing.assert_array_equal(fixed.values, [vector_of(text) for text in canary.texts()])
     assert row == {
         **{"group": 0, "n_rows": 3, "n_due": 3, "n_tokens": 9, "n_truncated": 0, "n_unknown": 0},
-        **{"n_computed": 9, "flops": 9.0, "ceiling": 1e9, "precision": "fp32"},
+        **{"n_computed": 9, "precision": "fp32"},
         **{"token_budget": 4096, "remarks": [], "failures": []},
     }
     np.testing.assert_array_equal(vectors_of(table["embedding"]), [vector_of(t) for t in texts])
@@ -103,7 +103,7 @@ def test_a_windows_work_is_shared_out_among_its_groups(target):
     assert report["group"].to_pylist() == [0, 3]
     assert report["n_due"].to_pylist() == report["n_rows"].to_pylist() == [6, 2]
     assert report["n_tokens"].to_pylist() == [1 + 3 + 4 + 6 + 7 + 8, 2 + 5]
-    assert report["n_computed"].to_pylist() == report["flops"].to_pylist() == [27, 9]
+    assert report["n_computed"].to_pylist() == [27, 9]
     assert report["token_budget"].to_pylist() == [7, 7]
     for row in report.to_pylist():
         assert written(target, row["name"]).num_rows == row["n_rows"]
@@ -130,8 +130,8 @@ def test_rows_that_failed_before_need_no_model(target):
     (row,) = report.to_pylist()
     nothing = ("name", "size_bytes", "precision", "token_budget", "canary")
     assert [row[column] for column in nothing] == [None] * 5
-    counts = ("n_rows", "n_tokens", "n_computed", "flops", "busy_seconds", "ceiling")
-    assert [row[column] for column in counts] == [0] * 6
+    counts = ("n_rows", "n_tokens", "n_computed", "busy_seconds")
+    assert [row[column] for column in counts] == [0] * 4
     assert (row["n_due"], row["remarks"]) == (2, [])
     assert row["failures"][1] == {
         **{"id": "1", "content_hash": "01" * 16, "source_file": "a.parquet", "position": 1},
