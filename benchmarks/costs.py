@@ -40,8 +40,9 @@ ROWS = 8192
 
 def measure_vectors(folder: Path) -> dict[str, float]:
     """Bytes in the file of a table of whole news articles, by the model that they are for."""
-    from jobs.embed import EmbedConfig, run
+    from jobs.embed import run
     from jobs.runtime.native_stderr import native_noise_in_a_file
+    from jobs.sync.config import EmbedConfig
 
     texts = corpus("mixed", EMBEDDED)
     source, table = folder / "articles.jsonl", folder / "articles"

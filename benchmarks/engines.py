@@ -102,9 +102,10 @@ def job(folder: str) -> EngineCall:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from jobs.embed import EmbedConfig, run
+    from jobs.embed import run
     from jobs.runtime.native_stderr import native_noise_in_a_file
     from jobs.runtime.ray_cluster import Cluster
+    from jobs.sync.config import EmbedConfig
     from jobs.sync.summary import EmbedSummary
     from schemas.delta.store import Table
     from schemas.vectors import vectors_of

@@ -93,8 +93,9 @@ def reference(model: str, photos: str, out: str) -> dict[str, Any]:
 
 def job(model: str, photos: str, out: str) -> dict[str, Any]:
     """The whole of `embatch embed`."""
-    from jobs.embed import EmbedConfig, run
+    from jobs.embed import run
     from jobs.runtime.native_stderr import native_noise_in_a_file
+    from jobs.sync.config import EmbedConfig
     from jobs.sync.summary import EmbedSummary
     from schemas.delta.store import Table
     from schemas.vectors import vectors_of

@@ -111,9 +111,10 @@ def measure(n_rows: int, folder: Path, model: str = HASH) -> dict[str, float]:
 
 def embed(source: str, table: str, model: str, seconds_a_row: float, with_ray: bool) -> None:
     """The child: embed, and print the summary."""
-    from jobs.embed import EmbedConfig, run
+    from jobs.embed import run
     from jobs.runtime.native_stderr import native_noise_in_a_file
     from jobs.runtime.ray_cluster import cluster
+    from jobs.sync.config import EmbedConfig
     from jobs.sync.summary import EmbedSummary
     from tests.support.hash_model import HashModel
 

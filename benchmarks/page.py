@@ -20,12 +20,12 @@ import numpy as np
 
 from benchmarks.record import append
 from benchmarks.refreshes import text, write_model
-from jobs.embed import EmbedConfig
 from jobs.embed import run as embed
 from jobs.project import ProjectConfig
 from jobs.project import run as project
 from jobs.report import ReportConfig
 from jobs.report import run as report
+from jobs.sync.config import EmbedConfig
 
 CHROMIUM = "/usr/bin/chromium"
 PATIENCE_MS = 120_000

@@ -20,7 +20,6 @@ from typing import Annotated, Any
 import tyro
 
 from actors.engine.hardware import cores
-from jobs.embed import EmbedConfig, model_of, source_of
 from jobs.refreshing.corpus_file import Corpus, Step, read_corpus
 from jobs.runtime.command import (
     USER_ERRORS,
@@ -32,6 +31,8 @@ from jobs.runtime.command import (
     user_errors,
 )
 from jobs.runtime.ray_cluster import cluster
+from jobs.sync.config import EmbedConfig
+from jobs.sync.inputs import model_of, source_of
 from jobs.sync.summary import left_out_line
 from schemas.delta.places import filesystem
 from schemas.delta.store import Table

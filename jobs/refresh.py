@@ -26,7 +26,6 @@ from jobs.refreshing.corpus_file import REFRESHES, Corpus, read_corpus
 from jobs.refreshing.history_page import RefreshSummary, write_page
 from jobs.refreshing.steps import Steps
 from jobs.runtime.command import Flag, parse, storage_options, table_uri, user_errors
-from jobs.runtime.native_stderr import native_noise_in_a_file
 from jobs.runtime.ray_cluster import under_submitted_job
 from jobs.runtime.signals import Stopped, StopSignal
 from schemas.delta import claim
@@ -170,8 +169,8 @@ def _vacuum(corpus: Corpus, options: dict[str, str]) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     config = parse(RefreshConfig, "refresh", __doc__, arguments)
-    quiet = contextlib.nullcontext() if config.verbose else native_noise_in_a_file()
-    with quiet, user_errors() as outcome:
+
+    with user_errors(hides_noise=not config.verbose) as outcome:
         try:
             summary = run(config)
         except Stopped as stopped:

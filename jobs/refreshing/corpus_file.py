@@ -20,6 +20,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from jobs import embed, evaluate, neighbours, project, report, zero_shot
+from jobs.sync.config import EmbedConfig
 from schemas.errors import UsageError
 
 NAME = re.compile(r"\w[\w.-]*")
@@ -62,7 +63,7 @@ class Kind:
 
 
 KINDS = {
-    "embed": Kind(embed.EmbedConfig, embed.run, "table"),
+    "embed": Kind(EmbedConfig, embed.run, "table"),
     "neighbours": Kind(
         neighbours.NeighboursConfig,
         neighbours.run,

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from jobs import embed
-from jobs.refreshing import model_switch
 from jobs.refreshing.corpus_file import Step
 from jobs.refreshing.drift import centroid_shift, neighbours_changed, same_rows
 from jobs.runtime.command import USER_ERRORS, explained, table_uri
 from jobs.runtime.signals import Stopped, StopSignal
-from jobs.sync.planning import OtherSpace
-from jobs.sync.summary import DryRunSummary, TooManyFailures, left_out_line
+from jobs.sync.errors import OtherSpace
+from jobs.sync.model_switch import clear
+from jobs.sync.summary import DryRunSummary, EmbedSummary, TooManyFailures, left_out_line
 from schemas.delta.store import Table
 from schemas.errors import named_error_line
 from schemas.tables.failures import FailureLog
@@ -125,10 +125,12 @@ class Steps:
         before, state = self._version_before(step), "done"
         try:
             summary = embed.run(asked, stop=self.stop)
-            model_switch.clear(step.output, self.options)
+            clear(table_uri(step.output), self.options)
             remark = []
         except OtherSpace:
-            summary, before = model_switch.embed_anew(asked, self.stop), None
+            anew = dataclasses.replace(asked, replace=True)
+            summary, before = embed.run(anew, stop=self.stop), None
+            assert isinstance(summary, EmbedSummary)
             remark = [f"All vectors are new, of {summary.model}."]
         except TooManyFailures as failed:
             summary, remark, state = failed.summary, [str(failed)], "failed"

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
+from jobs.runtime.native_stderr import native_noise_in_a_file
 from jobs.runtime.ray_cluster import under_submitted_job
 from schemas.delta.places import reason
 from schemas.delta.store import StoreError, Table
@@ -100,17 +101,22 @@ def explained(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def user_errors() -> Iterator[CommandOutcome]:
-    """Turn the errors that a user can cause into one message on stderr and an exit code."""
+def user_errors(*, hides_noise: bool = False) -> Iterator[CommandOutcome]:
+    """Turn the errors that a user can cause into one message on stderr and an exit code.
+
+    Args:
+        hides_noise: keep what native code writes to stderr from the terminal.
+    """
     outcome = CommandOutcome()
-    try:
-        yield outcome
-    except USER_ERRORS as error:
-        print(f"embatch: {explained(error)}", file=sys.stderr)
-        outcome.exit_code = 2 if isinstance(error, UsageError) else 1
-    except KeyboardInterrupt:
-        print("embatch: interrupted.", file=sys.stderr)
-        outcome.exit_code = 130
+    with native_noise_in_a_file() if hides_noise else contextlib.nullcontext():
+        try:
+            yield outcome
+        except USER_ERRORS as error:
+            print(f"embatch: {explained(error)}", file=sys.stderr)
+            outcome.exit_code = 2 if isinstance(error, UsageError) else 1
+        except KeyboardInterrupt:
+            print("embatch: interrupted.", file=sys.stderr)
+            outcome.exit_code = 130
 
 
 def run_command(

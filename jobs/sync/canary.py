@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.sync.planning import SyncError
+from jobs.sync.errors import SyncError
 from schemas.canary import MOST_DISTANCE, Canary
 from schemas.delta.store import Table
 from schemas.tables.embeddings import Fingerprint

@@ -9,16 +9,16 @@ source changed while the run went on stays as it is: the next run takes it.
 import time
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from jobs.runtime.progress import Progress
 from jobs.runtime.signals import StopSignal
 from jobs.sync.events import Events
 from jobs.sync.ledger import Ledger
+from jobs.sync.tally import Tally
 from schemas.delta.claim import RENEW_SECONDS
 from schemas.delta.fragments import Fragment
 from schemas.delta.rewriting import batches, discard, rewrite
@@ -27,48 +27,6 @@ from schemas.plan import Plan
 from schemas.tables.failures import CHANGED
 
 PORTION_BYTES = 2 << 30  # of files that are rewritten for one commit
-
-
-@dataclass
-class Tally:
-    """What the workers have reported so far, summed."""
-
-    n_due: int = 0
-    n_tokens: int = 0
-    n_truncated: int = 0
-    n_unknown: int = 0
-    n_rows: int = 0
-    n_computed: int = 0
-    busy_seconds: float = 0.0
-    token_budget: int = 0
-    precisions: set[str] = field(default_factory=set)
-    remarks: set[str] = field(default_factory=set)
-
-    def work(self, report: Mapping[str, Any]) -> None:
-        """Add what a worker has done."""
-        names = ("n_due", "n_tokens", "n_truncated", "n_unknown", "n_rows", "n_computed")
-        for name in (*names, "busy_seconds"):
-            setattr(self, name, getattr(self, name) + report[name])
-        self.remarks.update(report["remarks"])
-        if report["precision"] is not None:
-            self.token_budget = report["token_budget"]
-            self.precisions.add(report["precision"])
-
-    @property
-    def precision(self) -> str | None:
-        """What the vectors were computed in; None where none was."""
-        return "+".join(sorted(self.precisions)) or None
-
-    def starved_share(self, seconds: float, n_actors: int) -> float:
-        """Share of so many seconds in which the models of n actors waited; 0 where there was no work."""
-        if not self.n_tokens:
-            return 0.0
-        return max(0.0, 1 - self.busy_seconds / max(seconds, 1e-9) / n_actors)
-
-    @property
-    def padding_waste(self) -> float:
-        """Share of the tokens computed that are padding."""
-        return 1 - self.n_tokens / self.n_computed if self.n_computed else 0.0
 
 
 @dataclass
@@ -83,7 +41,6 @@ class Waves:
         note: what every commit's metadata holds (run, host, pid, model).
         tally: sums what the workers report.
         events: told of each wave.
-        at_once: hold everything back for `finish_overwrite`.
         apart: new rows keep files of their own, which say who made them.
     """
 
@@ -94,9 +51,7 @@ class Waves:
     note: Mapping[str, Any]
     tally: Tally
     events: Events
-    at_once: bool = False
     apart: bool = False
-    n_waves: int = 0
 
     def __post_init__(self) -> None:
         self._waiting = self.plan.expected()
@@ -112,7 +67,7 @@ class Waves:
     def take(self, report: Mapping[str, Any]) -> None:
         """Note what a worker has done for one group."""
         group = report["group"]
-        self.tally.work(report)
+        self.tally.add(report)
         self._waiting[group] -= report["n_due"]
         if report["name"] is not None:
             self._fragments[group].append(
@@ -135,7 +90,6 @@ class Waves:
         """
         ready = [0] if self._fragments[0] or self._failed[0] else []
         ready += [group for group in sorted(self._open_groups) if self._waiting[group] == 0]
-        ready = [] if self.at_once else ready
         portions = batches(ready, self._bytes.__getitem__, PORTION_BYTES)
         quiet |= len(portions) < 2
         n_files = int(self._n_files[ready].sum())
@@ -175,7 +129,7 @@ class Waves:
                 if self.table.version > version:  # whatever comes now, it is in the table
                     self._close(groups)
             self._last_commit = time.monotonic()
-            self.n_waves += 1
+            self.tally.n_waves += 1
             discard(self.table, spare)
             self.events.wave(time.monotonic() - started, n_added, self.table.version)
         self._close(groups)
@@ -185,15 +139,6 @@ class Waves:
             self._fragments.pop(group, None)
             self._failed.pop(group, None)
         self._open_groups -= set(groups)
-
-    def finish_overwrite(self, schema: pa.Schema) -> None:
-        """Replace the whole table by what the workers wrote, in one commit."""
-        failed = [failure for failures in self._failed.values() for failure in failures]
-        self.ledger.fail(failed)
-        added = [fragment for fragments in self._fragments.values() for fragment in fragments]
-        n_added = sum(fragment.n_rows for fragment in added)
-        self.table.overwrite(self._wave_note(n_added), schema, added)
-        self.n_waves += 1
 
     def _wave_note(self, n_added: int) -> dict[str, Any]:
         note = {**self.note, "state": "wave", "n_added": n_added}

@@ -1,18 +1,59 @@
-"""What a dry run tells: the plan's counts, and the model's pace on a few of the rows that are due."""
+"""What a run would do: the plan's counts, and the model's pace on a few of the rows that are due."""
 
 import time
 from typing import Any
 
 import numpy as np
 
-from actors.engine.precision import HostedModel
+from actors.engine.engine import Engine
+from actors.engine.precision import load_sound
 from actors.images.pixels import Preprocess
 from actors.worker.exchange import PIXELS
 from jobs.sync.due import Images, due_by_piece, read_due
-from jobs.sync.summary import DryRunSummary, Preview
+from jobs.sync.errors import OtherSpace
+from jobs.sync.planning import Planner
+from jobs.sync.summary import DryRunSummary
+from schemas.plan import EMBED
 from sources.rows import Piece, Source
 
+SAMPLE_ROWS = 64
 WARM_UP_ROWS = 4
+
+
+def dry_run(planner: Planner) -> DryRunSummary:
+    """Plan and write nothing; time the model, in this process, on a sample of the rows due."""
+    config, model = planner.config, planner.model
+    ledger = planner.scan_source()
+    ledger.open(config.uri, config.store)
+    try:
+        table = planner.table.open()
+    except OtherSpace:
+        if not config.replace:
+            raise
+        table = None  # all of it will be embedded
+    _, plan = planner.compare(table, ledger, defer=True)
+    due = plan.due[plan.due["action"] == EMBED]
+    sample = sample_due(planner.source, planner.pieces, due, SAMPLE_ROWS, model.preprocess)
+    tokens_a_row, rate = 0.0, 0.0
+    if sample:
+        device = "cpu" if config.device == "auto" else config.device
+        encoder, _ = load_sound(model, device, None, config.precision, sample)
+        engine = Engine(encoder)
+        engine.encode(sample[:WARM_UP_ROWS])  # pays for what later calls do not
+        started = time.monotonic()
+        encoded = engine.encode(sample)
+        rate = len(sample) / (time.monotonic() - started)
+        tokens_a_row = float(encoded.n_tokens.mean())
+    return DryRunSummary(
+        **vars(ledger.counts),
+        rows_to_embed=len(due),
+        tokens_to_embed=round(len(due) * tokens_a_row),
+        seconds_expected=round(len(due) / rate, 1) if rate else 0.0,
+        rows_per_second=round(rate, 1),
+        files_left_out=planner.source.left_out(),
+        warnings=planner.warnings,
+        templates=list(model.templates),
+    )
 
 
 def sample_due(
@@ -41,31 +82,3 @@ def sample_due(
             pixels = [held for held in rows[PIXELS].to_pylist() if held is not None]
             sample += [np.frombuffer(p, np.uint8).reshape(preprocess.shape) for p in pixels]
     return sample
-
-
-def dry_run(preview: Preview, model: HostedModel, device: str, precision: str) -> DryRunSummary:
-    """The plan's counts with the time that the model, timed in this process, would take."""
-    from actors.engine.engine import Engine
-    from actors.engine.precision import load_sound
-
-    tokens_a_row, rate = 0.0, 0.0
-    if preview.sample:
-        device = "cpu" if device == "auto" else device
-        encoder, _ = load_sound(model, device, None, precision, preview.sample)
-        engine = Engine(encoder)
-        engine.encode(preview.sample[:WARM_UP_ROWS])  # pays for what later calls do not
-        started = time.monotonic()
-        encoded = engine.encode(preview.sample)
-        rate = len(preview.sample) / (time.monotonic() - started)
-        tokens_a_row = float(encoded.n_tokens.mean())
-    n_due = preview.n_to_embed
-    return DryRunSummary(
-        **vars(preview.counts),
-        rows_to_embed=n_due,
-        tokens_to_embed=round(n_due * tokens_a_row),
-        seconds_expected=round(n_due / rate, 1) if rate else 0.0,
-        rows_per_second=round(rate, 1),
-        files_left_out=preview.files_left_out,
-        warnings=preview.warnings,
-        templates=list(model.templates),
-    )

@@ -122,7 +122,7 @@ class Ledger:
             note: of the run's commits.
         """
         self.scan, self.pieces, self.note, self.recipe = scan, pieces, note, recipe
-        self.source, self.names = source, {source, also_known_as}
+        self.source, self.names = source, {source, without_secrets(also_known_as)}
         self.unreadable = [self.row_of(row) for row in scan.failures.to_pylist()]
         self.fate = np.full(len(scan.keys), UNCHANGED, np.uint8)
         self.n_deleted = self.n_withdrawn = self.n_due = 0

@@ -96,6 +96,11 @@ def scan_piece(source: Source, index: int, piece: Piece) -> dict[str, Any]:
     }
 
 
+def n_rows_of(scan: Mapping[str, Any]) -> int:
+    """Rows that a piece's scan found."""
+    return len(scan["keys"]) // KEYS.itemsize
+
+
 def gather(
     scans: Sequence[Mapping[str, Any]],
     pieces: Sequence[Piece],

@@ -1,13 +1,14 @@
 """What a run reports: counts that add up, and the lines and keys that people and machines read."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jobs.sync.commits import Tally
+from jobs.sync.config import EmbedConfig
+from jobs.sync.errors import SyncError
 from jobs.sync.ledger import LEAST_TRIED, Counts, Ledger
-from jobs.sync.planning import SyncError
+from jobs.sync.tally import Tally
 
 _REASONS_SHOWN = 5
 _ENDINGS_SHOWN = 12
@@ -15,44 +16,6 @@ _ENDINGS_SHOWN = 12
 ALL_FAILED = (
     "No row could be embedded, and the table is empty. `embatch failures {table}` says why."
 )
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a sync did.
-
-    Attributes:
-        embed_seconds: of the embedding stage, of which
-        start_seconds: passed until the first worker was ready.
-        n_actors: processes that hosted the model.
-        complaint: why the run counts as failed; empty where it does not.
-        reasons: rows without a vector, by reason.
-        files_left_out: files that are not read, by ending.
-    """
-
-    counts: Counts
-    tally: Tally
-    table_version: int
-    embed_seconds: float
-    start_seconds: float
-    n_actors: int
-    n_waves: int
-    n_replans: int
-    complaint: str
-    reasons: dict[str, int]
-    files_left_out: dict[str, int]
-    warnings: list[str]
-
-
-@dataclass(frozen=True)
-class Preview:
-    """What a sync would do, with a few of the rows that it would embed."""
-
-    counts: Counts
-    n_to_embed: int
-    sample: list[Any]
-    files_left_out: dict[str, int]
-    warnings: list[str]
 
 
 @dataclass(frozen=True)
@@ -104,44 +67,37 @@ class EmbedSummary(Counts):
     @classmethod
     def of(
         cls,
-        outcome: Outcome,
+        ledger: Ledger,
+        tally: Tally,
+        config: EmbedConfig,
         *,
-        table: str,
-        model: str,
-        run: str,
-        passages: bool,
         seconds: float,
-        templates: Sequence[str] = (),
+        **known: Any,  # noqa: ANN401 the fields that stand in neither
     ) -> "EmbedSummary":
-        """Of a sync's outcome, which lasted so many seconds."""
-        counts, tally = outcome.counts, outcome.tally
-        embed_seconds = max(outcome.embed_seconds - outcome.start_seconds, 1e-9)
+        """Of a run that lasted so many seconds."""
+        counts = ledger.counts
+        embed_seconds = max(tally.embed_seconds - tally.start_seconds, 1e-9)
         return cls(
             **vars(counts),
+            **known,
+            table=config.table,
             seconds=round(seconds, 3),
-            start_seconds=round(outcome.start_seconds, 3),
+            start_seconds=round(tally.start_seconds, 3),
             rows_per_second=round((counts.embedded + counts.replaced) / embed_seconds, 1)
-            if outcome.embed_seconds
+            if tally.embed_seconds
             else 0.0,
-            table_version=outcome.table_version,
-            table=table,
-            model=model,
-            run=run,
             n_tokens=tally.n_tokens,
             n_truncated=tally.n_truncated,
             unknown_share=round(tally.n_unknown / max(tally.n_unknown + tally.n_tokens, 1), 4),
-            n_passages=tally.n_rows if passages else 0,
+            n_passages=tally.n_rows if config.chunking else 0,
             precision=tally.precision,
             token_budget=tally.token_budget,
             tokens_per_second=round(tally.n_tokens / embed_seconds, 1),
             padding_waste=round(tally.padding_waste, 4),
-            starved_share=round(tally.starved_share(embed_seconds, outcome.n_actors), 4),
-            waves=outcome.n_waves,
-            replans=outcome.n_replans,
-            failures=outcome.reasons,
-            files_left_out=outcome.files_left_out,
-            warnings=outcome.warnings + sorted(tally.remarks),
-            templates=list(templates),
+            starved_share=round(tally.starved_share(embed_seconds), 4),
+            waves=tally.n_waves,
+            replans=tally.n_replans,
+            failures=ledger.reasons,
         )
 
     def text(self) -> str:
@@ -190,14 +146,14 @@ def _templates_line(templates: list[str]) -> list[str]:
     return [f"{'':>14}names put into: {' | '.join(templates)}"] if templates else []
 
 
-def too_many_failures(ledger: Ledger, allowed: float, table: str) -> str:
+def too_many_failures(ledger: Ledger, config: EmbedConfig) -> str:
     """The message for a run that failed too often; empty where it did not."""
-    if ledger.new_share <= allowed:
+    if ledger.new_share <= config.max_failures:
         return ""
     return (
         f"{ledger.n_new:,} rows failed that did not before, {ledger.new_share:.1%} of those tried (of "
-        f"{LEAST_TRIED} at least) and more than --max-failures {allowed:g}. What was committed "
-        f"stays; see `embatch failures {table}`, then fix the source, or raise --max-failures."
+        f"{LEAST_TRIED} at least) and more than --max-failures {config.max_failures:g}. What was committed "
+        f"stays; see `embatch failures {config.uri}`, then fix the source, or raise --max-failures."
     )
 
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from actors.engine.precision import HostedModel
 from actors.worker.window import EmbedWindow, Target
 from jobs.runtime.ray_cluster import READ_CPUS, Allocation
+from jobs.sync.config import EmbedConfig
 from jobs.sync.due import Images, due_by_piece, due_from_bytes, read_due
+from jobs.sync.model import SyncModel
 from jobs.sync.scan import scan_piece
 from schemas.delta.fragments import windows
 from schemas.errors import UserError
@@ -42,30 +43,44 @@ class Work:
     """What the workers are to do.
 
     Attributes:
+        config: what was asked for.
         source: where the rows are.
-        pieces: its pieces, numbered.
+        model: embeds.
+        run: id of the run.
+        pieces: of the source, numbered.
         due: (k,) `schemas.plan.DUE`, in the order of work.
         files: names of the table's files, which `due` points into.
         columns: the source's other columns with the table's fields for them.
-        model: embeds.
-        target: where the workers write.
-        keep_images: leave images' bytes in the table.
+        schema: of the files to write.
     """
 
+    config: EmbedConfig
     source: Source
+    model: SyncModel
+    run: str
     pieces: list[Piece]
     due: np.ndarray
     files: list[str]
     columns: Mapping[str, pa.Field]
-    model: HostedModel
-    target: Target
-    keep_images: bool = False
+    schema: pa.Schema
 
     def images(self, threads: int) -> Images | None:
         """How images are read; None where texts are."""
         if self.model.preprocess is None:
             return None
-        return Images(self.model.preprocess, threads, self.keep_images)
+        return Images(self.model.preprocess, threads, self.config.keep_images)
+
+    def target(self) -> Target:
+        """Where the workers write, and how."""
+        return Target(
+            uri=self.config.uri,
+            schema=self.schema,
+            run=self.run,
+            options=self.config.store,
+            half=self.config.vector_dtype == "float16",
+            chunk_tokens=self.config.chunk_tokens,
+            chunk_overlap=self.config.chunk_overlap,
+        )
 
 
 def scan_pieces(source: Source, pieces: Sequence[Piece]) -> Iterator[Mapping[str, Any]]:
@@ -80,9 +95,7 @@ def scan_pieces(source: Source, pieces: Sequence[Piece]) -> Iterator[Mapping[str
     yield from rows.map(scan, num_cpus=1).iter_rows()
 
 
-def reports(
-    work: Work, use: Allocation, *, precision: str, token_budget: int
-) -> Generator[dict[str, Any] | None, None, None]:
+def reports(work: Work, use: Allocation) -> Generator[dict[str, Any] | None, None, None]:
     """Run the workers.
 
     Yields:
@@ -92,7 +105,7 @@ def reports(
     Raises:
         WorkerError: the pipeline failed, or due rows never came back.
     """
-    dataset = _dataset(work, use, precision, token_budget)
+    dataset = _dataset(work, use)
     arrived: queue.Queue[Any] = queue.Queue()
     over = threading.Event()
 
@@ -133,7 +146,7 @@ def reports(
         raise WorkerError(f"{n_left:,} due rows never came back from the workers; run again.")
 
 
-def _dataset(work: Work, use: Allocation, precision: str, token_budget: int) -> "Dataset":
+def _dataset(work: Work, use: Allocation) -> "Dataset":
     import ray.data
     from ray.data import ExecutionResources
 
@@ -162,12 +175,11 @@ def _dataset(work: Work, use: Allocation, precision: str, token_budget: int) -> 
     dataset = dataset.map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=READ_CPUS)
     return dataset.map_batches(
         _Worker,
-        fn_constructor_args=(work.model, work.target),
+        fn_constructor_args=(work.model, work.target()),
         fn_constructor_kwargs={
             "device": use.device,
             "threads": use.threads,
-            "precision": precision,
-            "token_budget": token_budget,
+            "precision": work.config.precision,
         },
         batch_size=1,
         batch_format="pyarrow",
@@ -190,17 +202,14 @@ class _Worker(EmbedWindow):
         return super().__call__(pa.ipc.open_stream(rows["window"][0].as_buffer()).read_all())
 
 
-def reports_here(
-    work: Work, use: Allocation, *, precision: str, token_budget: int
-) -> Generator[dict[str, Any] | None, None, None]:
+def reports_here(work: Work, use: Allocation) -> Generator[dict[str, Any] | None, None, None]:
     """As `reports`, in this process: a few rows cost less than the start of Ray and a worker."""
     worker = EmbedWindow(
         work.model,
-        work.target,
+        work.target(),
         device=use.device,
         threads=use.threads,
-        precision=precision,
-        token_budget=token_budget,
+        precision=work.config.precision,
     )
     for window in due_windows(work, work.due, use.window_rows, threads=use.threads):
         yield from worker(window).to_pylist()

@@ -22,10 +22,11 @@ from pathlib import Path
 import psutil
 import torch  # noqa: F401  a run's first seconds would go to it, and faults would meet no work
 
-from jobs.embed import EmbedConfig, run
+from jobs.embed import run
 from jobs.runtime import ray_cluster
 from jobs.runtime.command import user_errors
 from jobs.sync import planning, workers
+from jobs.sync.config import EmbedConfig
 from schemas.delta import fragments, rewriting, store
 from schemas.delta.store import Table
 from schemas.plan import make_plan

@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 from deltalake import DeltaTable
 
-from jobs.embed import EmbedConfig, run
+from jobs.embed import run
+from jobs.sync.config import EmbedConfig
 from tests.support.hash_model import HashModel
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,7 +16,8 @@ import tyro
 from deltalake import DeltaTable
 
 from jobs import cli
-from jobs.embed import EmbedConfig, run
+from jobs.embed import run
+from jobs.sync.config import EmbedConfig
 from tests.support.hash_model import HashModel, vector_of
 
 TABLE_COMMANDS = ("status", "runs", "failures", "export", "delete", "restore", "vacuum")

@@ -14,8 +14,9 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from actors.worker import canary
-from jobs.embed import EmbedConfig, run
-from jobs.sync.loop import SyncError
+from jobs.embed import run
+from jobs.sync.config import EmbedConfig
+from jobs.sync.errors import SyncError
 from schemas.canary import Canary
 from schemas.columns import SchemaError
 from schemas.delta.store import Table
@@ -338,7 +339,7 @@ def test_another_model_is_refused_until_replace_rebuilds_the_table_in_one_commit
     message = r"holds vectors of hash \(8\), not other \(4\). Give another TABLE, or --replace"
     with pytest.raises(SyncError, match=message):
         embed(source, table, other)
-    assert counts(embed(source, table, other, replace=True)) == {"embedded": 10}
+    assert counts(embed(source, table, other, replace=True)) == {"replaced": 10}
     dims = []
     for version in range(DeltaTable(table).version() + 1):
         rows = DeltaTable(table, version=version).to_pyarrow_table()["embedding"].to_pylist()
@@ -563,7 +564,8 @@ SLOW = """
 import sys, time
 from functools import partial
 from tests.support.hash_model import HashModel
-from jobs import claim, embed
+from jobs import embed
+from schemas.delta import claim
 release = claim.release
 def late(*arguments):  # Ray would end the process three seconds after a signal that it took for itself
     time.sleep(4)

@@ -9,9 +9,9 @@ from scipy.stats import spearmanr
 
 from actors.checkpoints import resolve
 from jobs.cli import main
-from jobs.embed import EmbedConfig
 from jobs.embed import run as embed
 from jobs.evaluate import EvaluateConfig, run
+from jobs.sync.config import EmbedConfig
 from schemas.delta.store import StoreError, Table
 from schemas.vectors import vectors_of
 from sources.rows import SourceError

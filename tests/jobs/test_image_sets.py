@@ -12,7 +12,7 @@ from deltalake import DeltaTable
 from actors.checkpoints import resolve
 from actors.engine.engine import Engine
 from actors.models import ModelError
-from jobs.sync.planning import SyncError
+from jobs.sync.errors import SyncError
 from schemas.delta.store import Table
 from schemas.vectors import vectors_of
 from sources import SourceOptions, open_source

@@ -12,9 +12,9 @@ from threadpoolctl import threadpool_info, threadpool_limits
 import jobs.analysis.projections
 from jobs.analysis.projections import fit_tsne, judge, place
 from jobs.cli import main
-from jobs.embed import EmbedConfig
 from jobs.embed import run as embed
 from jobs.project import ProjectConfig, run
+from jobs.sync.config import EmbedConfig
 from schemas.columns import SchemaError
 from schemas.delta.store import StoreError, Table
 from schemas.tables.projections import points_of

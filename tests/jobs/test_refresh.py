@@ -1,6 +1,7 @@
 """Refreshes of a small corpus: what is due is done, what is not is left, and all of it is written down."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -16,12 +17,12 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from jobs import refresh
-from jobs.embed import EmbedConfig
 from jobs.embed import run as run_embed
-from jobs.refreshing import model_switch
 from jobs.refreshing.corpus_file import read_corpus
 from jobs.restore import RestoreConfig
 from jobs.restore import run as restore
+from jobs.sync import model_switch
+from jobs.sync.config import EmbedConfig
 from schemas.delta import claim
 from schemas.delta.claim import TableBusy
 from schemas.delta.store import Table
@@ -331,7 +332,7 @@ def test_a_switch_that_dies_on_its_way_is_made_good(tmp_path, monkeypatch, at):
         else:  # between the log and the files
             patch.setattr("schemas.delta.versions.OURS", Dying())
         with pytest.raises(Died), contextlib.chdir(tmp_path):
-            model_switch.embed_anew(read_corpus(path).steps[0].config)
+            run_embed(dataclasses.replace(read_corpus(path).steps[0].config, replace=True))
     held = table(tmp_path, "articles").read(["id", "embedding"])
     assert sorted(held["id"].to_pylist()) == [f"d{i:05}" for i in range(40)]
     assert {len(v) for v in held["embedding"].to_pylist()} in ({8}, {6})

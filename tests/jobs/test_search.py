@@ -6,9 +6,9 @@ import pytest
 
 from actors.models import ModelError
 from jobs.cli import main
-from jobs.embed import EmbedConfig
 from jobs.embed import run as embed
 from jobs.search import Search, SearchConfig
+from jobs.sync.config import EmbedConfig
 from schemas.delta.store import StoreError
 from tests.support.hash_model import HashModel
 

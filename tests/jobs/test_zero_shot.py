@@ -10,7 +10,7 @@ import transformers
 from PIL import Image
 
 from jobs.cli import main
-from jobs.embed import EmbedConfig
+from jobs.sync.config import EmbedConfig
 from jobs.zero_shot import ClassError, ZeroShotConfig
 from jobs.zero_shot import run as zero_shot
 from schemas.columns import SchemaError

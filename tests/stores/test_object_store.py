@@ -18,9 +18,10 @@ from PIL import Image
 
 from actors.images.pixels import Preprocess
 from jobs.cli import main
-from jobs.embed import EmbedConfig, run
+from jobs.embed import run
 from jobs.runtime.command import TableOptions, user_errors
-from jobs.sync.planning import SyncError
+from jobs.sync.config import EmbedConfig
+from jobs.sync.errors import SyncError
 from schemas.delta.claim import TableBusy
 from schemas.delta.store import Refused, StoreError, Table
 from schemas.vectors import vectors_of

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from jobs.embed import EmbedConfig
 from jobs.embed import run as run_embed
+from jobs.sync.config import EmbedConfig
 from schemas.delta.store import Table
 from tests.support.hash_model import HashModel
 

@@ -9,9 +9,10 @@ import pytest
 from deltalake import DeltaTable
 
 from actors.worker import canary
-from jobs.embed import EmbedConfig, run
+from jobs.embed import run
 from jobs.runtime.signals import Stopped, StopSignal
 from jobs.sync.commits import Waves
+from jobs.sync.config import EmbedConfig
 from schemas.delta.store import Table
 from schemas.plan import make_plan
 from tests.support.hash_model import HashModel, vector_of

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from actors.images.pixels import Preprocess
-from jobs.embed import EmbedConfig, run
+from jobs.embed import run
+from jobs.sync.config import EmbedConfig
 from schemas.delta.store import Table
 from schemas.tables.failures import FAILURES
 from sources.formats import parquet

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.embed import EmbedConfig
 from jobs.embed import run as embed
-from jobs.sync.loop import FEW_ROWS
+from jobs.sync.config import EmbedConfig
+from jobs.sync.embedding import FEW_ROWS
 from tests.support.hash_model import HashModel
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from jobs.sync.loop import FEW_ROWS
+from jobs.sync.embedding import FEW_ROWS
 from tests.support.hash_model import vector_of
 
 ROOT = Path(__file__).resolve().parents[3]
 RUN = """
 import json, sys
-from jobs.embed import EmbedConfig, run
+from jobs.embed import run
+from jobs.sync.config import EmbedConfig
 from tests.support.hash_model import HashModel
 source, table, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 config = EmbedConfig(source, table, "hash", id_column="id", json=True, **options.pop("config", {}))

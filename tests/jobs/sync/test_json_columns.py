@@ -11,7 +11,8 @@ from deltalake import DeltaTable
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from jobs.embed import EmbedConfig, run
+from jobs.embed import run
+from jobs.sync.config import EmbedConfig
 from schemas.cells import json_type
 from schemas.columns import SchemaError, common_schema, source_columns
 from sources import SourceOptions, open_source

@@ -5,9 +5,10 @@ import time
 
 import pytest
 
-from jobs.embed import EmbedConfig, run
+from jobs.embed import run
 from jobs.runs import runs_of
-from jobs.sync.planning import SyncError
+from jobs.sync.config import EmbedConfig
+from jobs.sync.errors import SyncError
 from jobs.sync.summary import TooManyFailures
 from schemas.delta import claim
 from schemas.delta.store import Refused, Table

@@ -12,7 +12,8 @@ from deltalake import DeltaTable
 from deltalake.fs import DeltaStorageHandler
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
-from jobs.embed import EmbedConfig, run
+from jobs.embed import run
+from jobs.sync.config import EmbedConfig
 from tests.support.hash_model import HashModel, vector_of
 
 

@@ -12,7 +12,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
 from actors.checkpoints import resolve
-from jobs.embed import EmbedConfig, run
+from jobs.embed import run
+from jobs.sync.config import EmbedConfig
 
 pytestmark = [pytest.mark.data, pytest.mark.slow, pytest.mark.timeout(3000)]
 KEYS = ("embedded", "replaced", "updated", "duplicates", "failed", "deleted", "unchanged")

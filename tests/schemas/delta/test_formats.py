@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 
 from jobs import refresh
-from jobs.embed import EmbedConfig
 from jobs.embed import run as embed
 from jobs.refresh import RefreshConfig
+from jobs.sync.config import EmbedConfig
 from schemas.delta import formats
 from schemas.delta.formats import FORMAT, format_of, in_todays, is_of, since
 from schemas.delta.store import StoreError, Table

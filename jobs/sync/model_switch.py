@@ -7,16 +7,16 @@ the old ones; `restore` goes back until `vacuum` has run.
 
 import dataclasses
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs as pafs
 
-from jobs.embed import EmbedConfig, run
-from jobs.runtime.command import storage_options, table_uri
-from jobs.runtime.signals import StopSignal
-from jobs.sync.planning import PRUNE_SHARE, OtherSpace, SyncError
-from jobs.sync.summary import EmbedSummary
+from jobs.sync.config import EmbedConfig
+from jobs.sync.errors import OtherSpace, SyncError
+from jobs.sync.planning import PRUNE_SHARE
+from jobs.sync.summary import DryRunSummary, EmbedSummary
 from schemas.delta import claim
 from schemas.delta.formats import is_of
 from schemas.delta.fragments import Fragment, new_name
@@ -26,32 +26,36 @@ from schemas.tables.embeddings import Fingerprint
 from schemas.tables.failures import FAILURES, FailureLog
 
 NEXT = ".next"
-_COPY_BYTES = 8 << 20
+Summary = EmbedSummary | DryRunSummary
 
 
-def embed_anew(config: EmbedConfig, stop: StopSignal | None = None) -> EmbedSummary:
-    """Bring a table into the space of another model.
+def replace_all(config: EmbedConfig, sync: Callable[[EmbedConfig], Summary]) -> Summary:
+    """Embed all rows anew: in the table, or beside it where it holds vectors of another model.
 
     Args:
-        config: what `embatch embed` refuses, since the table holds other vectors.
-        stop: as for `jobs.embed.run`.
+        config: of a run with `--replace`.
+        sync: a run.
 
     Returns:
         What became of the table's rows, those among them that an earlier try had embedded included.
 
     Raises:
-        SyncError: the new vectors are of much fewer rows; else as `jobs.embed.run`.
+        SyncError: the new vectors are of much fewer rows; else as the run.
     """
-    uri, options = table_uri(config.table), storage_options(config.storage_option)
-    beside = dataclasses.replace(config, table=config.table + NEXT)
     try:
-        summary = run(beside, stop=stop)
+        return sync(config)
+    except OtherSpace:
+        beside = dataclasses.replace(config, table=config.table + NEXT, replace=False)
+    try:
+        summary = sync(beside)
     except OtherSpace:  # of a model that was given up before it was complete
-        clear(config.table, options)
-        summary = run(beside, stop=stop)
-    assert isinstance(summary, EmbedSummary)  # no dry run comes here
-    n_new, n_gone, version = _switch(uri, options, force=config.force_prune, wait=config.wait)
-    clear(config.table, options)
+        clear(config.uri, config.store)
+        summary = sync(beside)
+    assert isinstance(summary, EmbedSummary)  # a dry run looks past other vectors
+    n_new, n_gone, version = _switch(
+        config.uri, config.store, force=config.force_prune, wait=config.wait
+    )
+    clear(config.uri, config.store)
     n_held = summary.unchanged + summary.embedded + summary.replaced + summary.updated
     return dataclasses.replace(
         summary,
@@ -65,10 +69,10 @@ def embed_anew(config: EmbedConfig, stop: StopSignal | None = None) -> EmbedSumm
     )
 
 
-def clear(place: str, options: Mapping[str, str]) -> None:
+def clear(uri: str, options: Mapping[str, str]) -> None:
     """Delete what a switch has left beside a table."""
     for companion in (f"{NEXT}.failures", NEXT):
-        drop(table_uri(place) + companion, options, _is_ours)
+        drop(uri + companion, options, _is_ours)
 
 
 def _is_ours(schema: pa.Schema) -> bool:
@@ -125,11 +129,11 @@ def _copied(source: Table, target: Table, run: str) -> list[Fragment]:
     copied = []
     for file in source.files():
         name = new_name(run, "switch")
-        with (
-            source.filesystem.open_input_stream(file.name) as read,
-            target.filesystem.open_output_stream(name) as write,
-        ):
-            while block := read.read(_COPY_BYTES):
-                write.write(block)
+        pafs.copy_files(
+            file.name,
+            name,
+            source_filesystem=source.filesystem,
+            destination_filesystem=target.filesystem,
+        )
         copied.append(dataclasses.replace(file, name=name))
     return copied
