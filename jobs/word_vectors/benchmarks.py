@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from jobs.runtime.progress import Progress
 from jobs.word_vectors.table import WordTable
 from sources.rows import SourceError
@@ -52,7 +54,8 @@ def analogies(table: WordTable, path: str, *, quiet: bool) -> dict[str, Any]:
     sections, n_invalid = read_analogies(path)
     n_questions = sum(map(len, sections.values()))
     right, asked = Counter[str](), Counter[str]()
-    with Progress("analogies", n_questions, "questions", quiet=quiet) as progress:
+    one_thread = threadpool_limits(1, "blas")  # products are small: threads wait for each other
+    with one_thread, Progress("analogies", n_questions, "questions", quiet=quiet) as progress:
         for name, lines in sections.items():
             with _file([f": {name}", *lines]) as file:
                 _, (told, _) = table.keyed.evaluate_word_analogies(file, MOST_WORDS)
