@@ -29,8 +29,9 @@ import pyarrow as pa
 import tyro
 
 from actors.checkpoints import Model, resolve
-from actors.files.vocabulary import Block, Vocabulary, open_vocabulary
+from actors.files.vocabulary import open_vocabulary
 from actors.files.weights import hash_parts
+from actors.files.word_vectors import Block, Vocabulary
 from actors.models import ModelError
 from jobs.runtime.command import Flag, run_command, storage_options, table_uri
 from jobs.runtime.progress import Progress

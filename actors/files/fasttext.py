@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.files.vocabulary import BLOCK_WORDS, MOST_DIMENSIONS, Block, Vocabulary, opened
+from actors.files.word_vectors import BLOCK_WORDS, MOST_DIMENSIONS, Block, Vocabulary, open_bytes
 from actors.models import ModelError
 
 MAGIC = struct.pack("<i", 793_712_314)  # the first bytes of its files since version 11
@@ -88,7 +88,7 @@ def _unpacked(path: str) -> Iterator[str]:
     if not path.lower().endswith(".gz"):
         yield path
         return
-    with tempfile.NamedTemporaryFile(suffix=".bin") as plain, opened(path) as packed:
+    with tempfile.NamedTemporaryFile(suffix=".bin") as plain, open_bytes(path) as packed:
         shutil.copyfileobj(packed, plain)
         plain.flush()
         yield plain.name

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy._core.numeric import _frombuffer  # type: ignore[attr-defined]
 
-from actors.files.vocabulary import BESIDE, BLOCK_WORDS, Block, Vocabulary, opened
+from actors.files.word_vectors import BLOCK_WORDS, Block, Vocabulary, open_bytes
 from actors.models import ModelError
+
+VECTORS_ENDING = ".vectors.npy"  # of the file beside a .kv, where gensim saves large arrays
 
 
 def _empty_array(*_: object) -> np.ndarray:
@@ -57,11 +59,11 @@ class _PlainUnpickler(pickle.Unpickler):
 def read_keyed_vectors(path: str) -> Vocabulary:
     """What a file holds; arrays may lie beside it, as gensim saves large ones."""
     try:
-        with opened(path) as file:
+        with open_bytes(path) as file:
             held = _PlainUnpickler(file).load()
         vectors = held.__dict__.get("vectors")
         if vectors is None:  # large arrays lie beside the pickle
-            vectors = np.load(path + BESIDE, mmap_mode="r", allow_pickle=False)
+            vectors = np.load(path + VECTORS_ENDING, mmap_mode="r", allow_pickle=False)
         words, counts = held.index_to_key, held.expandos.get("count")
         if vectors.ndim != 2 or len(vectors) != len(words):
             raise ValueError(f"{len(words)} words and vectors of shape {vectors.shape}")

@@ -8,70 +8,33 @@ word2vec and GloVe are streamed, so that memory does not depend on the file; the
 their own here.
 """
 
-import gzip
 import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any, cast
 
 import numpy as np
 
+from actors.files.fasttext import read_fasttext
+from actors.files.keyed_vectors import VECTORS_ENDING, read_keyed_vectors
+from actors.files.word_vectors import (
+    BLOCK_WORDS,
+    MOST_DIMENSIONS,
+    Block,
+    Vocabulary,
+    open_bytes,
+)
 from actors.models import ModelError, ModelSpec
 
 ENDINGS = (".bin", ".vec", ".txt", ".kv", ".w2v")
-BESIDE = ".vectors.npy"  # where gensim saves large arrays of a .kv
-BLOCK_WORDS = 16_384
-MOST_DIMENSIONS = 65_536
 MOST_TOKENS = 2**20  # of a text; nothing grows with it but the list of its words
 LONGEST_LINE = 1 << 20
 LONGEST_WORD = 10_000  # bytes; more is no file of words
 DAMAGE = (OSError, EOFError, zlib.error)
 HEADER = re.compile(rb"\s*(\d+)\s+(\d+)\s*\n")
-
-
-@dataclass(frozen=True)
-class Block:
-    """Some words of a file, in its order.
-
-    Attributes:
-        words: n as the file has them; None where the bytes are no text in the given encoding.
-        vectors: (n, dim) float32, as trained, of any length.
-        counts: (n,) int64, how often each was met in training; None where the file does not say.
-    """
-
-    words: list[str | None]
-    vectors: np.ndarray
-    counts: np.ndarray | None = None
-
-
-class Subwords(Protocol):
-    """What makes a vector for a word that the file does not hold."""
-
-    def __call__(self, word: str) -> np.ndarray | None:
-        """(dim,) float32, None where no part of the word is known either."""
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """A file of word vectors, opened.
-
-    Attributes:
-        n: words, as the file's header says; None where it has none.
-        dim: length of a vector.
-        about: what is known of the training: `kind`, `window`, `min_n`, `max_n`, …
-        blocks: reads the file from its beginning.
-        subwords: of fastText; None where only whole words have vectors.
-    """
-
-    n: int | None
-    dim: int
-    blocks: Callable[[], Iterator[Block]]
-    about: dict[str, Any] = field(default_factory=dict)
-    subwords: Subwords | None = None
 
 
 def is_vocabulary(path: str) -> bool:
@@ -81,7 +44,7 @@ def is_vocabulary(path: str) -> bool:
 
 def files_of(path: str) -> list[str]:
     """The files that decide what the vectors are."""
-    return [path, *(beside for beside in [path + BESIDE] if Path(beside).is_file())]
+    return [path, *(beside for beside in [path + VECTORS_ENDING] if Path(beside).is_file())]
 
 
 def open_vocabulary(path: str, *, encoding: str = "utf-8") -> Vocabulary:
@@ -96,14 +59,12 @@ def open_vocabulary(path: str, *, encoding: str = "utf-8") -> Vocabulary:
     if not Path(path).is_file():
         raise ModelError(f"There is no file {path}.")
     try:
-        with opened(path) as file:
+        with open_bytes(path) as file:
             head = file.read(4096)
             head += file.readline(LONGEST_LINE) if b"\n" not in head else b""
     except DAMAGE as error:
         raise ModelError(f"Cannot read {path}: {error}") from error
     if path.lower().removesuffix(".gz").endswith(".kv"):
-        from actors.files.keyed_vectors import read_keyed_vectors
-
         found = read_keyed_vectors(path)
     elif head[:1].isascii() and head[:1].isdigit() and (match := HEADER.match(head)):
         n, dim = int(match[1]), int(match[2])
@@ -117,8 +78,6 @@ def open_vocabulary(path: str, *, encoding: str = "utf-8") -> Vocabulary:
             n, dim, lambda: _whole(path, read(path, n, dim, encoding)), {"kind": "word2vec"}
         )
     elif path.lower().removesuffix(".gz").endswith(".bin"):
-        from actors.files.fasttext import read_fasttext
-
         found = read_fasttext(path, encoding, head)
     elif _is_text(head):
         dim = len(head.split(b"\n", 1)[0].split()) - 1
@@ -163,11 +122,6 @@ def words_spec(path: str) -> ModelSpec:
     )
 
 
-def opened(path: str) -> IO[bytes]:
-    """A file's bytes, those of a .gz unpacked."""
-    return gzip.open(path) if path.lower().endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
-
-
 def _whole(path: str, blocks: Iterator[Block]) -> Iterator[Block]:
     """The blocks; damage to a packed file is told as all other."""
     try:
@@ -201,7 +155,7 @@ def _decoded(word: bytes, encoding: str) -> str | None:
 
 def _binary_blocks(path: str, n: int, dim: int, encoding: str) -> Iterator[Block]:
     size = dim * 4
-    with opened(path) as raw:
+    with open_bytes(path) as raw:
         file = io.BufferedReader(cast(Any, raw), 1 << 22)
         file.readline()
         done = 0
@@ -251,7 +205,7 @@ def _text_blocks(path: str, n: int | None, dim: int, encoding: str) -> Iterator[
     words: list[str | None] = []
     rows: list[np.ndarray] = []
     done = 0
-    with opened(path) as file:
+    with open_bytes(path) as file:
         if n is not None:
             file.readline()
         for line in filter(bytes.strip, file):

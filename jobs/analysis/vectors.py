@@ -24,7 +24,7 @@ class Vectors:
     """A table's vectors.
 
     Attributes:
-        ids: n strings, sorted; what is derived depends on the rows and not on the files.
+        ids: n strings in an order that depends on the rows and not on the files.
         vectors: (n, dim) float32.
     """
 
@@ -62,11 +62,18 @@ def refuse_two_spaces(place: str, one: Fingerprint, other_place: str, other: Fin
         )
 
 
-def read_vectors(table: Table, dim: int) -> Vectors:
-    """All vectors of a table, in memory or, if they are many, in a file that is mapped into it."""
+def read_vectors(table: Table, dim: int, *, by: str = "id") -> Vectors:
+    """All vectors of a table, in memory or, if they are many, in a file that is mapped into it.
+
+    Args:
+        table: of vectors.
+        dim: length of each.
+        by: column of distinct values by which they are sorted.
+    """
     files = table.files()
-    ids = table.read(["id"])["id"].combine_chunks()
-    order = pc.sort_indices(ids)
+    columns = table.read(list({"id", by}))
+    ids = columns["id"].combine_chunks()
+    order = pc.sort_indices(columns[by].combine_chunks())
     place = np.empty(len(ids), np.int64)
     place[order.to_numpy()] = np.arange(len(ids))
     shape = (len(ids), dim)

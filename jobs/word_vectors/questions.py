@@ -1,4 +1,4 @@
-"""Questions about a table of words, answered as gensim answers them.
+"""Questions about a table of words, which gensim answers.
 
     embatch words similar tables/words king --k 5
     embatch words similar tables/words king woman --without man
@@ -12,11 +12,10 @@ A word is looked up as it stands, then in lower case, as `embed` does; one that 
 hold is made of its parts, while the model's file is there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 
 from jobs.analysis.plots import check_picture, draw_words
@@ -136,52 +135,51 @@ class MapConfig(TableOptions):
 def similar(config: SimilarConfig) -> Answer:
     """Words like those asked for, unlike those of `without`."""
     table = WordTable(config.table, storage_options(config.storage_option))
-    asked = [*config.words, *config.without]
-    weights = [1.0] * len(config.words) + [-1.0] * len(config.without)
-    query, left_out = table.mean(asked, weights), [table.form(word) for word in asked]
-    return _listed(table.similar_to_each(query[None], [left_out], config.k)[0]) | _forms(
-        table, asked
-    )
+    found = table.most_similar(config.words, config.without, config.k)
+    return _listed(found) | _forms(table, [*config.words, *config.without])
 
 
 def similarity(config: SimilarityConfig) -> Answer:
     """Cosine of two words, or of two lists' means."""
     table = WordTable(config.table, storage_options(config.storage_option))
     one, other = ([w for w in words.split(",") if w] for words in (config.one, config.other))
-    return {"similarity": round(table.similarity(one, other), 6)} | _forms(table, one + other)
+    cosine = float(table.subset(one + other).n_similarity(one, other))
+    return {"similarity": round(cosine, 6)} | _forms(table, one + other)
 
 
 def analogy(config: AnalogyConfig) -> Answer:
-    """What is to C as B is to A."""
+    """What is to C as B is to A: the words nearest to B - A + C (3CosAdd, Mikolov et al. 2013)."""
     table = WordTable(config.table, storage_options(config.storage_option))
     a, b, c = config.asked
-    return _listed(table.analogy(a, b, c, config.k)) | _forms(table, config.asked)
+    return _listed(table.most_similar([b, c], [a], config.k)) | _forms(table, config.asked)
 
 
 def odd_one_out(config: OddOneOutConfig) -> Answer:
-    """The word that is least like all."""
+    """The words by their cosine with the mean of all directions, and the one for which it is least."""
     table = WordTable(config.table, storage_options(config.storage_option))
-    found = table.odd_one_out(config.words)
-    return {"odd": found[-1].word} | _listed(found) | _forms(table, config.words)
+    ranked = table.subset(config.words).rank_by_centrality(config.words)
+    found = [(word, cosine) for cosine, word in ranked]
+    return {"odd": found[-1][0]} | _listed(found) | _forms(table, config.words)
 
 
 def draw_neighbours(config: MapConfig) -> Answer:
     """A t-SNE of words and their neighbours, drawn with their names."""
     table = WordTable(config.table, storage_options(config.storage_option))
     targets = list(dict.fromkeys(table.form(word) for word in config.words))
-    directions = np.stack([table.direction(word) for word in targets])
-    found = table.similar_to_each(directions, [[word] for word in targets], config.k)
-    group = {one.word: word for word, near in zip(targets, found, strict=True) for one in near}
+    found = {word: table.most_similar([word], [], config.k) for word in targets}
+    group = {near: word for word, some in found.items() for near, _ in some}
     group |= {word: word for word in targets}
     words = list(group)
-    points = fit_tsne(np.stack([table.direction(word) for word in words]), 2, config.seed)
+    points = fit_tsne(table.subset(words).get_normed_vectors(), 2, config.seed)
     draw_words(points, words, [group[word] for word in words], config.picture)
-    near = {word: _listed(some)["words"] for word, some in zip(targets, found, strict=True)}
+    near = {word: _listed(some)["words"] for word, some in found.items()}
     return {"picture": config.picture, "neighbours": near} | _forms(table, config.words)
 
 
-def _listed(found: list[Any]) -> Answer:
-    return {"words": [{"word": one.word, "similarity": round(one.similarity, 6)} for one in found]}
+def _listed(found: Iterable[tuple[str, float]]) -> Answer:
+    return {
+        "words": [{"word": word, "similarity": round(float(cosine), 6)} for word, cosine in found]
+    }
 
 
 def _forms(table: WordTable, asked: Sequence[str]) -> Answer:

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from actors.files.vocabulary import BLOCK_WORDS, is_vocabulary, open_vocabulary
+from actors.files.vocabulary import is_vocabulary, open_vocabulary
+from actors.files.word_vectors import BLOCK_WORDS
 from actors.models import ModelError
 from tests.support.word_files import GENSIM, copied, read, written, zipped
 

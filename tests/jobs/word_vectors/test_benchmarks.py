@@ -28,9 +28,21 @@ def test_analogies_are_counted(royal, tmp_path, embatch):
     }
 
 
+def test_questions_are_text_whatever_their_file_is_called(royal, tmp_path, embatch):
+    path = tmp_path / "q.gz"
+    path.write_text(": family\nman king woman queen\n: none\na b c d\n: family\nman man man king\n")
+    told = embatch("evaluate", royal, "--analogies", path)
+    assert {name for name in told if ":" in name} == {"analogy_accuracy:family"}
+    assert (told["analogies"], told["analogies_with_unknown_words"]) == (2, 1)
+    assert told["analogy_accuracy:family"] == 1
+    path.write_text("king\tqueen\t8\r\nman\twoman\t7\r\n")
+    assert embatch("evaluate", royal, "--word-pairs", path)["word_pairs"] == 2
+
+
 def test_files_that_hold_no_questions(royal, tmp_path, embatch):
     for name, text, words in [
         ("--analogies", "man king woman queen\n", "q.txt, line 1: expected a section first"),
+        ("--analogies", "\n\nman king woman queen\n", "q.txt, line 3: expected a section first"),
         ("--analogies", ": family\nman king\n", "q.txt holds no analogy"),
         ("--word-pairs", "man\twoman\t7\n", "q.txt: 1 of its pairs are in"),
         ("--word-pairs", "man,woman,7\nking,queen,5\n", "with tabs between them"),

@@ -8,7 +8,7 @@ from jobs.word_vectors.table import WordTable
 from schemas.delta.store import Table
 from schemas.vectors import vectors_of
 from tests.support.tables import jsonl
-from tests.support.word_files import copied, says, table_at
+from tests.support.word_files import copied, says, table_at, written
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
@@ -157,7 +157,7 @@ def test_parts_of_words_are_not_taken_from_another_model(tmp_path, embatch):
 
 def test_a_table_by_rank(parts, parts_kv):
     table = WordTable(parts, {})
-    assert [table.words[row] for row in table.by_rank] == parts_kv.index_to_key
+    assert table.keyed.index_to_key == parts_kv.index_to_key
     np.testing.assert_allclose(table.raw("police"), parts_kv["police"], atol=1e-5)
     np.testing.assert_allclose(table.raw("zebras"), parts_kv["zebras"], atol=1e-5)
     assert table.direction("zebras") @ table.direction("zebras") == pytest.approx(1)
@@ -181,6 +181,15 @@ def test_words_and_their_neighbours_on_a_map(lee, lee_kv, tmp_path, embatch):
     assert picture.stat().st_size > 5000
     says(embatch("words", "map", lee, "police", "--picture", "words.doc"), 2, "expected a .png")
     says(embatch("words", "map", lee), 2, "Name a word")
+
+
+def test_a_table_of_one_word_and_words_that_cancel(royal, tmp_path, embatch):
+    one = table_at(tmp_path / "t", written(tmp_path / "one.txt", {"king": [3, 4]}))
+    assert embatch("words", "similar", one, "king")["words"] == []
+    assert embatch("words", "similarity", one, "king", "KING")["similarity"] == 1
+    found = embatch("words", "similar", royal, "king", "--without", "King")["words"]
+    assert {word["similarity"] for word in found} == {0}
+    assert len(found) == 5
 
 
 def test_wrong_questions_are_told(lee, tmp_path, embatch):
