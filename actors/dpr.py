@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from actors.checkpoints import Model, resolve
-from actors.files.layout import Layout, dpr_class, read_layout
+from actors.encoders.dpr import dpr_class
+from actors.families import family_of
+from actors.files.layout import Layout, read_layout
 from actors.models import ModelError
 
 PASSAGES = re.compile(r"(?<![a-z])(ctx|context|passages?)(?![a-z])", re.IGNORECASE)
@@ -103,7 +105,7 @@ def _neighbours(folder: str) -> list[Path]:
 def _class(folder: str) -> str | None:
     """Which of DPR's encoders lies in a folder; None where it is none."""
     layout = _layout(folder)
-    return dpr_class(layout) if layout is not None and layout.is_dpr else None
+    return dpr_class(layout) if layout is not None and family_of(folder) == "dpr" else None
 
 
 def _declared(folder: str) -> str | None:

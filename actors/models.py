@@ -19,7 +19,7 @@ class ModelSpec:
 
     Attributes:
         name: What `--model` takes, and what is displayed.
-        family: "transformer", "use" or "words": which encoder hosts it.
+        family: Its name in `actors.families.FAMILIES`.
         modality: What it embeds: "text", "image" or "text and image".
         dim: Length of a vector.
         max_tokens: Tokens after which a text is cut, special tokens included.
@@ -94,6 +94,7 @@ MODELS: dict[str, ModelSpec] = {
     ),
     "clip-ViT-B-32": ModelSpec(
         name="clip-ViT-B-32",
+        family="clip",
         modality="text and image",
         dim=512,
         max_tokens=77,
@@ -105,6 +106,7 @@ MODELS: dict[str, ModelSpec] = {
     ),
     "clip-ViT-B-16": ModelSpec(
         name="clip-ViT-B-16",
+        family="clip",
         modality="text and image",
         dim=512,
         max_tokens=77,
@@ -115,6 +117,7 @@ MODELS: dict[str, ModelSpec] = {
     ),
     "clip-ViT-L-14": ModelSpec(
         name="clip-ViT-L-14",
+        family="clip",
         modality="text and image",
         dim=768,
         max_tokens=77,
@@ -125,6 +128,7 @@ MODELS: dict[str, ModelSpec] = {
     ),
     "resnet-50": ModelSpec(
         name="resnet-50",
+        family="resnet",
         modality="image",
         dim=2048,
         max_tokens=0,
@@ -172,6 +176,7 @@ MODELS: dict[str, ModelSpec] = {
     ),
     "facebook/dpr-ctx_encoder-single-nq-base": ModelSpec(
         name="facebook/dpr-ctx_encoder-single-nq-base",
+        family="dpr",
         dim=768,
         max_tokens=512,
         pooling="cls",
@@ -184,6 +189,7 @@ MODELS: dict[str, ModelSpec] = {
     ),
     "facebook/dpr-question_encoder-single-nq-base": ModelSpec(
         name="facebook/dpr-question_encoder-single-nq-base",
+        family="dpr",
         dim=768,
         max_tokens=512,
         pooling="cls",

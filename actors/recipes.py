@@ -8,14 +8,14 @@ a message can say what differs between two.
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from actors.files.layout import Layout
-from actors.files.settings import facets_of
 from actors.files.vocabulary import files_of
-from actors.files.weights import count_layers, hash_file, hash_parts, npz_parts, tensor_parts
-from actors.images.pixels import Preprocess
-from actors.models import ModelSpec
+from actors.files.weights import hash_file, hash_parts, npz_parts, tensor_parts
+
+if TYPE_CHECKING:
+    from actors.checkpoints import Model
 
 TOKENS_VERSION = 1  # raised when the same text would come out as other tokens
 PIXELS_VERSION = 2  # raised when the same image would come out as other pixels
@@ -35,59 +35,56 @@ class Identity(NamedTuple):
     ingredients: dict[str, Any]
 
 
-def of_transformer(
-    spec: ModelSpec, layout: Layout, prompt: str, max_tokens: int, preprocess: Preprocess | None
-) -> Identity:
-    """Of a model folder; `preprocess` is what happens to images, where those are embedded.
+def of_layout(model: "Model", layout: Layout, facets: list[Any]) -> Identity:
+    """Of a folder in transformers' layout; facets are what shapes its vectors besides the weights.
 
     Raises:
-        ModelError: A file of weights is damaged, or transformers makes no sense of config.json.
+        ModelError: A file of weights is damaged.
     """
     parts = (tensor_parts(module, files) for module, files in layout.weight_files().items())
     weights = hash_parts(part for module in parts for part in module)
-    n_layers = count_layers(next(iter(layout.weight_files().values())))
-    pooling = spec.pooling if layout.plain and not layout.is_clip else ""
-    facets = [*facets_of(layout, n_layers), pooling]
-    files = [] if preprocess else layout.tokenizer_files()
-    return _identity(spec, weights, facets, prompt, max_tokens, preprocess, files)
+    files = [] if model.preprocess else layout.tokenizer_files()
+    return identity(model, weights, facets, files)
 
 
-def of_use(spec: ModelSpec, folder: str) -> Identity:
+def of_use(model: "Model") -> Identity:
     """Of a Universal Sentence Encoder's folder."""
-    weights = hash_parts(npz_parts(Path(folder) / "weights.npz"))
-    files = [Path(folder) / "sp.model"]
-    return _identity(spec, weights, ["use", spec.pooling], "", spec.max_tokens, None, files)
+    weights = hash_parts(npz_parts(Path(model.folder) / "weights.npz"))
+    return identity(model, weights, ["use", model.spec.pooling], [Path(model.folder) / "sp.model"])
 
 
-def of_words(path: str, word_weights: str) -> Identity:
+def of_words(model: "Model") -> Identity:
     """Of a file of word vectors, and perhaps of one that says how much each word counts."""
-    vectors = [hash_file(name) for name in files_of(path)]
+    vectors = [hash_file(name) for name in files_of(model.folder)]
     space = hash_parts([vectors])
-    weights = hash_file(word_weights) if word_weights else ""
+    weights = hash_file(model.word_weights) if model.word_weights else ""
     ingredients = {"weights": space, "word_weights": weights}
     return Identity(space, hash_parts([[space, weights, TOKENS_VERSION]]), ingredients)
 
 
-def _identity(
-    spec: ModelSpec,
-    weights: str,
-    facets: list[Any],
-    prompt: str,
-    max_tokens: int,
-    preprocess: Preprocess | None,
-    tokenizer_files: list[Path],
+def identity(
+    model: "Model", weights: str, facets: list[Any], tokenizer_files: list[Path]
 ) -> Identity:
+    """Of any model of texts or images.
+
+    Args:
+        model: What was asked for; its prompt, bound on tokens and preprocessing count.
+        weights: Hash of its weights.
+        facets: What shapes its vectors besides the weights, as JSON.
+        tokenizer_files: Whose bytes decide which tokens a text becomes.
+    """
+    spec, preprocess = model.spec, model.preprocess
     own_space = hash_parts([[weights, facets, spec.normalize, spec.dim]])
     space = spec.space or own_space
     # The weights' own space also where another is declared: other weights make rows due.
-    recipe: list[Any] = [space, own_space, prompt, max_tokens]
+    recipe: list[Any] = [space, own_space, model.prompt, model.max_tokens]
     recipe += [PIXELS_VERSION, asdict(preprocess)] if preprocess else [TOKENS_VERSION]
     tokenizer = [part for path in tokenizer_files for part in (path.name, path.read_bytes())]
     ingredients = {
         "weights": weights,
         "settings": facets,
-        "prompt": prompt,
-        "max_tokens": max_tokens,
+        "prompt": model.prompt,
+        "max_tokens": model.max_tokens,
         "tokenizer": hash_parts(tokenizer),
     }
     ingredients |= {"preprocess": asdict(preprocess)} if preprocess else {}

@@ -27,7 +27,6 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from actors.checkpoints import Model, resolve
 from actors.engine.engine import Engine, TextEncoder
-from actors.files.layout import read_layout
 from actors.models import ModelError
 from jobs.analysis.metrics import separation
 from jobs.analysis.plots import draw_learning
@@ -188,8 +187,7 @@ def _check(config: FinetuneConfig, model: Model) -> None:
     Raises:
         ModelError: The model is no transformer of texts, or OUT holds something else.
     """
-    layout = read_layout(model.folder) if model.spec.family == "transformer" else None
-    if layout is None or layout.is_clip or layout.is_dpr:
+    if model.spec.family != "transformer":
         raise ModelError(f"{model.name} cannot be fine-tuned; expected a transformer of texts.")
     out, work = Path(config.out), Path(f"{config.out}.training")
     if out.resolve() == Path(model.folder).resolve():

@@ -123,11 +123,11 @@ def run(config: InspectConfig) -> InspectSummary:
         ModelError: the model cannot be had or is no transformer of texts; the word is not in both.
     """
     model = resolve(config.model, max_tokens=config.max_tokens or None)
-    layout = read_layout(model.folder) if model.spec.family == "transformer" else None
-    if layout is None or layout.is_clip or layout.is_dpr:
+    if model.spec.family != "transformer":
         raise ModelError(
             f"{model.name} is no plain transformer of texts, which inspect looks into."
         )
+    layout = read_layout(model.folder)
     texts = [text for text in (config.one, config.other) if text]
     inside = _Inside(model, layout)
     seen = [inside.read(text) for text in texts]

@@ -193,7 +193,7 @@ def token_vocabulary(model: Model) -> Vocabulary:
     from actors.encoders.modules import load_modules
     from actors.files.layout import read_layout
 
-    if model.spec.family != "transformer":
+    if model.spec.family == "use":
         raise ModelError(f"{model.name} is no transformer: it has no input embeddings.")
     modules = load_modules(read_layout(model.folder))
     tokenizer = modules.tokenizer

@@ -12,18 +12,24 @@ with this file, so that folders can be read without it.
 import copy
 import os
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from actors.engine.engine import Tokens
 from actors.engine.hardware import DTYPES, cores, on_lane, on_threads, setup_for
-from actors.files.layout import read_layout
+from actors.files.layout import read_layout, read_text_layout
 from actors.files.settings import is_packable
 from actors.models import ModelError
 
+if TYPE_CHECKING:
+    import torch
+
 LONG_TEXT_CHARS = 100_000  # beyond it a prefix is tokenised first
+Network = Callable[..., Callable[[list[list[int]]], "torch.Tensor"]]
 WORD_BOUNDARY = re.compile(r"\S\s+\S")
 
 
@@ -47,6 +53,7 @@ class TransformerEncoder:
         prompt: str = "",
         pooling: str | None = None,
         normalize: bool = True,
+        network: Network | None = None,
     ) -> None:
         """Load the weights.
 
@@ -59,40 +66,38 @@ class TransformerEncoder:
             prompt: Put before each text.
             pooling: For a folder that names none; None takes the default of sentence-transformers.
             normalize: Whether to give unit rows.
+            network: Makes the network of a family that has its own, without padding; None takes
+                `PackedBert` where it computes the same as the folder's modules, else these.
 
         Raises:
             ModelError: See `read_layout`; or weights are missing, or the tokenizer is a slow one.
         """
-        layout = read_layout(folder)
-        if pooling is not None and (not layout.plain or layout.is_dpr):
+        layout = read_layout(folder) if network else read_text_layout(folder)
+        if pooling is not None and not layout.plain:
             raise ModelError(f"{folder} has its own pooling, {layout.pooling}; leave pooling out.")
         threads = threads or cores()
         # Read once, when the tokenizer's thread pool starts.
         os.environ["RAYON_NUM_THREADS"] = str(threads)
         os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
-        from actors.encoders.clip import PackedClipText
         from actors.encoders.modules import PaddedModules
         from actors.kernels.packed import PackedBert
 
-        network: PackedBert | PackedClipText | PaddedModules
         dtype = DTYPES[precision]
-        if layout.is_clip or is_packable(layout, pooling, prompt=bool(prompt)):
+        if network is None and is_packable(layout, pooling, prompt=bool(prompt)):
+            network = partial(PackedBert, pooling=pooling)
+        if network is not None:
             from transformers import AutoTokenizer
 
             self.setup = setup_for(device, precision, threads, packed=True)
             with on_threads(self.setup):  # layouts of weights are tried, as they will be used
-                if layout.is_clip:
-                    network = PackedClipText(layout, device=device, dtype=dtype)
-                else:
-                    network = PackedBert(layout, device=device, dtype=dtype, pooling=pooling)
+                self._network = network(layout, device=device, dtype=dtype)
             tokenizer = AutoTokenizer.from_pretrained(layout.modules[0][1], local_files_only=True)
         else:
             self.setup = setup_for(device, precision, threads, packed=False)
-            network = PaddedModules(
+            hosted = PaddedModules(
                 layout, device=device, dtype=dtype, pooling=pooling, prompt=prompt
             )
-            tokenizer = network.tokenizer
-        self._network = network
+            self._network, tokenizer = hosted, hosted.tokenizer
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(f"{folder} has no fast tokenizer: save it with a tokenizer.json.")
         self.max_tokens = layout.max_tokens if max_tokens is None else max_tokens

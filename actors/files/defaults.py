@@ -1,6 +1,6 @@
 """What this project's own networks read of config.json, with what transformers takes where it is unsaid.
 
-`actors.kernels.packed` reads BERTS, by kind of model, and `actors.encoders.clip` reads CLIP_TOWERS: nothing else, so that
+`completed` fills it in. `actors.kernels.packed` reads BERTS, by kind of model, and `actors.encoders.clip` reads CLIP_TOWERS: nothing else, so that
 all of it is in the recipe (`actors.files.settings`).
 """
 
@@ -48,3 +48,24 @@ CLIP_TOWERS: dict[str, dict[str, Any]] = {
         "patch_size": 32,
     },
 }
+
+
+def completed(config: dict[str, Any]) -> dict[str, Any]:
+    """A config.json with what it leaves unsaid, where this project's own networks read it."""
+    kind = config.get("model_type")
+    if kind == "clip":
+        towers = {
+            name: {key: _tower(config, name).get(key, value) for key, value in known.items()}
+            for name, known in CLIP_TOWERS.items()
+        }
+        positions = towers["text_config"]["max_position_embeddings"]
+        return config | towers | {"max_position_embeddings": positions}
+    if kind not in BERTS:
+        return config
+    renamed = DISTILBERT_NAMES if kind == "distilbert" else {}
+    return BERTS[kind] | {renamed.get(key, key): value for key, value in config.items()}
+
+
+def _tower(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a CLIP's config says of one tower; early files say it twice, and the second one counts."""
+    return config.get(f"{name}_dict") or config.get(name) or {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.files.defaults import BERTS, CLIP_TOWERS, DISTILBERT_NAMES
+from actors.files.defaults import completed
 from actors.models import ModelError
 
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.ckpt")
@@ -50,48 +50,20 @@ class Layout:
     plain: bool
 
     @property
-    def is_dpr(self) -> bool:
-        """Whether the vector is the output of one of DPR's two encoders."""
-        return self.plain and self.config.get("model_type") == "dpr"
-
-    @property
-    def is_clip(self) -> bool:
-        """Whether the folder holds CLIP's two towers, for texts and for images."""
-        return self.config.get("model_type") == "clip"
-
-    @property
-    def is_resnet(self) -> bool:
-        """Whether the folder holds a ResNet, which embeds images alone."""
-        return self.config.get("model_type") == "resnet"
-
-    @property
-    def modality(self) -> str:
-        """What the model embeds: "text", "image" or "text and image"."""
-        return "image" if self.is_resnet else "text and image" if self.is_clip else "text"
-
-    @property
     def pooling(self) -> str:
         """Pooling modes, joined by "+"; for a plain folder the default of sentence-transformers."""
         for kind, _, settings in self.modules:
             if kind == "Pooling":
                 return "+".join(pooling_modes(settings))
         causal = str((self.config.get("architectures") or [""])[0]).endswith("ForCausalLM")
-        if self.is_dpr:
-            return "cls"
         return "lasttoken" if causal and self.config.get("is_causal", True) else "mean"
 
     @property
     def dim(self) -> int:
         """Length of a vector."""
         config = self.config
-        if self.is_clip:
-            return int(config.get("projection_dim", 512))
-        if self.is_resnet:
-            return int(config["hidden_sizes"][-1])
         hidden = config.get("hidden_size") or config.get("dim") or config.get("d_model") or 0
         dim = int(hidden)
-        if self.is_dpr:
-            dim = int(config.get("projection_dim") or hidden)
         for kind, _, settings in self.modules:
             if kind == "Pooling":
                 width = settings.get(
@@ -105,8 +77,7 @@ class Layout:
     @property
     def positions(self) -> int:
         """The most tokens that the transformer has positions for."""
-        texts = self.config["text_config"] if self.is_clip else self.config
-        n = texts.get("max_position_embeddings") or UNLIMITED
+        n = self.config.get("max_position_embeddings") or UNLIMITED
         offset = self.config.get("model_type") in OFFSET_POSITIONS
         return int(n) - (int(self.config.get("pad_token_id", 1)) + 1 if offset else 0)
 
@@ -138,10 +109,10 @@ class Layout:
 
 
 def read_layout(folder: str | Path) -> Layout:
-    """Read and check a model folder without its weights.
+    """Read and check a model folder of whatever family without its weights.
 
     Raises:
-        ModelError: The folder is missing, incomplete, needs pickle, or holds no text encoder.
+        ModelError: The folder is missing, incomplete, needs pickle, or holds what is not hosted.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -165,41 +136,57 @@ def read_layout(folder: str | Path) -> Layout:
     config = _read_json(at / "config.json")
     if not config:
         raise ModelError(f"{root} is no model folder: {at / 'config.json'} is missing.")
-    kind = str(config.get("model_type"))
-    if kind == "clip":
-        config = config | {
-            name: {key: _tower(config, name).get(key, value) for key, value in known.items()}
-            for name, known in CLIP_TOWERS.items()
-        }
-    elif kind in BERTS:
-        renamed = DISTILBERT_NAMES if kind == "distilbert" else {}
-        config = BERTS[kind] | {renamed.get(key, key): value for key, value in config.items()}
-    elif kind.startswith("siglip"):
-        raise ModelError(
-            f"{root} is a SigLIP model ({kind}). Of models with towers for texts and images only CLIP is"
-            " hosted yet; give a CLIP."
-        )
-    elif "vision_config" in config or kind.startswith("clip"):
-        raise ModelError(f"{root} is not a text encoder: it is a {kind} model.")
     settings = _read_json(root / "config_sentence_transformers.json")
     made_for = settings.get("model_type", "SentenceTransformer")
     if made_for != "SentenceTransformer":
         raise ModelError(f"{root} is not a text encoder: it was saved as a {made_for}.")
-    layout = Layout(root, modules, config, settings, not (root / "modules.json").exists())
-    if layout.is_clip and {name for name, _, _ in modules[1:]} - {"Normalize"}:
-        raise ModelError(f"{root} has modules behind CLIP's towers, which is not hosted.")
-    if layout.is_dpr:
-        dpr_class(layout)
     for kind, at, _ in modules:
         needs = kind in ("Transformer", "CLIPModel", "Dense") or _pickles(at)
         if needs and not _safetensors(at):
             raise ModelError(_no_weights(at))
-    if not layout.is_resnet and not any(
+    plain = not (root / "modules.json").exists()
+    return Layout(root, modules, completed(config), settings, plain)
+
+
+def read_text_layout(folder: str | Path) -> Layout:
+    """Read and check the folder of a transformer of texts.
+
+    Raises:
+        ModelError: See `read_layout`; or it holds a model of more than texts, or has no tokenizer.
+    """
+    layout = read_layout(folder)
+    kind = str(layout.config.get("model_type"))
+    if kind.startswith("siglip"):
+        raise ModelError(
+            f"{folder} is a SigLIP model ({kind}). Of models with towers for texts and images only CLIP"
+            " is hosted yet; give a CLIP."
+        )
+    if "vision_config" in layout.config or kind.startswith("clip"):
+        raise ModelError(f"{folder} is not a text encoder: it is a {kind} model.")
+    require_tokenizer(layout)
+    return layout
+
+
+def require_tokenizer(layout: Layout) -> None:
+    """Refuse a folder without the files of a tokenizer; raises ModelError."""
+    if not any(
         p.name.startswith(("tokenizer.", "vocab.")) or p.suffix == ".model"
         for p in layout.tokenizer_files()
     ):
-        raise ModelError(f"{root} has no tokenizer: expected tokenizer.json or a vocabulary.")
-    return layout
+        raise ModelError(
+            f"{layout.folder} has no tokenizer: expected tokenizer.json or a vocabulary."
+        )
+
+
+def main_folder(path: str | Path) -> Path:
+    """Folder of the first module of a model's folder, which has its config.json."""
+    listed = _read_json(Path(path) / "modules.json")
+    return Path(path) / (listed[0]["path"] if listed else "")
+
+
+def model_type_of(path: str | Path) -> str:
+    """What the config.json of a model's folder calls its kind; "" of what is no such folder."""
+    return str(_read_json(main_folder(path) / "config.json").get("model_type", ""))
 
 
 def refuse_adapters(folder: Path) -> None:
@@ -233,11 +220,6 @@ def _read_json(path: Path) -> Any:  # noqa: ANN401
         return json.loads(path.read_text(encoding="utf8"))
     except ValueError as error:
         raise ModelError(f"{path} is not JSON: {error}. Download the model again.") from error
-
-
-def _tower(config: dict[str, Any], name: str) -> dict[str, Any]:
-    """What a CLIP's config says of one tower; early files say it twice, and the second one counts."""
-    return config.get(f"{name}_dict") or config.get(name) or {}
 
 
 def _module_settings(kind: str, folder: Path) -> dict[str, Any]:
@@ -279,14 +261,3 @@ def _no_weights(folder: Path) -> str:
         " of sentence-transformers writes it (for DPR, DPRContextEncoder or DPRQuestionEncoder of"
         " transformers, and its tokenizer)."
     )
-
-
-def dpr_class(layout: Layout) -> str:
-    """Which of DPR's encoders a folder holds; AutoModel takes each for the question encoder."""
-    names = layout.config.get("architectures") or []
-    if names not in (["DPRContextEncoder"], ["DPRQuestionEncoder"]):
-        raise ModelError(
-            f"{layout.folder} is not a text encoder: its config.json names {names or 'no class'},"
-            " expected DPRContextEncoder or DPRQuestionEncoder."
-        )
-    return str(names[0])

@@ -5,16 +5,17 @@ network reads; where transformers does, it is all that transformers' class makes
 bookkeeping. A setting at its class's default is left out: a file that writes it out, a file that does
 not and a newer transformers that adds it all tell of the same model.
 
-    facets_of(read_layout("models/modernbert"), n_layers=22)
+    facets_of(read_layout("models/modernbert"))
 """
 
 import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actors.files.defaults import BERTS, CLIP_TOWERS
+from actors.files.defaults import BERTS
 from actors.files.layout import Layout, pooling_modes
 from actors.files.loading import quiet_transformers
+from actors.files.weights import count_layers
 from actors.models import ModelError
 from schemas.errors import error_line
 
@@ -43,22 +44,15 @@ BOOKKEEPING = (
 )
 
 
-def facets_of(layout: Layout, n_layers: int) -> list[Any]:
-    """All that shapes the vectors besides the weights, as JSON.
-
-    Args:
-        layout: A model folder.
-        n_layers: That its weights hold.
+def facets_of(layout: Layout) -> list[Any]:
+    """All that shapes the vectors of a transformer of texts besides the weights, as JSON.
 
     Raises:
-        ModelError: transformers cannot make sense of config.json.
+        ModelError: transformers cannot make sense of config.json, or a file of weights is damaged.
     """
-    if layout.is_clip:
-        return [{tower: layout.config[tower] for tower in CLIP_TOWERS}]
-    if layout.is_resnet:
-        return [hosted_settings(layout.modules[0][1])]
     modules = [[kind, module_settings(kind, settings)] for kind, _, settings in layout.modules]
     if is_plain_bert(layout.config):
+        n_layers = count_layers(next(iter(layout.weight_files().values())))
         return [modules, bert_settings(layout.config, n_layers)]
     return [modules, hosted_settings(layout.modules[0][1])]
 
@@ -86,7 +80,8 @@ def is_packable(layout: Layout, pooling: str | None, *, prompt: bool) -> bool:
     text = settings.get("modality_config", {"text": {"method_output_name": "last_hidden_state"}})
     return (
         is_plain_bert(layout.config)
-        and (layout.plain or layout.config["model_type"] != "dpr")
+        and layout.config["model_type"]
+        != "dpr"  # its own family, or modules that pool it otherwise
         and not settings.get("do_lower_case")
         and not settings.get("query_expansion")
         and settings.get("module_output_name", "token_embeddings") == "token_embeddings"

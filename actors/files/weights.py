@@ -8,7 +8,7 @@ import importlib.util
 import json
 import re
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,8 +38,12 @@ def in_package(name: str | None) -> str | None:
     return next((str(folder) for folder in folders if folder.is_dir()), None)
 
 
-def in_cache(repository: str) -> str | None:
+def in_cache(repository: str, check: Callable[[str], object] = read_layout) -> str | None:
     """Folder of a repository in the hub's cache, None if the cache holds nothing of it.
+
+    Args:
+        repository: Its name.
+        check: Raises ModelError if a folder is incomplete.
 
     Raises:
         ModelError: The cache holds only a part of it.
@@ -48,7 +52,7 @@ def in_cache(repository: str) -> str | None:
         folder = _snapshot(repository, cache_only=True)
     except OSError:
         return None
-    read_layout(folder)
+    check(folder)
     return folder
 
 
@@ -65,12 +69,14 @@ def _snapshot(repository: str, cache_only: bool) -> str:
     return str(folder)
 
 
-def find_on_hub(repository: str, install: str | None = None) -> str:
+def find_on_hub(
+    repository: str, install: str | None = None, check: Callable[[str], object] = read_layout
+) -> str:
     """Folder of a repository in the hub's cache, fetched if it is not there."""
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
     try:
-        if folder := in_cache(repository):
+        if folder := in_cache(repository, check):
             return folder
     except ModelError:  # a part is there; the rest can be fetched, or cannot
         if HF_HUB_OFFLINE:

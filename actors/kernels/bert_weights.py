@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from safetensors.torch import load_file
 
-from actors.files.layout import Layout, dpr_class
+from actors.files.layout import Layout
 from actors.files.settings import IDENTITY, TANH
 from actors.models import ModelError
 
@@ -50,7 +50,8 @@ DENSE_ACTIVATE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 class Weights:
     """The transformer's tensors by name, in float32."""
 
-    def __init__(self, layout: Layout, device: torch.device) -> None:
+    def __init__(self, layout: Layout, device: torch.device, part: str = "") -> None:
+        """Read the files; part is how names begin, where a folder may hold several encoders."""
         self._folder, self._device = layout.folder, device
         files = next(files for name, files in layout.weight_files().items() if name[:2] == "0 ")
         self._tensors: dict[str, torch.Tensor] = {
@@ -60,11 +61,6 @@ class Weights:
             for key, tensor in load_file(file).items()
         }
         word = EMBEDDINGS + "word_embeddings.weight"
-        part = ""
-        if layout.is_dpr:
-            part = (
-                "ctx_encoder." if dpr_class(layout) == "DPRContextEncoder" else "question_encoder."
-            )
         prefixes = [n.removesuffix(word) for n in self._tensors if n.endswith(word)]
         self._prefix = next((p for p in sorted(prefixes, key=len) if p.startswith(part)), part)
 

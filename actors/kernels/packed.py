@@ -49,16 +49,23 @@ class PackedBert:
     """An encoder of the BERT family; called with token ids, it gives one vector a text."""
 
     def __init__(
-        self, layout: Layout, *, device: str = "cpu", dtype: str = "float32", pooling: str | None
+        self,
+        layout: Layout,
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        pooling: str | None,
+        part: str = "",
     ) -> None:
         """Load the weights.
 
         Args:
-            layout: A folder of which `is_packable` is true.
+            layout: A folder of which `is_packable` is true, or a DPR.
             device: As torch names it.
             dtype: Of weights and activations, as torch names it; norms, pooling and what follows
                 are computed in float32.
             pooling: None takes the folder's.
+            part: How names of weights begin, where a folder may hold several encoders.
 
         Raises:
             ModelError: The folder lacks weights, or they do not fit its config.json.
@@ -72,7 +79,7 @@ class PackedBert:
         self._activate = ACTIVATE[config["activation" if kind == "distilbert" else "hidden_act"]]
         self._pooling = pooling or layout.pooling
         self._pad_id = int(config["pad_token_id"]) if "pad_token_id" in config else None
-        weights = Weights(layout, self._device)
+        weights = Weights(layout, self._device, part)
         path, names = FAMILIES[kind]
         self._words = weights[EMBEDDINGS + "word_embeddings.weight"].to(self._dtype)
         positions = weights[EMBEDDINGS + "position_embeddings.weight"]
@@ -89,7 +96,7 @@ class PackedBert:
         self._linear = fastest_linear(largest.to(self._dtype), bias.to(self._dtype))
         self._layers = [self._load_layer(weights, path.format(i), names) for i in range(n_layers)]
         self._behind = list(_behind(layout, self._device))
-        if layout.is_dpr and config.get("projection_dim"):
+        if config.get("projection_dim"):  # a DPR
             parts = (weights[f"encode_proj.{kind}"] for kind in ("weight", "bias"))
             self._behind.append(plain(*parts))
 

@@ -14,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 from actors import recipes
 from actors.checkpoints import resolve
 from actors.engine.engine import Engine
-from actors.files.layout import read_layout
+from actors.families import family_of
 from actors.models import ModelError
 from tests.support.pictures import noise_photos
 
@@ -152,7 +152,7 @@ def test_what_is_no_image_model_is_refused(tmp_path, data_folder):
     (tmp_path / "clip" / "preprocessor_config.json").unlink()
     with pytest.raises(ModelError, match="takes no images"):
         resolve(folder, modality="image")
-    assert read_layout(folder).is_clip
+    assert family_of(folder) == "clip"
 
 
 @pytest.mark.data

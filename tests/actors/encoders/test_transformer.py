@@ -19,6 +19,7 @@ from sentence_transformers.sentence_transformer.modules import (
 )
 from tokenizers.pre_tokenizers import ByteLevel
 
+from actors.checkpoints import resolve
 from actors.encoders.transformer import LONG_TEXT_CHARS, TransformerEncoder
 from actors.engine.engine import Engine
 from actors.files.layout import read_layout
@@ -258,8 +259,7 @@ def test_max_tokens_and_no_normalisation(tmp_path):
 
 @pytest.mark.parametrize("name", ["DPRContextEncoder", "DPRQuestionEncoder"])
 def test_dpr_gives_the_pooler_output_of_the_right_encoder(tmp_path, name):
-    folder = save_plain(tmp_path, "DPR", name)
-    encoder = TransformerEncoder(folder, normalize=False)
+    encoder = resolve(folder := save_plain(tmp_path, "DPR", name)).load()
     texts = ["the quick brown fox", "", "dog"]
     result = Engine(encoder, token_budget=256).encode(texts)
     words = transformers.BertTokenizer.from_pretrained(folder)
@@ -278,10 +278,10 @@ def test_a_passage_encoder_taken_for_the_question_encoder_would_be_random(tmp_pa
     with pytest.raises(
         ModelError, match="lacks weights of the model .question_encoder.*would be random"
     ):
-        TransformerEncoder(folder)
+        resolve(folder).load()
     edit_json(tmp_path / "config.json", architectures=["DPRReader"])
     with pytest.raises(ModelError, match="expected DPRContextEncoder or DPRQuestionEncoder"):
-        TransformerEncoder(folder)
+        resolve(folder)
 
 
 def test_missing_weights_are_refused_and_a_missing_pooler_is_not(tmp_path):
@@ -382,7 +382,7 @@ def test_other_kinds_are_refused_by_their_names(tmp_path):
     folder = save_plain(tmp_path)
     edit_json(tmp_path / "config.json", model_type="siglip", vision_config={})
     with pytest.raises(ModelError, match=r"is a SigLIP model \(siglip\).* only CLIP is hosted yet"):
-        read_layout(folder)
+        resolve(folder)
     modules = [{"type": "sentence_transformers.models.StaticEmbedding", "path": ""}]
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(ModelError, match="is a StaticEmbedding of .* not hosted yet"):

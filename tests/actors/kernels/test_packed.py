@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 
+from actors.checkpoints import resolve
+from actors.encoders.dpr import packed_dpr
 from actors.encoders.transformer import TransformerEncoder
 from actors.files.layout import read_layout
 from actors.files.settings import POOLINGS, is_packable
@@ -72,8 +74,8 @@ def test_dpr_projects_its_first_token(tmp_path, name, width):
     config = transformers.DPRConfig.from_pretrained(folder, projection_dim=width)
     model = randomised(getattr(transformers, f"DPR{name}Encoder")(config))
     model.save_pretrained(folder)
-    encoder = packed(folder, normalize=False)
-    assert encoder.dim == read_layout(folder).dim == (width or 32)
+    encoder = packed(folder, normalize=False, network=packed_dpr)
+    assert encoder.dim == resolve(folder).dim == (width or 32)
     batch = tokenizer("DPR")(TEXTS, padding=True, return_tensors="pt", truncation=True)
     with torch.inference_mode():
         assert_same(encode(encoder, TEXTS), model(**batch).pooler_output.numpy())

@@ -1,0 +1,289 @@
+"""The families of models: how each is recognised, what it says of itself, how it is loaded.
+
+A family is one literal in `FAMILIES` and one file in `actors/encoders/`. torch is imported by the
+functions that load, so that a model can be resolved without it.
+
+    family_of("models/all-MiniLM-L6-v2")  # "transformer"
+"""
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from actors import recipes
+from actors.encoders.dpr import dpr_class, dpr_dim, packed_dpr
+from actors.encoders.words import WordEncoder, read_weights
+from actors.engine.engine import Encoder
+from actors.files.defaults import CLIP_TOWERS
+from actors.files.layout import (
+    UNLIMITED,
+    Layout,
+    model_type_of,
+    read_layout,
+    read_text_layout,
+    require_tokenizer,
+)
+from actors.files.settings import facets_of, hosted_settings
+from actors.files.vocabulary import is_vocabulary, words_spec
+from actors.files.weights import read_scalar
+from actors.models import ModelError, ModelSpec
+from actors.recipes import Identity
+
+if TYPE_CHECKING:
+    from actors.checkpoints import Model
+
+
+def takes_no_word_weights(model: "Model") -> None:
+    """Refuse a file of weights of words; raises ModelError."""
+    if model.word_weights:
+        raise ModelError(f"{model.name} is no file of word vectors; leave out --word-weights.")
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of model.
+
+    Attributes:
+        recognises: True if a folder or file holds such a model.
+        describe: What a folder or file says of itself: modality, dim, max_tokens, prompts. Raises
+            ModelError where it is incomplete. The name and where it came from are put in later.
+        identify: What identifies the vectors of a model, `actors.recipes`.
+        load: The encoder of a model: (model, device, threads, precision). Imports torch.
+        check: Refuses what the model was asked for and does not take; raises ModelError.
+        logit_scale: What a cosine is multiplied by before a softmax over classes, of a folder; None
+            where models are not trained with one.
+    """
+
+    recognises: Callable[[str], bool]
+    describe: Callable[[str], ModelSpec]
+    identify: Callable[["Model"], Identity]
+    load: Callable[["Model", str, int | None, str], Encoder]
+    check: Callable[["Model"], None] = takes_no_word_weights
+    logit_scale: Callable[[str], float] | None = None
+
+
+def family_of(path: str) -> str | None:
+    """Name of the family of a folder or file.
+
+    What no family recognises is a transformer if it is a folder, and None if it is a file.
+    """
+    found = (name for name, family in FAMILIES.items() if family.recognises(path))
+    return next(found, "transformer" if os.path.isdir(path) else None)
+
+
+def _spec(layout: Layout, dim: int, modality: str = "text", **more: Any) -> ModelSpec:  # noqa: ANN401
+    """What a folder in transformers' layout says of itself."""
+    about: dict[str, Any] = {
+        "name": layout.folder.name,
+        "max_tokens": layout.max_tokens,
+        "weights": "",
+    }
+    about |= {"pooling": layout.pooling, "prompts": layout.prompts}
+    about |= {"licence": "see model card", "source": "see model card"}
+    space = layout.config.get("embatch_space")
+    return ModelSpec(**about | {"dim": dim, "modality": modality, "space": space} | more)
+
+
+def _check_tokens(model: "Model") -> None:
+    """Refuse a bound on tokens that the transformer of texts has no positions for."""
+    takes_no_word_weights(model)
+    n, most = model.max_tokens, read_layout(model.folder).positions
+    if model.preprocess is None and not 3 <= n <= most:
+        upper = f"at most {most}" if most < UNLIMITED else "3 or more"
+        raise ModelError(f"max_tokens is {n}, {model.name} takes {upper}.")
+
+
+def _load_text(
+    model: "Model",
+    device: str,
+    threads: int | None,
+    precision: str,
+    **more: Any,  # noqa: ANN401
+) -> Encoder:
+    from actors.encoders.transformer import TransformerEncoder
+
+    return TransformerEncoder(
+        model.folder,
+        device=device,
+        threads=threads,
+        precision=precision,
+        max_tokens=model.max_tokens,
+        prompt=model.prompt,
+        normalize=model.unit,
+        **more,
+    )
+
+
+def _describe_transformer(folder: str) -> ModelSpec:
+    layout = read_text_layout(folder)
+    return _spec(layout, layout.dim)
+
+
+def _identify_transformer(model: "Model") -> Identity:
+    layout = read_layout(model.folder)
+    pooling = model.spec.pooling if layout.plain else ""
+    return recipes.of_layout(model, layout, [*facets_of(layout), pooling])
+
+
+def _load_transformer(model: "Model", device: str, threads: int | None, precision: str) -> Encoder:
+    plain = read_layout(model.folder).plain
+    pooling = model.spec.pooling if plain else None
+    return _load_text(model, device, threads, precision, pooling=pooling)
+
+
+def _is_dpr(path: str) -> bool:
+    """True for a folder of transformers' own; modules of sentence-transformers say what they pool."""
+    return model_type_of(path) == "dpr" and not (Path(path) / "modules.json").exists()
+
+
+def _describe_dpr(folder: str) -> ModelSpec:
+    layout = read_text_layout(folder)
+    dpr_class(layout)
+    return _spec(layout, dpr_dim(layout), pooling="cls", normalize=False)
+
+
+def _load_dpr(model: "Model", device: str, threads: int | None, precision: str) -> Encoder:
+    return _load_text(model, device, threads, precision, network=packed_dpr)
+
+
+def _describe_clip(folder: str) -> ModelSpec:
+    layout = read_layout(folder)
+    if {name for name, _, _ in layout.modules[1:]} - {"Normalize"}:
+        raise ModelError(f"{folder} has modules behind CLIP's towers, which is not hosted.")
+    require_tokenizer(layout)
+    return _spec(layout, int(layout.config.get("projection_dim", 512)), "text and image")
+
+
+def _identify_clip(model: "Model") -> Identity:
+    layout = read_layout(model.folder)
+    towers = {tower: layout.config[tower] for tower in CLIP_TOWERS}
+    return recipes.of_layout(model, layout, [towers, ""])
+
+
+def _load_clip(model: "Model", device: str, threads: int | None, precision: str) -> Encoder:
+    from actors.encoders.clip import ClipImageEncoder, PackedClipText
+
+    if model.preprocess is None:
+        return _load_text(model, device, threads, precision, network=PackedClipText)
+    return ClipImageEncoder(
+        model.folder,
+        model.preprocess,
+        device=device,
+        threads=threads,
+        precision=precision,
+        normalize=model.unit,
+    )
+
+
+def _logit_scale_of_clip(folder: str) -> float:
+    files = next(iter(read_layout(folder).weight_files().values()))
+    return math.exp(read_scalar(files, "logit_scale"))
+
+
+def _describe_resnet(folder: str) -> ModelSpec:
+    layout = read_layout(folder)
+    return _spec(layout, int(layout.config["hidden_sizes"][-1]), "image")
+
+
+def _identify_resnet(model: "Model") -> Identity:
+    layout = read_layout(model.folder)
+    pooling = model.spec.pooling if layout.plain else ""
+    return recipes.of_layout(model, layout, [hosted_settings(layout.modules[0][1]), pooling])
+
+
+def _load_resnet(model: "Model", device: str, threads: int | None, precision: str) -> Encoder:
+    from actors.encoders.resnet import ResNetEncoder
+
+    assert model.preprocess is not None  # it takes images alone
+    return ResNetEncoder(
+        model.folder,
+        model.preprocess,
+        device=device,
+        threads=threads,
+        precision=precision,
+        normalize=model.unit,
+    )
+
+
+def _is_use(path: str) -> bool:
+    return all((Path(path) / name).is_file() for name in ("weights.npz", "sp.model"))
+
+
+def _describe_use(folder: str) -> ModelSpec:
+    return ModelSpec(
+        name=Path(folder).name,
+        dim=512,
+        max_tokens=2**20,
+        pooling="mean",
+        weights="",
+        licence="Apache-2.0",
+        source="Universal Sentence Encoder",
+    )
+
+
+def _check_use(model: "Model") -> None:
+    takes_no_word_weights(model)
+    if model.prompt or model.max_tokens != model.spec.max_tokens:
+        raise ModelError(f"{model.name} takes neither a prompt nor max_tokens; leave them out.")
+
+
+def _load_use(model: "Model", device: str, threads: int | None, precision: str) -> Encoder:
+    from actors.encoders.use import UseEncoder
+
+    return UseEncoder(model.folder, device=device, threads=threads)  # in fp32 only
+
+
+def _check_words(model: "Model") -> None:
+    if model.prompt or model.max_tokens != model.spec.max_tokens or model.templates:
+        raise ModelError("A file of word vectors takes no prompt, no --max-tokens and no --labels.")
+    if model.word_weights:
+        read_weights(model.word_weights)  # a damaged file is better found now
+
+
+FAMILIES: dict[str, Family] = {
+    "transformer": Family(
+        recognises=lambda path: False,  # it takes each folder that no other family recognises
+        describe=_describe_transformer,
+        identify=_identify_transformer,
+        load=_load_transformer,
+        check=_check_tokens,
+    ),
+    "dpr": Family(
+        recognises=_is_dpr,
+        describe=_describe_dpr,
+        identify=_identify_transformer,
+        load=_load_dpr,
+        check=_check_tokens,
+    ),
+    "clip": Family(
+        recognises=lambda path: model_type_of(path) == "clip",
+        describe=_describe_clip,
+        identify=_identify_clip,
+        load=_load_clip,
+        check=_check_tokens,
+        logit_scale=_logit_scale_of_clip,
+    ),
+    "resnet": Family(
+        recognises=lambda path: model_type_of(path) == "resnet",
+        describe=_describe_resnet,
+        identify=_identify_resnet,
+        load=_load_resnet,
+    ),
+    "use": Family(
+        recognises=_is_use,
+        describe=_describe_use,
+        identify=recipes.of_use,
+        load=_load_use,
+        check=_check_use,
+    ),
+    "words": Family(
+        recognises=lambda path: os.path.isfile(path) and is_vocabulary(path),
+        describe=words_spec,
+        identify=recipes.of_words,
+        load=lambda model, *_: WordEncoder(model.folder, weights=model.word_weights),
+        check=_check_words,
+    ),
+}
