@@ -18,6 +18,7 @@ from jobs.runtime.command import TableOptions, run_command, storage_options
 from jobs.sync.config import EmbedConfig
 from schemas.delta.derived import open_derived, write_derived
 from sources import folder
+from sources.opening import Lines
 from sources.prepare import prepare
 from tests.support.hash_model import HashModel
 
@@ -35,8 +36,8 @@ def ini_schema(file, options):
 
 
 def read_ini(file, options):
-    with file.open_text("") as lines:
-        pairs = [line.rstrip("\n").split(" = ", 1) for line in lines if " = " in line]
+    lines = Lines(file, options.encoding).as_text()
+    pairs = [line.rstrip("\n").split(" = ", 1) for line in lines if " = " in line]
     columns = pa.table({"id": [key for key, _ in pairs], "text": [text for _, text in pairs]})
     yield prepare(columns, options, file.name, range(len(pairs)), numbers=file.number)
 
@@ -113,6 +114,8 @@ def test_the_names_that_the_page_gives_are_in_the_files_that_it_names():
     )
     assert len(pairs) >= 4
     missing = [
-        pair for pair in pairs if not re.search(rf"\b{pair[0]}\b", (ROOT / pair[1]).read_text())
+        pair
+        for pair in pairs
+        if not re.search(rf"\b{pair[0]}\b", (ROOT / pair[1]).read_text(encoding="utf-8"))
     ]
     assert missing == []
