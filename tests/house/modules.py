@@ -22,6 +22,7 @@ def tree_of(path):
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+@cache
 def imported(path):
     """Full names of the modules that a file imports, anywhere in it."""
     names = set()
@@ -40,6 +41,7 @@ def project_imports(path):
     return imported(path) & MODULES.keys()
 
 
+@cache
 def strings(path):
     """All strings of a file that are no docstrings."""
     prose = {
