@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo test test-slow faults check lock bench fmt
+.PHONY: setup demo quick test test-slow faults check lock bench fmt
 
 setup: $(VENV)/.done
 
@@ -16,6 +16,14 @@ $(VENV)/.done: pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/embatch demo
+
+# Pure functions: keys, plans, commits, sources, batches, pixels, figures, and the rules of the house.
+# No Ray, no models but tiny ones; under a minute. Exact neighbours alone would take as long.
+QUICK := tests/schemas tests/sources tests/actors/engine tests/actors/files tests/actors/images \
+	tests/jobs/analysis --ignore=tests/jobs/analysis/test_nearest.py \
+	tests/house/test_house.py tests/house/test_imports.py tests/house/test_mirror.py
+quick: setup
+	$(BIN)/python -m pytest $(QUICK) $(ARGS)
 
 test: setup
 	$(BIN)/python -m pytest $(ARGS)

@@ -1,4 +1,4 @@
-"""Rules of the house that no other tool checks."""
+"""Rules of the house that no other tool checks; `test_imports.py` holds those of imports."""
 
 import ast
 import importlib.metadata
@@ -6,65 +6,16 @@ import json
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
-import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from jobs.cli import COMMANDS
+from tests.house.modules import CODE, FOLDERS, ROOT, imported, tree_of
 
-ROOT = Path(__file__).resolve().parents[2]
-MAY_IMPORT = {
-    "schemas": {"schemas"},
-    "sources": {"sources", "schemas"},
-    "actors": {"actors", "schemas"},
-    "jobs": {"jobs", "actors", "sources", "schemas"},
-}
 NOT_IMPORTED = {
     "accelerate",  # transformers' Trainer runs on it
     "pandas",  # tables are read as its frames
 }
-MOST_LINES = 340  # aim under 250
-CODE = sorted(path for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py"))
-
-
-def imported(path):
-    """Full names of the modules that a file imports, anywhere in it."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} imports relatively"
-            names.add(node.module)
-    return names
-
-
-def importers_of(package):
-    tops = {path: {name.split(".")[0] for name in imported(path)} for path in CODE}
-    return {str(path.relative_to(ROOT)) for path, names in tops.items() if package in names}
-
-
-@pytest.mark.parametrize("folder", MAY_IMPORT)
-def test_imports_go_one_way(folder):
-    ours = {"tests", "benchmarks", *MAY_IMPORT}
-    wrong = {
-        f"{path.relative_to(ROOT)} imports {name}"
-        for path in CODE
-        if path.is_relative_to(ROOT / folder)
-        for name in imported(path)
-        if name.split(".")[0] in ours - MAY_IMPORT[folder]
-    }
-    assert wrong == set()
-
-
-def test_only_jobs_import_ray():
-    assert {path.split("/")[0] for path in importers_of("ray")} == {"jobs"}
-
-
-def test_only_the_store_and_its_places_import_deltalake():
-    assert importers_of("deltalake") == {"schemas/delta/places.py", "schemas/delta/store.py"}
 
 
 def test_cores_are_counted_where_quotas_are_known():
@@ -84,7 +35,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
     used = {name.split(".")[0]: path for path in CODE for name in imported(path)}
     theirs = {
         top: {canonicalize_name(name) for name in packages.get(top, [top])}
-        for top in used.keys() - sys.stdlib_module_names - MAY_IMPORT.keys()
+        for top in used.keys() - sys.stdlib_module_names - set(FOLDERS)
     }
     undeclared = {
         top: used[top] for top, names in theirs.items() if not names & (needed | optional)
@@ -95,7 +46,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
 
 def borrowed(path):
     """Attributes of packages that a file uses, `pyarrow.compute`, without importing them by name."""
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     packages = {
         alias.asname or alias.name: alias.name
         for node in ast.walk(tree)
@@ -129,25 +80,5 @@ def test_a_module_that_is_used_is_imported_where_it_is_used():
     assert {name: used[name] for name in told.stdout.split()} == {}, told.stderr
 
 
-def test_no_file_holds_two_ideas():
-    lengths = {
-        str(path.relative_to(ROOT)): len(path.read_text().splitlines())
-        for path in [*CODE, *(ROOT / "benchmarks").rglob("*.py")]
-    }
-    assert {name: n for name, n in lengths.items() if n > MOST_LINES} == {}
-
-
-def test_every_command_is_a_module_and_every_module_with_a_main_is_a_command():
-    runnable = {
-        path.stem.replace("_", "-")
-        for path in (ROOT / "jobs").glob("*.py")
-        if any(
-            isinstance(node, ast.FunctionDef) and node.name == "main"
-            for node in ast.parse(path.read_text()).body
-        )
-    }
-    assert runnable - {"cli"} == set(COMMANDS)
-
-
 def test_every_module_opens_with_what_it_is_for():
-    assert [str(path) for path in CODE if not ast.get_docstring(ast.parse(path.read_text()))] == []
+    assert [str(path) for path in CODE if not ast.get_docstring(tree_of(path))] == []
