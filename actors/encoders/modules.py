@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actors.files.layout import Layout
-from actors.files.loading import checked_loading
+from actors.files.loading import quiet_transformers, refuse_random_weights
 from actors.models import ModelError
 
 if TYPE_CHECKING:
@@ -102,13 +102,15 @@ def load_modules(layout: Layout, device: str = "cpu") -> Any:  # noqa: ANN401
     import torch
     from sentence_transformers import SentenceTransformer
 
-    with checked_loading(layout.folder):
-        return SentenceTransformer(
+    with quiet_transformers():
+        modules = SentenceTransformer(
             str(layout.folder),
             device=device,
             model_kwargs={"dtype": torch.float32, "use_safetensors": True},
             local_files_only=True,
         )
+    refuse_random_weights(modules[0].model, layout.modules[0][1])
+    return modules
 
 
 def _prompt_tokens(tokenizer: Any, prompt: str) -> int:  # noqa: ANN401

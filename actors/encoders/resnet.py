@@ -13,7 +13,7 @@ import torch
 
 from actors.engine.engine import Tokens
 from actors.engine.hardware import DTYPES, cores, on_lane, setup_for
-from actors.files.loading import checked_loading
+from actors.files.loading import load_whole
 from actors.images.pixels import Preprocess
 from actors.kernels.attention import to_device
 
@@ -45,10 +45,7 @@ class ResNetEncoder:
         from transformers import ResNetModel
 
         self.setup = setup_for(device, precision, threads or cores(), packed=True)
-        with checked_loading(Path(folder)):
-            network = ResNetModel.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
-            )
+        network = load_whole(ResNetModel, folder, dtype=torch.float32, local_files_only=True)
         self._device, self._dtype = torch.device(device), getattr(torch, DTYPES[precision])
         self._network = network.eval().to(
             self._device, self._dtype, memory_format=torch.channels_last

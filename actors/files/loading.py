@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from actors.models import ModelError
 
@@ -11,35 +12,47 @@ from actors.models import ModelError
 HARMLESS = re.compile(r"(^|\.)pooler\.|position_ids$")
 
 
-@contextmanager
-def checked_loading(folder: Path) -> Iterator[None]:
-    """Refuse weights that transformers would draw at random since the folder lacks them.
+def load_whole(kind: Any, folder: str | Path, **options: Any) -> Any:  # noqa: ANN401
+    """A model of a folder's safetensors, by one of transformers' classes.
 
-    transformers only logs it. It reports the missing keys when asked to, but sentence-transformers
-    passes no such request on, so it is added to each call here; its own log is kept off.
+    transformers draws weights at random that the folder lacks, and only logs it; here they are refused.
+
+    Args:
+        kind: A class of transformers, or one of its AutoModels.
+        folder: With config.json and safetensors.
+        options: For `kind.from_pretrained`.
+
+    Raises:
+        ModelError: The folder lacks weights of the model.
     """
-    from transformers import PreTrainedModel
-
-    original = PreTrainedModel.__dict__["from_pretrained"]
-    missing: set[str] = set()
-
-    def from_pretrained(cls: type, /, *args: object, **kwargs: object) -> object:
-        model, report = original.__func__(cls, *args, output_loading_info=True, **kwargs)
-        missing.update(map(str, report["missing_keys"]))
-        return model
-
-    PreTrainedModel.from_pretrained = classmethod(from_pretrained)
-    try:
-        with quiet_transformers():
-            yield
-    finally:
-        PreTrainedModel.from_pretrained = original
-    lacking = sorted(key for key in missing if not HARMLESS.search(key))
+    with quiet_transformers():
+        model, report = kind.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True, **options
+        )
+    lacking = sorted(key for key in map(str, report["missing_keys"]) if not HARMLESS.search(key))
     if lacking:
         raise ModelError(
             f"{folder} lacks weights of the model ({', '.join(lacking[:3])}, …), which would be"
             " random. Download the model again."
         )
+    return model
+
+
+def refuse_random_weights(model: Any, folder: str | Path) -> None:  # noqa: ANN401
+    """Refuse a model that somebody else loaded, and of which the folder lacks weights.
+
+    The same class loads the folder once more without memory for its tensors (0.05 s for MiniLM), so that
+    transformers itself says how names in files belong to names in the model: prefixes, tied weights,
+    shards, renamed and merged tensors, buffers that no file holds.
+
+    Args:
+        model: Of one of transformers' classes.
+        folder: That it came from.
+
+    Raises:
+        ModelError: The folder lacks weights of the model.
+    """
+    load_whole(type(model), folder, config=model.config, device_map="meta", local_files_only=True)
 
 
 @contextmanager

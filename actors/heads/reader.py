@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from actors.files.layout import OFFSET_POSITIONS, refuse_adapters
-from actors.files.loading import checked_loading
+from actors.files.loading import load_whole
 from actors.files.weights import find_on_hub, is_hub_name
 from actors.models import ModelError
 
@@ -78,10 +78,7 @@ class SpanReader:
                 " expected one that ends in ForQuestionAnswering."
             )
         try:
-            with checked_loading(Path(folder)):
-                network = transformers.AutoModelForQuestionAnswering.from_pretrained(
-                    folder, use_safetensors=True
-                )
+            network = load_whole(transformers.AutoModelForQuestionAnswering, folder)
         except OSError as error:
             raise ModelError(f"Reader {model} has no weights as safetensors: {error}") from error
         if not any(path for kind in TOKENIZERS for path in Path(folder).glob(kind)):
