@@ -18,7 +18,6 @@ import uuid
 from dataclasses import dataclass
 from typing import Annotated
 
-import pyarrow as pa
 import tyro
 
 from jobs import vacuum
@@ -29,15 +28,10 @@ from jobs.runtime.command import Flag, parse, storage_options, table_uri, user_e
 from jobs.runtime.ray_cluster import under_submitted_job
 from jobs.runtime.signals import Stopped, StopSignal
 from schemas.delta import claim
-from schemas.delta.formats import in_todays, lacking
-from schemas.delta.fragments import new_name, write_rows
-from schemas.delta.rewriting import compact
-from schemas.delta.store import Refused, StoreError, Table, now
+from schemas.delta.store import Table, now
 from schemas.delta.versions import vacuum as vacuum_files
 from schemas.errors import UsageError
-from schemas.tables.refreshes import SCHEMA, StepRow
-
-COMMIT_TRIES = 10
+from schemas.tables.refreshes import create, record, rows_of
 
 
 @dataclass(frozen=True)
@@ -89,13 +83,13 @@ def _refresh(corpus: Corpus, config: RefreshConfig) -> RefreshSummary:
     note = {**claim.identity(name), "command": "refresh"}
     stop = StopSignal()
     if config.dry_run:
-        steps = Steps(name, started, corpus.steps, _rows(table), options, stop, **flags)
+        steps = Steps(name, started, corpus.steps, rows_of(table), options, stop, **flags)
         for step in corpus.steps:
             steps.foresee(step)
         return RefreshSummary(name, time.monotonic() - began, steps.rows, None)
-    table = table or _create(uri, options, note)
+    table = table or create(uri, options, note)
     with claim.held(table, note, wait=config.wait) as table, stop.watched():
-        past = _rows(table)
+        past = rows_of(table)
         steps = Steps(name, started, corpus.steps, past, options, stop, **flags)
         try:
             with claim.renewed(uri, options, note):
@@ -103,50 +97,12 @@ def _refresh(corpus: Corpus, config: RefreshConfig) -> RefreshSummary:
                     steps.do(step)
                 _vacuum(corpus, options)
         except Stopped:
-            _record(uri, options, {**note, "state": "stopped"}, steps.rows)
+            record(uri, options, {**note, "state": "stopped"}, steps.rows)
             raise
-        _record(uri, options, {**note, "state": "done"}, steps.rows)
+        record(uri, options, {**note, "state": "done"}, steps.rows)
     if corpus.history:
         write_page([*past, *steps.rows], corpus.history, corpus.path.name)
     return RefreshSummary(name, time.monotonic() - began, steps.rows, corpus.history or None)
-
-
-def _create(uri: str, options: dict[str, str], note: dict[str, object]) -> Table:
-    try:
-        return Table.create(uri, SCHEMA, {**note, "state": "begun"}, options)
-    except Refused:
-        table = Table.open(uri, options)
-        assert table is not None  # somebody made it just now
-        return table
-
-
-def _rows(table: Table | None) -> list[StepRow]:
-    """What the table of refreshes holds, oldest first."""
-    if table is None:
-        return []
-    rows = [StepRow.of(row) for row in in_todays(table.read(), SCHEMA).to_pylist()]
-    return sorted(rows, key=lambda row: row.started)
-
-
-def _record(
-    uri: str, options: dict[str, str], note: dict[str, object], steps: list[StepRow]
-) -> None:
-    """Write the steps down, whatever others have done to the table meanwhile."""
-    for _ in range(COMMIT_TRIES):
-        table = Table.open(uri, options)
-        assert table is not None  # we hold it
-        rows = pa.Table.from_pylist([step.row() for step in steps], SCHEMA)
-        name = new_name(str(note["run"]), "steps")
-        try:
-            if new := lacking(table.schema, SCHEMA):
-                table.add_columns(note, new)
-            table.commit(note, add=[write_rows(table.filesystem, name, rows)])
-        except Refused:
-            continue
-        with contextlib.suppress(Refused):  # the next refresh will do it
-            compact(table, note)
-        return
-    raise StoreError(f"{uri} is written to by others all the time; this refresh is not in it.")
 
 
 def _vacuum(corpus: Corpus, options: dict[str, str]) -> None:

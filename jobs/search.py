@@ -27,7 +27,6 @@ import tyro
 from actors import dpr
 from actors.checkpoints import Model, resolve
 from actors.engine.engine import Engine, Items
-from actors.images.image_files import ImageError
 from actors.models import ModelError
 from jobs.analysis.nearest import nearest
 from jobs.analysis.vectors import in_order, read_vectors
@@ -133,7 +132,7 @@ class Search:
             with open(query, "rb") as file:
                 try:
                     items = model.preprocess(file.read())[None]
-                except ImageError as error:
+                except ValueError as error:
                     raise ModelError(f"{query}: {error}") from error
         encoded = engine.encode(items)
         if encoded.errors:

@@ -20,27 +20,22 @@ import codecs
 import importlib
 import sys
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-import numpy as np
-import pyarrow as pa
 import tyro
 
 from actors.checkpoints import Model, resolve
 from actors.files.vocabulary import open_vocabulary
 from actors.files.weights import hash_parts
-from actors.files.word_vectors import Block, Vocabulary
+from actors.files.word_vectors import Vocabulary
 from actors.models import ModelError
 from jobs.runtime.command import Flag, run_command, storage_options, table_uri
-from jobs.runtime.progress import Progress
+from jobs.word_vectors.filling import WordRows, token_vocabulary, word_schema
 from schemas.delta.derived import note_of, open_derived, write_derived
-from schemas.delta.store import now
 from schemas.errors import UsageError
 from schemas.tables.embeddings import Fingerprint
 from schemas.tables.failures import FailureLog
-from schemas.vectors import vector_column
 
 QUESTIONS = {
     "similar": "jobs.word_vectors.questions",
@@ -51,9 +46,6 @@ QUESTIONS = {
     "train": "jobs.word_vectors.train",
     "weights": "jobs.word_vectors.rarity",
 }
-N_EXTREME = 10
-NOT_TEXT = "the word is no text in the encoding"
-NO_DIRECTION = "the vector is zero or not finite"
 Place = Annotated[str, tyro.conf.Positional]
 
 
@@ -125,7 +117,7 @@ def run(config: WordsConfig) -> WordsSummary:
     print_of = Fingerprint(model.name, vocabulary.dim, space, space)
     schema = word_schema(print_of)
     out = open_derived(uri, schema, options)
-    walk = _Walk(vocabulary)
+    walk = WordRows(vocabulary)
     if not walk.n:
         raise ModelError(
             f"{config.model} has no word with a vector: {walk.reasons or 'it is empty'}."
@@ -155,20 +147,6 @@ def run(config: WordsConfig) -> WordsSummary:
     )
 
 
-def word_schema(fingerprint: Fingerprint) -> pa.Schema:
-    """Of a table of words."""
-    return pa.schema(
-        [
-            pa.field("id", pa.string()),
-            pa.field("rank", pa.int64()),
-            pa.field("frequency", pa.int64()),
-            pa.field("norm", pa.float32()),
-            fingerprint.field,
-            pa.field("embedded_at", pa.timestamp("us", tz="UTC")),
-        ]
-    )
-
-
 def _opened(config: WordsConfig) -> tuple[Vocabulary, Model, str]:
     """The words, the model that they are of, and their space."""
     model = resolve(config.model)
@@ -182,108 +160,6 @@ def _opened(config: WordsConfig) -> tuple[Vocabulary, Model, str]:
     if is_file:
         return open_vocabulary(model.folder, encoding=config.encoding), model, model.space
     return token_vocabulary(model), model, hash_parts([[model.space, "token embeddings"]])
-
-
-def token_vocabulary(model: Model) -> Vocabulary:
-    """The input embeddings of a transformer, a word a token; rows that no token names are `<row N>`.
-
-    Raises:
-        ModelError: the model has no such matrix.
-    """
-    from actors.encoders.modules import load_modules
-    from actors.files.layout import read_layout
-
-    if model.spec.family == "use":
-        raise ModelError(f"{model.name} is no transformer: it has no input embeddings.")
-    modules = load_modules(read_layout(model.folder))
-    tokenizer = modules.tokenizer
-    matrix = modules[0].model.get_input_embeddings().weight.detach().numpy()
-    names = tokenizer.convert_ids_to_tokens(list(range(min(len(matrix), len(tokenizer)))))
-    words: list[str | None] = [name or f"<row {row}>" for row, name in enumerate(names)]
-    words += [f"<row {row}>" for row in range(len(words), len(matrix))]
-    return Vocabulary(
-        len(words),
-        matrix.shape[1],
-        lambda: iter([Block(words, matrix)]),
-        {"kind": "input embeddings of a transformer"},
-    )
-
-
-@dataclass
-class _Walk:
-    """Two passes over a vocabulary: one finds out that it is whole, the other makes rows of it."""
-
-    vocabulary: Vocabulary
-    n: int = 0
-    duplicates: int = 0
-    failures: list[dict[str, Any]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        total, smallest = np.zeros(self.vocabulary.dim), []
-        for words, _, _, norms, vectors in self._good():
-            self.n += len(words)
-            total += vectors.sum(axis=0, dtype=np.float64)
-            smallest += sorted(zip(norms.tolist(), words, strict=True))[:N_EXTREME]
-        self._mean = total / max(self.n, 1)
-        self.smallest_norms = [(word, round(norm, 6)) for norm, word in sorted(smallest)]
-        self.smallest_norms = self.smallest_norms[:N_EXTREME]
-
-    @property
-    def reasons(self) -> dict[str, int]:
-        """How many words failed for which reason."""
-        reasons = [failure["reason"] for failure in self.failures]
-        return {reason: reasons.count(reason) for reason in sorted(set(reasons))}
-
-    def _good(
-        self,
-    ) -> Iterator[tuple[list[str], np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]]:
-        """Words that get a row, their ranks, counts, norms and vectors as trained."""
-        met: set[str] = set()
-        self.duplicates, self.failures, start = 0, [], 0
-        for block in self.vocabulary.blocks():
-            norms = np.linalg.norm(block.vectors, axis=1)
-            kept = []
-            for row, word in enumerate(block.words):
-                if word in met:
-                    self.duplicates += 1
-                elif word is None or not 0 < norms[row] < np.inf:
-                    reason = NOT_TEXT if word is None else NO_DIRECTION
-                    place = {"id": word, "position": start + row, "content_hash": None}
-                    self.failures.append(place | {"stage": "read", "reason": reason})
-                else:
-                    met.add(word)
-                    kept.append(row)
-            words = [word for row in kept if (word := block.words[row]) is not None]
-            counts = None if block.counts is None else block.counts[kept]
-            yield words, np.array(kept, np.int64) + start, counts, norms[kept], block.vectors[kept]
-            start += len(block.words)
-
-    def rows(self, schema: pa.Schema, *, quiet: bool) -> Iterator[pa.Table]:
-        """Rows of the table."""
-        moment = now()
-        with Progress("words", self.n, "words", quiet=quiet) as progress:
-            for words, ranks, counts, norms, vectors in self._good():
-                unit = (vectors / norms[:, None]).astype(np.float32)
-                yield pa.table(
-                    [
-                        pa.array(words, pa.string()),
-                        pa.array(ranks),
-                        pa.nulls(len(words), pa.int64()) if counts is None else pa.array(counts),
-                        pa.array(norms.astype(np.float32)),
-                        vector_column(unit),
-                        pa.array([moment] * len(words), pa.timestamp("us", tz="UTC")),
-                    ],
-                    schema=schema,
-                )
-                progress.add(len(words))
-
-    def nearest_to_centroid(self) -> list[tuple[str, float]]:
-        """Words whose vectors lie nearest to the mean of all, and how far away (Euclidean)."""
-        nearest: list[tuple[float, str]] = []
-        for words, _, _, _, vectors in self._good():
-            away = np.linalg.norm(vectors - self._mean, axis=1)
-            nearest += sorted(zip(away.tolist(), words, strict=True))[:N_EXTREME]
-        return [(word, round(distance, 6)) for distance, word in sorted(nearest)[:N_EXTREME]]
 
 
 def _text(config: WordsConfig, summary: WordsSummary) -> str:

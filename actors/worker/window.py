@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import numpy as np
@@ -28,7 +29,6 @@ from actors.worker.exchange import PIXELS, REPORT
 from schemas.cells import cast_column
 from schemas.delta.fragments import new_name, write_rows
 from schemas.delta.places import filesystem
-from schemas.delta.store import now
 from schemas.keys import from_binary, hex_of
 from schemas.plan import COPY
 from schemas.vectors import vector_column, vectors_of
@@ -174,7 +174,9 @@ class EmbedWindow:
             "n_tokens": pa.array(encoded.n_tokens[kept], pa.int32()),
             "truncated": pa.array(encoded.truncated[kept], pa.bool_()),
             "embedding": vector_column(encoded.vectors[kept], half=self.target.half),
-            "embedded_at": pa.array([now()] * int(kept.sum()), pa.timestamp("us", tz="UTC")),
+            "embedded_at": pa.array(
+                [datetime.now(UTC)] * int(kept.sum()), pa.timestamp("us", tz="UTC")
+            ),
         }
         if spans is not None:
             first = np.concatenate(([True], row_of[1:] != row_of[:-1]))

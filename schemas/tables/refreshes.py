@@ -3,10 +3,20 @@
 A step's last row also says what it was made of, so that the next refresh knows whether it is due.
 """
 
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from typing import Any
 
 import pyarrow as pa
+
+from schemas.delta.formats import in_todays, lacking
+from schemas.delta.fragments import new_name, write_rows
+from schemas.delta.rewriting import compact
+from schemas.delta.store import Refused, StoreError, Table
+
+COMMIT_TRIES = 10
 
 SCHEMA = pa.schema(
     [
@@ -99,3 +109,46 @@ class StepRow:
         """From a row of the table."""
         maps = {n: None if row[n] is None else dict(row[n]) for n in ("figures", "inputs")}  # type: ignore[call-overload]
         return cls(**{**row, **maps})  # type: ignore[arg-type]
+
+
+def create(uri: str, options: Mapping[str, str], note: Mapping[str, Any]) -> Table:
+    """A table without rows; that of another, where one was made just now."""
+    try:
+        return Table.create(uri, SCHEMA, {**note, "state": "begun"}, options)
+    except Refused:
+        table = Table.open(uri, options)
+        assert table is not None  # somebody made it just now
+        return table
+
+
+def rows_of(table: Table | None) -> list[StepRow]:
+    """What the table of refreshes holds, oldest first."""
+    if table is None:
+        return []
+    rows = [StepRow.of(row) for row in in_todays(table.read(), SCHEMA).to_pylist()]
+    return sorted(rows, key=lambda row: row.started)
+
+
+def record(
+    uri: str, options: Mapping[str, str], note: Mapping[str, Any], steps: Sequence[StepRow]
+) -> None:
+    """Add rows, whatever others do to the table meanwhile.
+
+    Raises:
+        StoreError: others write to it all the time.
+    """
+    for _ in range(COMMIT_TRIES):
+        table = Table.open(uri, options)
+        assert table is not None  # the caller holds it
+        rows = pa.Table.from_pylist([step.row() for step in steps], SCHEMA)
+        name = new_name(str(note["run"]), "steps")
+        try:
+            if new := lacking(table.schema, SCHEMA):
+                table.add_columns(note, new)
+            table.commit(note, add=[write_rows(table.filesystem, name, rows)])
+        except Refused:
+            continue
+        with contextlib.suppress(Refused):  # the next refresh will do it
+            compact(table, note)
+        return
+    raise StoreError(f"{uri} is written to by others all the time; this refresh is not in it.")

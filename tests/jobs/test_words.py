@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 from transformers import AutoTokenizer
 
 from actors.checkpoints import resolve
-from jobs.words import NO_DIRECTION, NOT_TEXT
+from jobs.word_vectors.filling import NO_DIRECTION, NOT_TEXT
 from schemas.delta.store import Table
 from schemas.vectors import vectors_of
 from tests.support.tables import jsonl, reasons
