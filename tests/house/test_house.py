@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -82,3 +83,23 @@ def test_a_module_that_is_used_is_imported_where_it_is_used():
 
 def test_every_module_opens_with_what_it_is_for():
     assert [str(path) for path in CODE if not ast.get_docstring(tree_of(path))] == []
+
+
+def test_the_index_of_pages_names_each_page_once():
+    index = (ROOT / "docs" / "README.md").read_text()
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    named = re.findall(r"(?m)^\| \[([\w.-]+)\]\(\1\) \|", index)
+    assert sorted(named) == sorted(pages | {"architecture.md"})
+
+
+def test_what_contributors_are_told_to_run_is_there():
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    targets = re.findall(r"(?m)^([\w-]+):", (ROOT / "Makefile").read_text())
+    assert set(re.findall(r"`make ([\w-]+)", page)) <= set(targets)
+    modules = re.findall(r"\b((?:benchmarks|tests)(?:\.\w+)+)", page)
+    paths = re.findall(r"`([\w.-]+/[\w./-]*)`", page)
+    assert len(modules) > 3
+    assert len(paths) > 8
+    lost = [name for name in modules if not (ROOT / f"{name.replace('.', '/')}.py").is_file()]
+    lost += [path for path in paths if not (ROOT / path).exists()]
+    assert lost == []
