@@ -118,7 +118,7 @@ def test_help_lists_every_command_and_every_command_explains_its_options(embatch
         config = next(
             value
             for title, value in vars(module).items()
-            if title.endswith("Config") and value.__module__ == module.__name__
+            if title.lower() == f"{name.replace('-', '')}config"
         )
         assert code == 0
         assert f"embatch {name}" in text
