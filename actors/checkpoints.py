@@ -16,7 +16,7 @@ from typing import Any
 
 from actors.engine.engine import Encoder
 from actors.engine.templates import templates_of
-from actors.families import FAMILIES, family_of
+from actors.families import FAMILIES, Machine, family_of
 from actors.files.layout import main_folder
 from actors.files.vocabulary import ENDINGS as VOCABULARY_ENDINGS
 from actors.files.weights import (
@@ -101,7 +101,8 @@ class Model:
             ModelError: The weights are not on this machine and cannot be had, or differ.
         """
         found = self if os.path.exists(self.folder) else self._found_again()
-        encoder = FAMILIES[self.spec.family].load(found, device, threads, precision)
+        machine = Machine(device=device, threads=threads, precision=precision)
+        encoder = FAMILIES[self.spec.family].load(found, machine)
         if encoder.dim != self.dim:
             raise ModelError(f"{found.folder} gives {encoder.dim} dimensions, expected {self.dim}.")
         return encoder

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from actors import recipes
 from actors.encoders.dpr import dpr_class, dpr_dim, packed_dpr
@@ -36,6 +36,14 @@ if TYPE_CHECKING:
     from actors.checkpoints import Model
 
 
+class Machine(TypedDict):
+    """Where an encoder computes, and how: the arguments of `Model.load`."""
+
+    device: str
+    threads: int | None
+    precision: str
+
+
 def takes_no_word_weights(model: "Model") -> None:
     """Refuse a file of weights of words; raises ModelError."""
     if model.word_weights:
@@ -51,7 +59,7 @@ class Family:
         describe: What a folder or file says of itself: modality, dim, max_tokens, prompts. Raises
             ModelError where it is incomplete. The name and where it came from are put in later.
         identify: What identifies the vectors of a model, `actors.recipes`.
-        load: The encoder of a model: (model, device, threads, precision). Imports torch.
+        load: The encoder of a model, for a machine. Imports torch.
         check: Refuses what the model was asked for and does not take; raises ModelError.
         logit_scale: What a cosine is multiplied by before a softmax over classes, of a folder; None
             where models are not trained with one.
@@ -60,7 +68,7 @@ class Family:
     recognises: Callable[[str], bool]
     describe: Callable[[str], ModelSpec]
     identify: Callable[["Model"], Identity]
-    load: Callable[["Model", str, int | None, str], Encoder]
+    load: Callable[["Model", Machine], Encoder]
     check: Callable[["Model"], None] = takes_no_word_weights
     logit_scale: Callable[[str], float] | None = None
 
@@ -77,14 +85,20 @@ def family_of(path: str) -> str | None:
 def _spec(layout: Layout, dim: int, modality: str = "text", **more: Any) -> ModelSpec:  # noqa: ANN401
     """What a folder in transformers' layout says of itself."""
     about: dict[str, Any] = {
-        "name": layout.folder.name,
-        "max_tokens": layout.max_tokens,
-        "weights": "",
+        "pooling": layout.pooling,
+        "prompts": layout.prompts,
+        "space": layout.config.get("embatch_space"),
+        "licence": "see model card",
+        "source": "see model card",
     }
-    about |= {"pooling": layout.pooling, "prompts": layout.prompts}
-    about |= {"licence": "see model card", "source": "see model card"}
-    space = layout.config.get("embatch_space")
-    return ModelSpec(**about | {"dim": dim, "modality": modality, "space": space} | more)
+    return ModelSpec(
+        layout.folder.name,
+        dim=dim,
+        max_tokens=layout.max_tokens,
+        modality=modality,
+        weights="",
+        **about | more,
+    )
 
 
 def _check_tokens(model: "Model") -> None:
@@ -96,20 +110,12 @@ def _check_tokens(model: "Model") -> None:
         raise ModelError(f"max_tokens is {n}, {model.name} takes {upper}.")
 
 
-def _load_text(
-    model: "Model",
-    device: str,
-    threads: int | None,
-    precision: str,
-    **more: Any,  # noqa: ANN401
-) -> Encoder:
+def _load_text(model: "Model", machine: Machine, **more: Any) -> Encoder:  # noqa: ANN401
     from actors.encoders.transformer import TransformerEncoder
 
     return TransformerEncoder(
         model.folder,
-        device=device,
-        threads=threads,
-        precision=precision,
+        **machine,
         max_tokens=model.max_tokens,
         prompt=model.prompt,
         normalize=model.unit,
@@ -128,10 +134,9 @@ def _identify_transformer(model: "Model") -> Identity:
     return recipes.of_layout(model, layout, [*facets_of(layout), pooling])
 
 
-def _load_transformer(model: "Model", device: str, threads: int | None, precision: str) -> Encoder:
+def _load_transformer(model: "Model", machine: Machine) -> Encoder:
     plain = read_layout(model.folder).plain
-    pooling = model.spec.pooling if plain else None
-    return _load_text(model, device, threads, precision, pooling=pooling)
+    return _load_text(model, machine, pooling=model.spec.pooling if plain else None)
 
 
 def _is_dpr(path: str) -> bool:
@@ -143,10 +148,6 @@ def _describe_dpr(folder: str) -> ModelSpec:
     layout = read_text_layout(folder)
     dpr_class(layout)
     return _spec(layout, dpr_dim(layout), pooling="cls", normalize=False)
-
-
-def _load_dpr(model: "Model", device: str, threads: int | None, precision: str) -> Encoder:
-    return _load_text(model, device, threads, precision, network=packed_dpr)
 
 
 def _describe_clip(folder: str) -> ModelSpec:
@@ -163,19 +164,12 @@ def _identify_clip(model: "Model") -> Identity:
     return recipes.of_layout(model, layout, [towers, ""])
 
 
-def _load_clip(model: "Model", device: str, threads: int | None, precision: str) -> Encoder:
+def _load_clip(model: "Model", machine: Machine) -> Encoder:
     from actors.encoders.clip import ClipImageEncoder, PackedClipText
 
     if model.preprocess is None:
-        return _load_text(model, device, threads, precision, network=PackedClipText)
-    return ClipImageEncoder(
-        model.folder,
-        model.preprocess,
-        device=device,
-        threads=threads,
-        precision=precision,
-        normalize=model.unit,
-    )
+        return _load_text(model, machine, network=PackedClipText)
+    return ClipImageEncoder(model.folder, model.preprocess, **machine, normalize=model.unit)
 
 
 def _logit_scale_of_clip(folder: str) -> float:
@@ -194,18 +188,11 @@ def _identify_resnet(model: "Model") -> Identity:
     return recipes.of_layout(model, layout, [hosted_settings(layout.modules[0][1]), pooling])
 
 
-def _load_resnet(model: "Model", device: str, threads: int | None, precision: str) -> Encoder:
+def _load_resnet(model: "Model", machine: Machine) -> Encoder:
     from actors.encoders.resnet import ResNetEncoder
 
     assert model.preprocess is not None  # it takes images alone
-    return ResNetEncoder(
-        model.folder,
-        model.preprocess,
-        device=device,
-        threads=threads,
-        precision=precision,
-        normalize=model.unit,
-    )
+    return ResNetEncoder(model.folder, model.preprocess, **machine, normalize=model.unit)
 
 
 def _is_use(path: str) -> bool:
@@ -230,10 +217,11 @@ def _check_use(model: "Model") -> None:
         raise ModelError(f"{model.name} takes neither a prompt nor max_tokens; leave them out.")
 
 
-def _load_use(model: "Model", device: str, threads: int | None, precision: str) -> Encoder:
+def _load_use(model: "Model", machine: Machine) -> Encoder:
     from actors.encoders.use import UseEncoder
 
-    return UseEncoder(model.folder, device=device, threads=threads)  # in fp32 only
+    # It computes in fp32 alone.
+    return UseEncoder(model.folder, device=machine["device"], threads=machine["threads"])
 
 
 def _check_words(model: "Model") -> None:
@@ -255,7 +243,7 @@ FAMILIES: dict[str, Family] = {
         recognises=_is_dpr,
         describe=_describe_dpr,
         identify=_identify_transformer,
-        load=_load_dpr,
+        load=lambda model, machine: _load_text(model, machine, network=packed_dpr),
         check=_check_tokens,
     ),
     "clip": Family(
@@ -283,7 +271,7 @@ FAMILIES: dict[str, Family] = {
         recognises=lambda path: os.path.isfile(path) and is_vocabulary(path),
         describe=words_spec,
         identify=recipes.of_words,
-        load=lambda model, *_: WordEncoder(model.folder, weights=model.word_weights),
+        load=lambda model, _: WordEncoder(model.folder, weights=model.word_weights),
         check=_check_words,
     ),
 }

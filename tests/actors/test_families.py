@@ -51,7 +51,7 @@ LETTERS = Family(
     recognises=lambda path: Path(path, "letters.json").is_file(),
     describe=describe,
     identify=identify,
-    load=lambda model, device, threads, precision: CountingEncoder(letters_of(model.folder)),
+    load=lambda model, machine: CountingEncoder(letters_of(model.folder)),
 )
 
 
