@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 from actors import recipes
 from actors.encoders.dpr import dpr_class, dpr_dim, packed_dpr
@@ -30,10 +30,7 @@ from actors.files.settings import facets_of, hosted_settings
 from actors.files.vocabulary import is_vocabulary, words_spec
 from actors.files.weights import read_scalar
 from actors.models import ModelError, ModelSpec
-from actors.recipes import Identity
-
-if TYPE_CHECKING:
-    from actors.checkpoints import Model
+from actors.recipes import AskedModel, Identity
 
 
 class Machine(TypedDict):
@@ -44,7 +41,7 @@ class Machine(TypedDict):
     precision: str
 
 
-def takes_no_word_weights(model: "Model") -> None:
+def takes_no_word_weights(model: AskedModel) -> None:
     """Refuse a file of weights of words; raises ModelError."""
     if model.word_weights:
         raise ModelError(f"{model.name} is no file of word vectors; leave out --word-weights.")
@@ -67,9 +64,9 @@ class Family:
 
     recognises: Callable[[str], bool]
     describe: Callable[[str], ModelSpec]
-    identify: Callable[["Model"], Identity]
-    load: Callable[["Model", Machine], Encoder]
-    check: Callable[["Model"], None] = takes_no_word_weights
+    identify: Callable[[AskedModel], Identity]
+    load: Callable[[AskedModel, Machine], Encoder]
+    check: Callable[[AskedModel], None] = takes_no_word_weights
     logit_scale: Callable[[str], float] | None = None
 
 
@@ -101,7 +98,7 @@ def _spec(layout: Layout, dim: int, modality: str = "text", **more: Any) -> Mode
     )
 
 
-def _check_tokens(model: "Model") -> None:
+def _check_tokens(model: AskedModel) -> None:
     """Refuse a bound on tokens that the transformer of texts has no positions for."""
     takes_no_word_weights(model)
     n, most = model.max_tokens, read_layout(model.folder).positions
@@ -110,7 +107,7 @@ def _check_tokens(model: "Model") -> None:
         raise ModelError(f"max_tokens is {n}, {model.name} takes {upper}.")
 
 
-def _load_text(model: "Model", machine: Machine, **more: Any) -> Encoder:  # noqa: ANN401
+def _load_text(model: AskedModel, machine: Machine, **more: Any) -> Encoder:  # noqa: ANN401
     from actors.encoders.transformer import TransformerEncoder
 
     return TransformerEncoder(
@@ -128,13 +125,13 @@ def _describe_transformer(folder: str) -> ModelSpec:
     return _spec(layout, layout.dim)
 
 
-def _identify_transformer(model: "Model") -> Identity:
+def _identify_transformer(model: AskedModel) -> Identity:
     layout = read_layout(model.folder)
     pooling = model.spec.pooling if layout.plain else ""
     return recipes.of_layout(model, layout, [*facets_of(layout), pooling])
 
 
-def _load_transformer(model: "Model", machine: Machine) -> Encoder:
+def _load_transformer(model: AskedModel, machine: Machine) -> Encoder:
     plain = read_layout(model.folder).plain
     return _load_text(model, machine, pooling=model.spec.pooling if plain else None)
 
@@ -158,13 +155,13 @@ def _describe_clip(folder: str) -> ModelSpec:
     return _spec(layout, int(layout.config.get("projection_dim", 512)), "text and image")
 
 
-def _identify_clip(model: "Model") -> Identity:
+def _identify_clip(model: AskedModel) -> Identity:
     layout = read_layout(model.folder)
     towers = {tower: layout.config[tower] for tower in CLIP_TOWERS}
     return recipes.of_layout(model, layout, [towers, ""])
 
 
-def _load_clip(model: "Model", machine: Machine) -> Encoder:
+def _load_clip(model: AskedModel, machine: Machine) -> Encoder:
     from actors.encoders.clip import ClipImageEncoder, PackedClipText
 
     if model.preprocess is None:
@@ -182,13 +179,13 @@ def _describe_resnet(folder: str) -> ModelSpec:
     return _spec(layout, int(layout.config["hidden_sizes"][-1]), "image")
 
 
-def _identify_resnet(model: "Model") -> Identity:
+def _identify_resnet(model: AskedModel) -> Identity:
     layout = read_layout(model.folder)
     pooling = model.spec.pooling if layout.plain else ""
     return recipes.of_layout(model, layout, [hosted_settings(layout.modules[0][1]), pooling])
 
 
-def _load_resnet(model: "Model", machine: Machine) -> Encoder:
+def _load_resnet(model: AskedModel, machine: Machine) -> Encoder:
     from actors.encoders.resnet import ResNetEncoder
 
     assert model.preprocess is not None  # it takes images alone
@@ -211,20 +208,20 @@ def _describe_use(folder: str) -> ModelSpec:
     )
 
 
-def _check_use(model: "Model") -> None:
+def _check_use(model: AskedModel) -> None:
     takes_no_word_weights(model)
     if model.prompt or model.max_tokens != model.spec.max_tokens:
         raise ModelError(f"{model.name} takes neither a prompt nor max_tokens; leave them out.")
 
 
-def _load_use(model: "Model", machine: Machine) -> Encoder:
+def _load_use(model: AskedModel, machine: Machine) -> Encoder:
     from actors.encoders.use import UseEncoder
 
     # It computes in fp32 alone.
     return UseEncoder(model.folder, device=machine["device"], threads=machine["threads"])
 
 
-def _check_words(model: "Model") -> None:
+def _check_words(model: AskedModel) -> None:
     if model.prompt or model.max_tokens != model.spec.max_tokens or model.templates:
         raise ModelError("A file of word vectors takes no prompt, no --max-tokens and no --labels.")
     if model.word_weights:

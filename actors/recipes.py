@@ -8,17 +8,56 @@ a message can say what differs between two.
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from actors.files.layout import Layout
 from actors.files.vocabulary import files_of
 from actors.files.weights import hash_file, hash_parts, npz_parts, tensor_parts
-
-if TYPE_CHECKING:
-    from actors.checkpoints import Model
+from actors.images.pixels import Preprocess
+from actors.models import ModelSpec
 
 TOKENS_VERSION = 1  # raised when the same text would come out as other tokens
 PIXELS_VERSION = 2  # raised when the same image would come out as other pixels
+
+
+class AskedModel(Protocol):
+    """What is known of a model before it is identified; `actors.checkpoints.Model` is one."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What its folder, or the list of known models, says of it."""
+
+    @property
+    def name(self) -> str:
+        """What `--model` takes."""
+
+    @property
+    def folder(self) -> str:
+        """Where its weights are."""
+
+    @property
+    def unit(self) -> bool:
+        """True if vectors have unit length."""
+
+    @property
+    def prompt(self) -> str:
+        """Text put before each text."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens after which a text is cut."""
+
+    @property
+    def preprocess(self) -> Preprocess | None:
+        """What happens to images; None where texts are embedded."""
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """Sentences that class names are put into."""
+
+    @property
+    def word_weights(self) -> str:
+        """File that says how much each word counts."""
 
 
 class Identity(NamedTuple):
@@ -35,7 +74,7 @@ class Identity(NamedTuple):
     ingredients: dict[str, Any]
 
 
-def of_layout(model: "Model", layout: Layout, facets: list[Any]) -> Identity:
+def of_layout(model: AskedModel, layout: Layout, facets: list[Any]) -> Identity:
     """Of a folder in transformers' layout; facets are what shapes its vectors besides the weights.
 
     Raises:
@@ -47,13 +86,13 @@ def of_layout(model: "Model", layout: Layout, facets: list[Any]) -> Identity:
     return identity(model, weights, facets, files)
 
 
-def of_use(model: "Model") -> Identity:
+def of_use(model: AskedModel) -> Identity:
     """Of a Universal Sentence Encoder's folder."""
     weights = hash_parts(npz_parts(Path(model.folder) / "weights.npz"))
     return identity(model, weights, ["use", model.spec.pooling], [Path(model.folder) / "sp.model"])
 
 
-def of_words(model: "Model") -> Identity:
+def of_words(model: AskedModel) -> Identity:
     """Of a file of word vectors, and perhaps of one that says how much each word counts."""
     vectors = [hash_file(name) for name in files_of(model.folder)]
     space = hash_parts([vectors])
@@ -63,7 +102,7 @@ def of_words(model: "Model") -> Identity:
 
 
 def identity(
-    model: "Model", weights: str, facets: list[Any], tokenizer_files: list[Path]
+    model: AskedModel, weights: str, facets: list[Any], tokenizer_files: list[Path]
 ) -> Identity:
     """Of any model of texts or images.
 
