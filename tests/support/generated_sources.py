@@ -342,12 +342,11 @@ class Account:
     counts: Counter = field(default_factory=Counter)
 
 
-def account(items, files, before, *, prune, broken=None):
+def account(items, before, *, prune, broken=None):
     """The account of one run.
 
     Args:
         items: of the source, in their order.
-        files: those that can be read.
         before: the account of the run before.
         prune: rows that the source has no longer go; not if a part of it is broken.
         broken: a file that cannot be read.
@@ -388,7 +387,7 @@ def account(items, files, before, *, prune, broken=None):
     if broken is not None:
         counts["rows_read"] += 1
         counts["failed"] += 1
-        stay = {at: f for at, f in old_failed.items() if at[0] not in files and f[1] not in won}
+        stay = {at: f for at, f in old_failed.items() if at[0] == broken and f[1] not in won}
         failed |= {**stay, (broken, 0): ("file", None)}
     if prune and broken is None:
         counts["deleted"] = len(vanished)

@@ -83,8 +83,7 @@ class World:
         poisoned = model(poison=POISON, preprocess=PIXELS if self.kind.is_image else None)
         summary = run(config, poisoned)
         items = self.kind.items(files, self.with_ids)
-        names = self.kind.write(files).keys()
-        want = account(items, names, self.before, prune=prune, broken=self.broken)
+        want = account(items, self.before, prune=prune, broken=self.broken)
         self.check(summary, want)
         self.before = want
 

@@ -15,7 +15,7 @@ from schemas.delta import formats
 from schemas.delta.formats import FORMAT, format_of, in_todays, is_of, since
 from schemas.delta.store import StoreError, Table
 from schemas.delta.versions import restore
-from schemas.tables import failures
+from schemas.tables import failures, refreshes
 from schemas.tables.failures import FAILURES, FailureLog
 from schemas.tables.neighbours import NEIGHBOURS
 from schemas.tables.projections import projection_schema
@@ -50,8 +50,8 @@ def with_new_column(monkeypatch):
     tries = since(number, pa.field("tries", pa.int32()))
     monkeypatch.setattr(failures, "FAILURES", FAILURES.append(tries))
     machine = since(number, pa.field("machine", pa.string()))
-    monkeypatch.setattr(refresh, "SCHEMA", SCHEMA.append(machine))
-    monkeypatch.setattr(refresh, "StepRow", LaterRow)
+    monkeypatch.setattr(refreshes, "SCHEMA", SCHEMA.append(machine))
+    monkeypatch.setattr(refreshes, "StepRow", LaterRow)
     return number
 
 
