@@ -31,7 +31,6 @@ THROUGH = {
     "jobs/analysis/vectors.py": "jobs/test_evaluate.py",
     "jobs/refreshing/history_page.py": "jobs/test_refresh.py",
     "jobs/refreshing/steps.py": "jobs/test_refresh.py",
-    "jobs/runtime/command.py": "jobs/test_commands.py",
     "jobs/runtime/signals.py": "jobs/test_embed.py",
     "jobs/sync/dry_run.py": "jobs/test_embed.py",
     "jobs/sync/scan.py": "jobs/test_embed.py",
