@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TypeVar
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.fs import DeltaStorageHandler
@@ -176,7 +177,7 @@ def ask(doing: str, call: Callable[[], _T]) -> _T:
             return call()
         except TableNotFoundError:
             raise
-        except (DeltaError, OSError) as error:
+        except (DeltaError, OSError, pa.ArrowInvalid) as error:  # the last: a damaged file
             if not (n_left and passes(error)):
                 raise StoreError(f"Cannot {doing}: {reason(error)}") from error
     raise AssertionError("the last try returns or raises")

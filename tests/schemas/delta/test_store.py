@@ -560,3 +560,15 @@ def test_views_that_a_foreign_tool_wrote_are_read_as_plain_types(uri):
         {"id": "b", "tags": None},
         {"id": "a", "tags": ["x"]},
     ]
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:200], lambda data: b"x" * len(data)])
+def test_a_damaged_file_is_named(uri, damage):
+    table = Table.create(uri, SCHEMA, note())
+    file = write(table, "a.parquet", ["1", "2"])
+    table.commit(note(), add=[file])
+    path = Path(uri, "a.parquet")
+    path.write_bytes(damage(path.read_bytes()))
+    for read in (table.read, lambda: table.file_schema("a.parquet")):
+        with pytest.raises(StoreError, match=rf"Cannot read a.parquet of {uri}: .*Parquet"):
+            read()
