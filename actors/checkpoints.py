@@ -28,6 +28,7 @@ from actors.files.weights import (
 )
 from actors.images.pixels import Preprocess, read_preprocess
 from actors.models import MODELS, ModelError, ModelSpec
+from schemas.errors import UserError, named_error_line
 
 CLASSES_VERSION = 2  # raised when the same names and templates would come out as other sentences
 
@@ -102,7 +103,17 @@ class Model:
         """
         found = self if os.path.exists(self.folder) else self._found_again()
         machine = Machine(device=device, threads=threads, precision=precision)
-        encoder = FAMILIES[self.spec.family].load(found, machine)
+        try:
+            encoder = FAMILIES[self.spec.family].load(found, machine)
+        except (UserError, ImportError, MemoryError):
+            raise
+        except (
+            Exception
+        ) as error:  # what torch or transformers say of files that do not fit together
+            raise ModelError(
+                f"{found.folder} cannot be loaded ({named_error_line(error)}). Its config.json, tokenizer"
+                " and weights must be those of one model; download it again."
+            ) from error
         if encoder.dim != self.dim:
             raise ModelError(f"{found.folder} gives {encoder.dim} dimensions, expected {self.dim}.")
         return encoder

@@ -118,7 +118,7 @@ def read_layout(folder: str | Path) -> Layout:
     if not root.is_dir():
         raise ModelError(f"Model folder {root} does not exist.")
     refuse_adapters(root)
-    listed = _read_json(root / "modules.json") or [{"type": "Transformer", "path": ""}]
+    listed = _read_json(root / "modules.json", list) or [{"type": "Transformer", "path": ""}]
     modules = []
     for module in listed:
         kind, at = module["type"].rsplit(".", 1)[-1], root / module["path"]
@@ -180,7 +180,7 @@ def require_tokenizer(layout: Layout) -> None:
 
 def main_folder(path: str | Path) -> Path:
     """Folder of the first module of a model's folder, which has its config.json."""
-    listed = _read_json(Path(path) / "modules.json")
+    listed = _read_json(Path(path) / "modules.json", list)
     return Path(path) / (listed[0]["path"] if listed else "")
 
 
@@ -201,7 +201,7 @@ def refuse_adapters(folder: Path) -> None:
         place = path.relative_to(folder)
         if any(part.startswith("checkpoint-") for part in place.parts):
             continue
-        told = _read_json(path.parent / "adapter_config.json")
+        told = _read_json(path.parent / "adapter_config.json", object)
         base = told.get("base_model_name_or_path") if isinstance(told, dict) else None
         raise ModelError(
             f"{folder} holds an adapter ({place}), which embatch does not apply. Merge it into"
@@ -212,14 +212,20 @@ def refuse_adapters(folder: Path) -> None:
         )
 
 
-def _read_json(path: Path) -> Any:  # noqa: ANN401
-    """A JSON file's content, {} if there is no such file."""
+def _read_json(path: Path, kind: type = dict) -> Any:  # noqa: ANN401
+    """What a JSON file holds, of the kind expected; an empty one if there is no such file."""
     if not path.is_file():
-        return {}
+        return kind()
     try:
-        return json.loads(path.read_text(encoding="utf8"))
+        content = json.loads(path.read_text(encoding="utf8"))
     except ValueError as error:
         raise ModelError(f"{path} is not JSON: {error}. Download the model again.") from error
+    if not isinstance(content, kind):
+        raise ModelError(
+            f"{path} holds a {type(content).__name__}, expected a {kind.__name__}."
+            " Download the model again."
+        )
+    return content
 
 
 def _module_settings(kind: str, folder: Path) -> dict[str, Any]:

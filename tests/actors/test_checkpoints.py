@@ -336,3 +336,20 @@ def test_dimensions_other_than_declared_are_refused(tiny):
     spec = ModelSpec(**vars(model.spec) | {"dim": 17})
     with pytest.raises(ModelError, match="tiny gives 16 dimensions, expected 17"):
         actors.checkpoints.Model(**vars(model) | {"spec": spec}).load()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("config.json", lambda _: [1], "config.json holds a list, expected a dict"),
+        ("modules.json", lambda _: {"a": 1}, "modules.json holds a dict, expected a list"),
+        ("config.json", lambda c: c | {"hidden_act": "none"}, r"cannot be loaded \(KeyError: 'none'\)"),
+        ("config.json", lambda c: c | {"num_attention_heads": 7}, "tiny cannot be loaded"),
+        ("tokenizer.json", lambda _: "x", r"tiny cannot be loaded \(.*download it again"),
+    ],
+)  # fmt: skip
+def test_files_that_do_not_fit_together_are_one_message(tiny, name, change, message):
+    path = tiny / name
+    write_json(path, change(json.loads(path.read_text())))
+    with pytest.raises(ModelError, match=message):
+        resolve(str(tiny)).load()
