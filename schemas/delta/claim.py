@@ -1,4 +1,4 @@
-"""One writer a table: who holds it, read from and written to the table's own history.
+"""Claims on a table: at most one run writes to it; the claim is a commit in the table's own history.
 
 A run's first commit claims the table, each wave renews the claim, the last commit gives it up.
 The claim spares two runs from doing the same work; what keeps the table true is the store's fence.
@@ -25,11 +25,11 @@ _HOLDING = {"claim", "wave", "compacted"}
 
 
 class TableBusy(UserError):
-    """Another run holds the table; the message says whose."""
+    """Error: another run holds the table; the message names the run."""
 
 
 def identity(run: str) -> dict[str, Any]:
-    """What every commit says of the process that made it."""
+    """Name, host, process number and start times of a run, which each of its commits records."""
     return {
         "run": run,
         "host": socket.gethostname(),
@@ -39,16 +39,17 @@ def identity(run: str) -> dict[str, Any]:
 
 
 def _beginning(pid: int) -> dict[str, Any]:
-    """When a process began, told twice: by the clock, and in seconds after its machine.
+    """Start of a process, given twice: by the clock, and in seconds after its machine's start.
 
-    Where the clock is set anew, systems change one of the two for a process that lives.
+    Where the clock is set anew, systems change one of the two values of a running process; the other one
+    still identifies the process.
     """
     began = psutil.Process(pid).create_time()
     return {"started": int(began), "after_boot": round(began - psutil.boot_time(), 2)}
 
 
 def holder(table: Table, run: str) -> Mapping[str, Any] | None:
-    """The note of another run that holds the table and shows signs of life, else None."""
+    """The last commit's note of another live run that holds the table, None where no such run does."""
     for commit in table.history(LOOK_BACK):
         note = commit.get("note")
         if note is None:
@@ -73,16 +74,16 @@ def take(table: Table, note: Mapping[str, Any], *, wait: bool, poll_seconds: flo
     """Claim a table for a run.
 
     Args:
-        table: as just opened.
-        note: this run's `identity` and more.
+        table: the table as just opened.
+        note: metadata of the commit: this run's `identity` and more.
         wait: wait until another run's claim ends, else raise.
-        poll_seconds: time between two looks.
+        poll_seconds: time between two looks at the claim.
 
     Returns:
-        The table, one version on.
+        The table at the version of the claim.
 
     Raises:
-        TableBusy: another run holds it.
+        TableBusy: another run holds the table, and `wait` is False.
     """
     while True:
         other = holder(table, note["run"])
@@ -106,7 +107,7 @@ def take(table: Table, note: Mapping[str, Any], *, wait: bool, poll_seconds: flo
 
 
 def release(uri: str, options: Mapping[str, str], note: Mapping[str, Any], state: str) -> None:
-    """Give a claim up after a run that ended early; best effort, since time ends it too."""
+    """Give up a run's claim on a table. Errors of the store are ignored, since a claim also ends by time."""
     with contextlib.suppress(StoreError):
         table = Table.open(uri, options)
         notes = (commit.get("note") for commit in table.history(LOOK_BACK)) if table else ()
@@ -117,7 +118,7 @@ def release(uri: str, options: Mapping[str, str], note: Mapping[str, Any], state
 
 @contextlib.contextmanager
 def held(table: Table, note: Mapping[str, Any], *, wait: bool) -> Iterator[Table]:
-    """A claimed table for the length of a command; see `take`."""
+    """Hold a claim on a table for the length of a `with` block; see `take`."""
     table = take(table, note, wait=wait)
     try:
         yield table
@@ -127,10 +128,12 @@ def held(table: Table, note: Mapping[str, Any], *, wait: bool) -> Iterator[Table
 
 @contextlib.contextmanager
 def kept(table: Table | None, note: Mapping[str, Any]) -> Iterator[None]:
-    """Renew a claim from a thread by the table's own handle, while its holder only reads for long.
+    """Renew a claim from a thread by the table's own handle, while the run commits nothing for long.
+
+    Without a table nothing is renewed.
 
     Raises:
-        Refused: somebody else wrote meanwhile.
+        Refused: another writer committed meanwhile.
     """
     refusals: list[Refused] = []
 
@@ -150,7 +153,7 @@ def kept(table: Table | None, note: Mapping[str, Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def renewed(uri: str, options: Mapping[str, str], note: Mapping[str, Any]) -> Iterator[None]:
-    """Renew a claim from a thread, while its holder does other things than write to the table."""
+    """Renew a claim from a thread by a newly opened table, while the run does not write to the table."""
 
     def renew() -> None:
         table = Table.open(uri, options)
@@ -163,7 +166,7 @@ def renewed(uri: str, options: Mapping[str, str], note: Mapping[str, Any]) -> It
 
 @contextlib.contextmanager
 def _repeated(renew: Callable[[], None]) -> Iterator[None]:
-    """Call a function every RENEW_SECONDS from a thread; what a store refuses is tried the next time."""
+    """Call a function every RENEW_SECONDS from a thread; a StoreError waits for the next call."""
     over = threading.Event()
 
     def repeat() -> None:

@@ -1,4 +1,4 @@
-"""Older versions of a table: brought back, or given up for the disk space that they hold."""
+"""Older versions of a table: restore one, or delete the files that only old versions hold."""
 
 import contextlib
 import math
@@ -22,10 +22,10 @@ ORPHAN_HOURS = 24  # a file that was never committed may belong to a run that is
 
 
 def restore(table: Table, note: Mapping[str, Any], version: int) -> None:
-    """Make the newest version hold what an older one held.
+    """Commit a new version with the files and the columns of an older version.
 
     Raises:
-        StoreError: no such version, or files of it were vacuumed.
+        StoreError: there is no such version, or `vacuum` deleted files of it.
     """
     past = Table.open(table.uri, table.options, version)
     assert past is not None  # the table is open
@@ -46,11 +46,11 @@ def restore(table: Table, note: Mapping[str, Any], version: int) -> None:
 def vacuum(table: Table, hours: float, *, dry_run: bool) -> list[str]:
     """Delete files that no version of the last `hours` holds.
 
-    Files that were never committed may belong to a run that is at work: they go only when they
-    are older than a day.
+    A file that was never committed may belong to a run that is at work: it is deleted only when it is
+    older than a day.
 
     Returns:
-        The files' names.
+        Names of the files, sorted. With `dry_run` the files stay.
     """
     there = {
         found.path
@@ -71,11 +71,11 @@ def vacuum(table: Table, hours: float, *, dry_run: bool) -> list[str]:
 
 
 def named(names: Iterable[str], paths: Iterable[str]) -> list[str]:
-    """The files of a table that are among some paths.
+    """The names of a table's files that stand among some paths.
 
     Args:
-        names: within the table's folder.
-        paths: as deltalake tells them: of the same kind or URIs, also of files that went long ago.
+        names: paths of files within the table's folder.
+        paths: paths within the folder or URIs, as deltalake gives them, also of files deleted long ago.
     """
     by_last_part: dict[str, list[str]] = defaultdict(list)
     for path in paths:
@@ -88,9 +88,9 @@ def named(names: Iterable[str], paths: Iterable[str]) -> list[str]:
 
 
 def drop(uri: str, options: Mapping[str, str], is_ours: Callable[[pa.Schema], bool]) -> None:
-    """Delete a table of embatch: its log, newest first, then its files.
+    """Delete a table of embatch: first its log, newest commit first, then its files.
 
-    So that at each moment it is a whole table, or none. What others put there stays.
+    In this order a reader sees a whole table or none at each moment. Files of other tools stay.
 
     Args:
         uri: Where the table is.
@@ -98,7 +98,7 @@ def drop(uri: str, options: Mapping[str, str], is_ours: Callable[[pa.Schema], bo
         is_ours: True for the columns of a table that may go.
 
     Raises:
-        StoreError: it is a table of something else.
+        StoreError: the table is not one that may go.
     """
     table = Table.open(uri, options)
     if table is not None and not is_ours(table.schema):
