@@ -1,9 +1,9 @@
-"""A Delta table as a source: the rows that it holds at its current version.
+"""Delta tables as sources: the rows that a table holds at its current version.
 
-Its log says which files are live, what their partitions are, and which columns there are; files of
-deleted and overwritten rows are never read. A folder, a glob or a file inside the table stands for
-the live ones of its files. A table of embatch gives its rows under their ids, so that a second model
-can embed what a first one did; the columns that embatch adds to a source's are left out.
+The table's log says which files are live, what their partitions are, and which columns there are; files
+of deleted and overwritten rows are never read. A folder, a glob or a file inside the table stands for the
+live files in it. Rows of a table of embatch keep their ids, so that a second model can embed what a first
+model did; the columns that embatch added to the source's columns are left out.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,27 +30,27 @@ from sources.partitions import NONE, in_partitions, partitioned
 from sources.rows import Piece, Rows, SourceError, SourceOptions, group_small
 
 ADDED = ("content_hash", "row_hash", "n_tokens", "truncated", "embedding", "embedded_at")
-"""Columns of a table of embatch that say nothing of the source's rows."""
+"""Columns that embatch adds to the columns of a source."""
 
 
 class DeltaSource:
-    """The live files of a Delta table, fixed when the source is opened.
+    """The live files of a Delta table, listed once when the source is opened.
 
     Attributes:
-        columns: The table's other columns.
+        columns: The columns of the table that are kept beside text, image and id.
     """
 
     @staticmethod
     def matches(place: Place) -> bool:
-        """Whether SOURCE is a Delta table, or lies in one."""
+        """True if SOURCE is a Delta table, or lies in one."""
         return place.exists and _root(place) is not None
 
     def __init__(self, place: Place) -> None:
         """Open the table and check the columns asked for.
 
         Raises:
-            SourceError: It cannot be read, a column does not exist, or a table of embatch holds no
-                texts or images.
+            SourceError: The table cannot be read, a column does not exist, or a table of embatch holds
+                no texts or images.
         """
         root = _root(place)
         assert root is not None, "matches"
@@ -84,11 +84,11 @@ class DeltaSource:
         self.columns = tuple(filter(self.options.wants, schema.names))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the list of files, which can be long and is needed on the driver alone."""
+        """The state to pickle, without the list of files, which only the driver needs and which can be long."""
         return {**self.__dict__, "_files": None}
 
     def pieces(self) -> list[Piece]:
-        """Files by row groups; small ones go together."""
+        """Pieces of the table's files: parts of large files by row groups, small files together."""
         assert self._files is not None, "pieces are listed on the driver"
         cut = parquet_pieces((self._file(file.name), file.size_bytes) for file in self._files)
         pieces = group_small(chain.from_iterable(cut), lambda _: None)
@@ -97,19 +97,19 @@ class DeltaSource:
         )
 
     def unlisted(self) -> list[tuple[str, str]]:
-        """Nothing: the log names every file."""
+        """An empty list: the table's log names every file."""
         return []
 
     def left_out(self) -> dict[str, int]:
-        """Nothing: files that are not live are no part of the table."""
+        """An empty dict: files that are not live are no part of the table."""
         return {}
 
     def remarks(self) -> list[str]:
-        """What was guessed or left out, and how to say otherwise."""
+        """Remarks on what was guessed or left out, each with the option that says otherwise."""
         return self._remarks
 
     def read(self, piece: Piece) -> Iterator[Rows]:
-        """Stream the rows of a piece; columns that a file lacks are null."""
+        """Stream the rows of a piece; a column that a file lacks is null."""
         for number, name in enumerate(piece.files):
             file = self._file(name, number)
             for rows in read_parquet(file, self.options, piece.part, piece.first_row, self._schema):
@@ -119,7 +119,7 @@ class DeltaSource:
                 yield rows
 
     def _of_embatch(self, options: SourceOptions, schema: pa.Schema) -> SourceOptions:
-        """What is natural for a table of embatch: its texts or images, under its ids."""
+        """The options for a table of embatch as source: its texts or images, under its ids."""
         is_of_images = not options.text_column and "image" in schema.names
         if is_of_images or options.image_column == "image":
             assert self._files is not None, "files are listed on the driver"
@@ -144,7 +144,7 @@ class DeltaSource:
         return replace(options, id_column=options.id_column or "id")
 
     def _holds_bytes(self, name: str) -> bool:
-        """Whether a file of a table of images holds bytes of at least one."""
+        """True if a file of a table of images holds the bytes of at least one image."""
         try:
             with self._file(name).open(jumps=True) as stream:
                 footer = pq.read_metadata(stream)
@@ -159,7 +159,7 @@ class DeltaSource:
 
 
 def _is_known(column: pq.ColumnChunkMetaData) -> bool:
-    """Whether a column has a value, or may have one."""
+    """True if a column of a row group holds a value, or may hold one."""
     told = column.statistics
     return told is None or not told.has_null_count or told.null_count < column.num_values
 
@@ -194,7 +194,7 @@ def _opened(place: Place, root: str) -> Table:
 
 
 def _live(table: Table, names: Sequence[str]) -> list[Found]:
-    """The files of the table's version, sorted by name, with the values of the columns of partitions."""
+    """The files of the table's version, sorted by name, with the values of their partition columns."""
     actions = pa.table(table.handle.get_add_actions(flatten=True))
     columns = [actions[f"partition.{name}"].to_pylist() for name in names]
     rows = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
@@ -206,7 +206,7 @@ def _live(table: Table, names: Sequence[str]) -> list[Found]:
 
 
 def _within(files: Sequence[Found], place: Place, root: str) -> tuple[Found, ...]:
-    """Those of a table's files that SOURCE names."""
+    """The table's files that SOURCE names."""
     if place.kind == "directory" and str(PurePosixPath(place.path)) == root:
         return tuple(files)
     listing = place.listing

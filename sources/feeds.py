@@ -1,8 +1,7 @@
 """A folder of news feeds (`--feeds`): `CATEGORY/…/FEED-YYYY-MM-DD/hh-mm.txt`, a file a fetch.
 
-A file holds items parted by a line that is one blank. Items of 50 characters or fewer are left out
-and counted, and feeds repeat themselves: the id is the content hash, so that what is fetched twice
-is one row.
+A line that is one blank separates the items of a file. Items of 50 characters or fewer are left out
+and counted. The id is the content hash, so that an item that a feed repeats is one row.
 """
 
 import re
@@ -33,11 +32,11 @@ _NAME = re.compile(
 
 
 class FeedSource:
-    """The items of all feeds, with `label` (the category), `feed` and `published`."""
+    """Items of news feeds as rows, with the columns `label` (the category), `feed` and `published`."""
 
     @staticmethod
     def matches(place: Place) -> bool:
-        """Whether SOURCE was said to be such a folder."""
+        """True if the user said, by `--feeds`, that SOURCE is a folder of feeds."""
         return place.options.feeds
 
     def __init__(self, place: Place) -> None:
@@ -61,30 +60,30 @@ class FeedSource:
         self._left_out = endings(f for f in place.listing.files if not _NAME.fullmatch(f.name))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the listing, which can be long and is needed on the driver alone."""
+        """The state to pickle, without the listing, which only the driver needs and which can be long."""
         return {**self.__dict__, "_listing": None}
 
     def pieces(self) -> list[Piece]:
-        """Small files together, sorted by name."""
+        """Pieces of files in order of name, small files together."""
         assert self._listing is not None, "pieces are listed on the driver"
         files = (Piece((file.name,), file.size_bytes) for file in self._listing.files)
         return list(group_small(files, lambda _: None))
 
     def unlisted(self) -> list[tuple[str, str]]:
-        """Folders and links that could not be followed: (path, reason)."""
+        """Folders and links that could not be followed, as (path, reason)."""
         assert self._listing is not None, "files are listed on the driver"
         return list(self._listing.unlisted)
 
     def left_out(self) -> dict[str, int]:
-        """Files that are not named like fetches, by ending."""
+        """Number of files that are not named like fetches, by ending."""
         return self._left_out
 
     def remarks(self) -> list[str]:
-        """Nothing."""
+        """An empty list: nothing is guessed."""
         return []
 
     def read(self, piece: Piece) -> Iterator[Rows]:
-        """Stream the items of a piece; those too short to be one are left out."""
+        """Stream the items of a piece; items too short for a text are left out and counted."""
         for number, name in enumerate(piece.files):
             file = SourceFile(self.fs, f"{self.root.rstrip('/')}/{name}", name, number)
             try:
@@ -110,13 +109,13 @@ class FeedSource:
 
 
 def are_fetches(files: Iterable[Found]) -> bool:
-    """Whether there are .txt files and every one of them is named like a fetch."""
+    """True if there are .txt files and all of them are named like fetches of feeds."""
     texts = [file.name for file in files if ending(file.name) == ".txt"]
     return bool(texts) and all(map(_NAME.fullmatch, texts))
 
 
 def described(name: str) -> tuple[str, str, datetime]:
-    """Category, feed and time of a file.
+    """Category, feed and time of a fetch, read from the name of its file.
 
     For `sport/de/kicker-2024-03-01/18-30.txt`: ("sport", "kicker", 2024-03-01 18:30 UTC).
 
@@ -130,7 +129,7 @@ def described(name: str) -> tuple[str, str, datetime]:
 
 
 def _stripped(item: bytes) -> bytes:
-    """An item without white space around it."""
+    """The item without white space around it; an item that is not UTF-8 stays as it is."""
     try:
         return item.decode().strip().encode()
     except UnicodeDecodeError:

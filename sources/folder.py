@@ -1,4 +1,4 @@
-"""Files of text, tables and images: one, those of a folder, or those a glob matches."""
+"""Files of texts, tables and images as a source: one file, a folder, or the files that a glob matches."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,11 +34,11 @@ class Kind:
     """A kind of file.
 
     Attributes:
-        family: Kinds of one family can be one table.
-        by_name: Whether rows are known by the names of files, not by their content.
-        schema: The columns of a file, or raises what makes it unreadable.
-        read: Streams a file; None where a file is one item.
-        read_items: Streams files of which each is one item.
+        family: Name of a family; files of one family fit into one table.
+        by_name: True if ids come from the names of files, not from the content.
+        schema: Returns the columns of a file; raises an error if the file cannot be read.
+        read: Streams the rows of a file; None where a file is one item.
+        read_items: Streams the rows of files of which each is one item; None for other kinds.
     """
 
     family: str
@@ -73,20 +73,20 @@ KINDS = {
 
 
 class FolderSource:
-    """Files of one table's worth of kinds.
+    """The files of a folder, a glob or one name, of kinds that fit into one table.
 
     Attributes:
-        columns: The other columns, as the first readable file has them.
-        options: With the text column found.
+        columns: The columns kept beside text, image and id, as the first readable file has them.
+        options: The options with the column of texts or images filled in.
     """
 
     @staticmethod
     def matches(place: Place) -> bool:
-        """Always: what no other source knows is files."""
+        """Always True: what no other source knows is files."""
         return True
 
     def __init__(self, place: Place) -> None:
-        """Check what can be checked before work starts.
+        """Choose the files to read, and check their columns before work starts.
 
         Raises:
             SourceError: No file of a known kind, kinds that cannot be one table, or a column that
@@ -117,11 +117,11 @@ class FolderSource:
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the listing, which can be long and is needed on the driver alone."""
+        """The state to pickle, without the listing, which only the driver needs and which can be long."""
         return {**self.__dict__, "_listing": None}
 
     def pieces(self) -> list[Piece]:
-        """Parquet files by row groups; else files, where small ones of a kind go together."""
+        """Pieces of files: parts of large Parquet files by row groups, small files of one kind together."""
         assert self._listing is not None, "pieces are listed on the driver"
         files = self._listing.files
         tables = [file for file in files if self._kind(file.name) is PARQUET]
@@ -134,16 +134,16 @@ class FolderSource:
         return list(in_partitions(pieces, partitions))
 
     def unlisted(self) -> list[tuple[str, str]]:
-        """Folders and links that could not be followed: (path, reason)."""
+        """Folders and links that could not be followed, as (path, reason)."""
         assert self._listing is not None, "files are listed on the driver"
         return list(self._listing.unlisted)
 
     def left_out(self) -> dict[str, int]:
-        """Files of other kinds than those that are read, by ending."""
+        """Number of files of kinds that are not read, by ending."""
         return self._left_out
 
     def remarks(self) -> list[str]:
-        """What was guessed, and how to say otherwise."""
+        """Remarks on what was guessed, each with the option that says otherwise."""
         return self._remarks
 
     def read(self, piece: Piece) -> Iterator[Rows]:
@@ -176,10 +176,10 @@ class FolderSource:
                 yield from kind.read(file, self.options)
 
     def _schema(self, options: SourceOptions) -> pa.Schema | None:
-        """Columns of the first readable file, None where no file can be read.
+        """The columns of the first readable file, None where no file can be read.
 
         Raises:
-            SourceError: None can, and of one it is known what to do.
+            SourceError: No file can be read, and the error of one says what to do.
         """
         assert self._listing is not None
         refusal: SourceError | None = None
@@ -210,7 +210,7 @@ def _kind_of(name: str, options: SourceOptions) -> Kind:
 
 
 def _known(listing: Listing, options: SourceOptions) -> tuple[tuple[Found, ...], tuple[Found, ...]]:
-    """The files to read, of known kinds that can be one table, and those that are left out."""
+    """The files to read, of known kinds that fit into one table, and the files that are left out."""
     if options.lines:
         return listing.files, ()
     known = [file for file in listing.files if ending(file.name) in KINDS]
@@ -239,7 +239,7 @@ def _known(listing: Listing, options: SourceOptions) -> tuple[tuple[Found, ...],
 
 
 def parquet_pieces(files: Iterable[tuple[SourceFile, int]]) -> list[list[Piece]]:
-    """Parquet files, each with its size in bytes, cut by row groups."""
+    """Pieces of Parquet files, given with their sizes in bytes: each file cut by row groups."""
 
     def cut(found: tuple[SourceFile, int]) -> list[Piece]:
         file, size_bytes = found
@@ -255,7 +255,7 @@ def parquet_pieces(files: Iterable[tuple[SourceFile, int]]) -> list[list[Piece]]
 
 
 def _partitions_found(listing: Listing, own: pa.Schema) -> list[str]:
-    """A remark on columns that the names of folders are taken for."""
+    """Remarks on the columns that are read from the names of folders."""
     names = listing.partitions.names
     told = [f"partition columns are read from the names of folders: {', '.join(own.names)}."]
     both = ", ".join(name for name in names if name not in own.names)

@@ -1,13 +1,13 @@
-"""Which files a SOURCE names: one file, a folder, or a glob, local or at any fsspec address.
+"""Listing of the files that a SOURCE names: one file, a folder, or a glob, local or at any fsspec address.
 
-Names that begin with a dot, of files or of folders, are hidden, and so are AppleDouble's `._x`. What
-tables and archives keep beside their rows is no file either: the folders `_delta_log`,
-`_spark_metadata`, `_temporary` and `__MACOSX`, and the files `_SUCCESS`, `_metadata`,
-`_common_metadata`, `_committed_*` and `_started_*`. All others are files, also where their names
-begin with `_`: a source reads them or counts them as left out.
+Files and folders whose names begin with a dot are hidden, AppleDouble's `._x` among them. What tables and
+archives keep beside their rows is not listed either: the folders `_delta_log`, `_spark_metadata`,
+`_temporary` and `__MACOSX`, and the files `_SUCCESS`, `_metadata`, `_common_metadata`, `_committed_*` and
+`_started_*`. All other files are listed, also those whose names begin with `_`: a source reads each of them
+or counts it as left out.
 
-The files of a Delta, Iceberg or Hudi table are not its rows: some were deleted or overwritten. Where
-such a table lies below SOURCE, it is refused; a Delta table itself is read by `sources.delta`.
+The files of a Delta, Iceberg or Hudi table also hold deleted and overwritten rows. A SOURCE with such a
+table below it is refused; `sources.delta` reads a SOURCE that is a Delta table itself.
 """
 
 import contextlib
@@ -45,12 +45,12 @@ _TABLES = {"_delta_log": "Delta", ".hoodie": "Hudi", "metadata": "Iceberg"}
 
 
 class Found(NamedTuple):
-    """A file.
+    """A file in the listing of a SOURCE.
 
     Attributes:
-        name: Relative to SOURCE, with `/`.
-        size_bytes: As the file system has it.
-        partition: What its folders say of its rows, by column.
+        name: Path relative to SOURCE, with `/`.
+        size_bytes: Size in the file system.
+        partition: Values of partition columns for all rows of the file, by column.
     """
 
     name: str
@@ -64,9 +64,9 @@ class Listing:
 
     Attributes:
         root: The folder that the names are relative to.
-        files: Sorted by name, without those that are hidden or that tables keep beside their rows.
-        unlisted: (name, reason) of what could not be listed.
-        partitions: The columns that the partitions of the files have.
+        files: The files sorted by name, without hidden files and what tables keep beside their rows.
+        unlisted: (name, reason) of each folder or link that could not be listed.
+        partitions: The partition columns of all files.
     """
 
     root: str
@@ -76,15 +76,15 @@ class Listing:
 
 
 class Place:
-    """A SOURCE as the user wrote it, listed when first asked for.
+    """The place of a SOURCE, path and file system; its files are listed when first asked for.
 
     Attributes:
-        fs: Its file system; of an object store, its bucket.
-        path: Its path there.
+        fs: The file system of SOURCE; in an object store, that of its bucket.
+        path: The path of SOURCE in that file system.
     """
 
     def __init__(self, options: SourceOptions) -> None:
-        """Find the file system.
+        """Find the file system of SOURCE.
 
         Raises:
             SourceError: The protocol is unknown or its library is not installed.
@@ -108,13 +108,13 @@ class Place:
 
     @property
     def exists(self) -> bool:
-        """Whether it is a file or folder as it is written, or a glob or an address."""
+        """True if SOURCE is an existing file or folder, or a glob or an address."""
         written = self.options.path
         return "://" in written or bool(_MAGIC.search(written)) or self.fs.exists(self.path)
 
     @cached_property
     def listing(self) -> Listing:
-        """The files.
+        """The files that SOURCE names.
 
         Raises:
             SourceError: There is no such path, the glob matches nothing, or the folder is empty.
@@ -145,7 +145,7 @@ class Place:
 
     @cached_property
     def base(self) -> str:
-        """The path, or of a glob the folder before its first wildcard."""
+        """The path of SOURCE, or of a glob the folder before its first wildcard."""
         magic = None if self.kind else _MAGIC.search(self.path)
         if magic is None:
             return self.path
@@ -154,15 +154,15 @@ class Place:
     def _files(
         self, root: str, unlisted: list[tuple[str, str]], pattern: str = ".*"
     ) -> list[Found]:
-        """The files below a folder, sorted.
+        """The files below a folder whose names match a pattern, sorted.
 
         Args:
             root: The folder.
-            unlisted: Grows by what cannot be listed.
-            pattern: What the names of the files match from their start.
+            unlisted: A list to which folders and links that cannot be listed are added.
+            pattern: Regular expression that names match from their start.
 
         Raises:
-            SourceError: Some of them belong to a table below the folder.
+            SourceError: Some of the files belong to a table below the folder.
         """
         matches = re.compile(pattern, re.DOTALL).match
         files, tables = [], {}
@@ -187,7 +187,11 @@ class Place:
 
     @cached_property
     def kind(self) -> str:
-        """`file`, `directory` or neither; what a store answers else is an error, not a lack of files."""
+        """`file`, `directory`, or empty if SOURCE is neither.
+
+        Raises:
+            SourceError: The object store refuses the question, or there is no such bucket.
+        """
         if not isinstance(self.fs, ArrowFSWrapper):
             is_folder = "directory" if self.fs.isdir(self.path) else ""
             return "file" if self.fs.isfile(self.path) else is_folder
@@ -205,7 +209,7 @@ class Place:
         return ""
 
     def missing(self) -> str:
-        """Say that there is no such path, and what is where it was expected."""
+        """The message that SOURCE does not exist, with what is where it was expected."""
         return f"There is no file or folder {self.options.path}. {beside(self.fs, self.path)}"
 
 
@@ -221,14 +225,14 @@ def _with_partitions(
 
 
 def endings(files: Iterable[Found]) -> dict[str, int]:
-    """How many files have which ending, most first; `none` where there is none."""
+    """Number of files of each ending, most first; `none` for files without an ending."""
     found = (ending(file.name) or PurePosixPath(file.name).suffix for file in files)
     counts = Counter(one or "none" for one in found)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def beside(fs: AbstractFileSystem, path: str) -> str:
-    """What is in the nearest folder above a path, and the name there that is most like it."""
+    """A sentence on what is in the nearest folder above a path, and on the name most like the wanted one."""
     folder = PurePosixPath(path).parent
     while not fs.isdir(str(folder)) and folder != folder.parent:
         folder = folder.parent
@@ -245,7 +249,7 @@ def beside(fs: AbstractFileSystem, path: str) -> str:
 
 
 def _walk(fs: AbstractFileSystem, root: str, unlisted: list[tuple[str, str]]) -> Iterator[Found]:
-    """All files below a folder but hidden ones, in any order."""
+    """All files below a folder except hidden ones, in any order."""
     if isinstance(fs, LocalFileSystem):
         return _walk_local(root, unlisted)
     if isinstance(fs, ArrowFSWrapper):
@@ -256,7 +260,7 @@ def _walk(fs: AbstractFileSystem, root: str, unlisted: list[tuple[str, str]]) ->
 def _walk_other(
     fs: AbstractFileSystem, root: str, unlisted: list[tuple[str, str]]
 ) -> Iterator[Found]:
-    """What fsspec lists."""
+    """Files below a folder of any file system that fsspec knows."""
 
     def failed(error: Exception) -> None:
         unlisted.append((root, failure_reason(error)))
@@ -269,7 +273,7 @@ def _walk_other(
 
 
 def _walk_store(fs: ArrowFSWrapper, root: str) -> Iterator[Found]:
-    """All keys below a prefix, a thousand a request."""
+    """Files below a prefix of an object store, a thousand keys a request."""
     folder = root.strip("/")
     try:
         found = fs.fs.get_file_info(FileSelector(folder, recursive=True))
@@ -282,7 +286,7 @@ def _walk_store(fs: ArrowFSWrapper, root: str) -> Iterator[Found]:
 
 
 def _walk_local(root: str, unlisted: list[tuple[str, str]]) -> Iterator[Found]:
-    """Follow links, but enter each real folder once: a loop of links ends."""
+    """Files below a local folder; links are followed, but each real folder is entered once."""
     seen: set[tuple[int, int]] = set()
 
     def failed(error: OSError) -> None:
@@ -311,11 +315,11 @@ def _walk_local(root: str, unlisted: list[tuple[str, str]]) -> Iterator[Found]:
 
 
 def _not_of_stores(options: Mapping[str, str]) -> dict[str, str]:
-    """What fsspec takes: options of an object store are perhaps for TABLE alone."""
+    """The options for fsspec, without those of object stores, which may be meant for TABLE alone."""
     mine = ("aws_", "azure_", "google_")
     return {name: value for name, value in options.items() if not name.lower().startswith(mine)}
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether a part of a name begins with a dot; `.hoodie` is looked at as a mark of a table."""
+    """True if a part of a path begins with a dot; `.hoodie` is no hidden folder but marks a Hudi table."""
     return any(part.startswith(".") and part != ".hoodie" for part in name.split("/"))

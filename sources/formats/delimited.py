@@ -1,8 +1,8 @@
-"""CSV and TSV. All columns stay strings: a column means the same in every stretch of every file.
+"""CSV and TSV files. All columns are strings, so that a column means the same in every part of every file.
 
 Fields may be quoted and hold newlines. A first line `sep=;`, as Excel writes it, names the delimiter of
-its file. Bytes that are no text in the file's encoding fail their row alone. Of columns with one name
-the second becomes name_2; one that was asked for may stand there once only.
+its file. Bytes that are no text in the file's encoding fail their row alone. Of two columns with one name
+the second becomes name_2; a column that was asked for by name may occur once only.
 """
 
 import csv
@@ -30,10 +30,10 @@ TOLD_DELIMITER = re.compile(r'"?sep=(.)"?[\r\n]*$', re.IGNORECASE)
 
 
 def delimited_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
-    """The columns of the header, all strings.
+    """The columns in the header of a file, all strings.
 
     Raises:
-        SourceError: The fields are parted by something else, or an own column stands there twice.
+        SourceError: The delimiter is another one, or a column that was asked for occurs twice.
         Exception: The file cannot be read.
     """
     table = _Opened(file, options)
@@ -105,12 +105,12 @@ def read_delimited(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
 
 
 class _Opened:
-    """A file that is being read.
+    """A delimited file that is being read.
 
     Attributes:
-        lines: Its lines.
-        reader: Its rows.
-        n_skipped: Lines before those that the reader counts.
+        lines: The lines of the file.
+        reader: Iterates over the rows, each a list of fields.
+        n_skipped: Number of lines before the first line that the reader counts.
     """
 
     def __init__(self, file: SourceFile, options: SourceOptions) -> None:
@@ -137,7 +137,7 @@ class _Opened:
         )
 
     def mistake(self, first: list[str]) -> str | None:
-        """What is wrong with the first row, if something is that the user can put right."""
+        """A mistake in the first row that the user can mend, in words; None if there is none."""
         options = self.options
         is_quoted = options.quote and self._first.lstrip().startswith(options.quote)
         if len(first) == 1 and not is_quoted:
@@ -161,7 +161,7 @@ class _Opened:
 
 
 def _header(row: list[str], no_header: bool) -> list[str]:
-    """Names of the columns: column_N where one is empty or there are none, name_2 for a second."""
+    """Names of the columns: column_N for an empty name or without a header, name_2 for a second one."""
     names: list[str] = []
     for number, title in enumerate(row, start=1):
         name = f"column_{number}" if no_header or not title.strip() else _clean(title.strip())

@@ -1,7 +1,7 @@
-"""JSON: each object a row, each key a column; see `sources.formats.json_items` for the forms that a file may have.
+"""JSON files: each object is a row, each key a column; `sources.formats.json_items` lists a file's forms.
 
-Keys may be missing in some objects. A column whose values have no common type holds text: strings as
-they are, all else as JSON (see `schemas.cells`).
+Objects may lack keys. A column whose values have no common type holds text: strings as they are, all
+else as JSON (see `schemas.cells`).
 """
 
 from collections.abc import Iterator
@@ -30,8 +30,8 @@ def jsonl_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
     """Columns and types of the first thousand objects.
 
     Raises:
-        SourceError: The file is of another form than is read.
-        Exception: It cannot be read, or not one of its first thousand items is an object.
+        SourceError: The file is one object that holds a table, not a row.
+        Exception: The file cannot be read, or none of its first thousand items is an object.
     """
     items = Items(file, options.encoding)
     sample = list(islice(items, SAMPLE_ROWS))
@@ -78,7 +78,7 @@ def read_jsonl(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
 
 
 def _is_only(file: SourceFile, n_items: int, records: list[Record]) -> bool:
-    """Whether a file is one object alone, which may be another thing than a row."""
+    """True if a .json file is one object alone, which may be something else than a row."""
     return ending(file.name) == ".json" and n_items == len(records) == 1
 
 
@@ -89,7 +89,7 @@ def _prepared(
     file: SourceFile,
     options: SourceOptions,
 ) -> Rows:
-    """Rows of records; their values are given as they are, for Arrow's types depend on neighbours."""
+    """Prepare rows from objects. Values stay Python values, since Arrow would infer types from neighbours."""
     names = dict.fromkeys(name for record in records for name in record if options.wants(name))
     columns = {
         name: pa.array((text_of(record.get(name)) for record in records), pa.large_string())

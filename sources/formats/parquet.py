@@ -1,4 +1,4 @@
-"""Parquet files, cut into pieces of whole row groups; only the columns needed are read."""
+"""Parquet files, cut into pieces of whole row groups; only the columns that are needed are read."""
 
 from collections.abc import Iterable, Iterator
 
@@ -15,7 +15,7 @@ PIECE_ROWS = 100_000
 
 
 def parquet_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
-    """The columns of the file; names of classes that `datasets` wrote stand for their numbers.
+    """The columns of a file; a column of class numbers that `datasets` wrote is one of strings, their names.
 
     Raises:
         Exception: The file cannot be read.
@@ -28,7 +28,7 @@ def parquet_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
 
 
 def parquet_parts(file: SourceFile) -> list[Piece]:
-    """Cut a file into parts of whole row groups, their size in bytes uncompressed.
+    """Cut a file into parts of whole row groups, each with its uncompressed size in bytes.
 
     A part ends before the row group that would carry it over 64 MB or 100,000 rows. Empty where
     the file has no row groups.
@@ -63,13 +63,13 @@ def read_parquet(
     position: int = 0,
     absent: Iterable[pa.Field] = (),
 ) -> Iterator[Rows]:
-    """Stream the row groups [start, stop) of a file, or all; a bad one costs no other its rows.
+    """Stream the rows of a file or of some row groups; a bad row group costs no other its rows.
 
     Args:
-        file: To read.
+        file: The file to read.
         options: Which columns are which.
-        part: The row groups; None is all.
-        position: Of the part's first row.
+        part: Row groups [start, stop); None is all.
+        position: Position of the part's first row.
         absent: Columns that are null where the file lacks them.
     """
     try:

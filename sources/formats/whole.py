@@ -1,4 +1,4 @@
-"""Files of which each is one item, a text or an image; its id is its name."""
+"""Files of which each is one row, a text or an image; the id is the file's name."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,13 +20,13 @@ def read_whole(
     *,
     is_text: bool = False,
 ) -> Iterator[Rows]:
-    """Stream files, each of one row.
+    """Stream rows of whole files, one row a file.
 
     Args:
-        files: Of one kind.
+        files: Files of one kind.
         options: Which columns are which.
         table_of: Makes rows of files' contents and names.
-        is_text: Contents are wanted as UTF-8, whatever encoding the files are in.
+        is_text: Convert contents to UTF-8 from the encoding of the files.
     """
     contents: list[bytes] = []
     read: list[SourceFile] = []
@@ -60,7 +60,7 @@ def read_whole(
 def _contents(
     files: Sequence[SourceFile], opened: Callable[[SourceFile], IO[bytes]]
 ) -> Iterator[bytes | Exception]:
-    """What is in each file, or why it cannot be read. A piece of many files is of few bytes."""
+    """The content of each file, or the error that came up when it was read."""
 
     def content(file: SourceFile) -> bytes | Exception:
         try:
