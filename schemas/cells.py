@@ -40,10 +40,10 @@ def cast_column(column: pa.ChunkedArray | pa.Array, kind: pa.DataType) -> pa.Arr
                 return pc.cast(column, kind)
         except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
             pass
-    return pa.array([_fitted(value, kind) for value in column.to_pylist()], kind)
+    return pa.array([_convert(value, kind) for value in column.to_pylist()], kind)
 
 
-def _fitted(value: Any, kind: pa.DataType) -> Any:  # noqa: ANN401 whatever a cell holds
+def _convert(value: Any, kind: pa.DataType) -> Any:  # noqa: ANN401 whatever a cell holds
     """Convert a value so that `pa.array` accepts it for a type; for a text type, any value becomes text."""
     if value is None:
         return None
@@ -54,11 +54,11 @@ def _fitted(value: Any, kind: pa.DataType) -> Any:  # noqa: ANN401 whatever a ce
     if pa.types.is_floating(kind):
         return float(value)  # of a whole number beyond 2^53, the nearest
     if pa.types.is_map(kind):
-        return [(_fitted(k, kind.key_type), _fitted(v, kind.item_type)) for k, v in value]
+        return [(_convert(k, kind.key_type), _convert(v, kind.item_type)) for k, v in value]
     if pa.types.is_struct(kind):
-        return {field.name: _fitted(value.get(field.name), field.type) for field in kind}
+        return {field.name: _convert(value.get(field.name), field.type) for field in kind}
     if hasattr(kind, "value_type"):
-        return [_fitted(item, kind.value_type) for item in value]
+        return [_convert(item, kind.value_type) for item in value]
     return value
 
 
@@ -112,14 +112,14 @@ def json_column(values: Sequence[object], kind: pa.DataType | None = None) -> pa
     as_they_are = not (is_text or is_float or pa.types.is_nested(kind))
     as_they_are |= is_text and set(map(type, values)) <= {str, NoneType}
     try:
-        return pa.array(values if as_they_are else [_fitted(v, kind) for v in values], kind)
+        return pa.array(values if as_they_are else [_convert(v, kind) for v in values], kind)
     except _MISFIT:
-        return pa.array([_fitted_or_none(value, kind) for value in values], kind)
+        return pa.array([_convert_or_none(value, kind) for value in values], kind)
 
 
-def _fitted_or_none(value: object, kind: pa.DataType) -> Any:  # noqa: ANN401 as `_fitted`
+def _convert_or_none(value: object, kind: pa.DataType) -> Any:  # noqa: ANN401 as `_convert`
     try:
-        return pa.scalar(_fitted(value, kind), kind).as_py()
+        return pa.scalar(_convert(value, kind), kind).as_py()
     except _MISFIT:
         return None
 

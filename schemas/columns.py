@@ -162,7 +162,7 @@ def _common_type(left: pa.DataType, right: pa.DataType) -> pa.DataType:
         return pa.binary() if pa.binary() in map(delta_type, (left, right)) else pa.string()
 
 
-def fitted(
+def fit_columns(
     columns: dict[str, pa.Field], table: pa.Schema
 ) -> tuple[dict[str, pa.Field], list[pa.Field]]:
     """A source's columns in the types of an existing table, and the fields that this table lacks.
@@ -228,7 +228,7 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
     return views.get(kind, kind)
 
 
-def without_views(schema: pa.Schema) -> pa.Schema:
+def plain_schema(schema: pa.Schema) -> pa.Schema:
     """The schema with the `plain_type` of each field."""
     fields = [field.with_type(plain_type(field.type)) for field in schema]
     return pa.schema(fields, schema.metadata)

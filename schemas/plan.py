@@ -66,7 +66,7 @@ class Plan:
     known: np.ndarray
     n_ids_stored: int
 
-    def expected(self) -> np.ndarray:
+    def n_due_by_group(self) -> np.ndarray:
         """Number of due rows of each group, (n_groups + 1,) int64; rows of group 0 replace no old row."""
         return np.bincount(self.due["group"], minlength=self.n_groups + 1)
 

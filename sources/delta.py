@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from schemas.delta.fragments import OutsideTable
-from schemas.delta.places import StoreError, in_bucket, in_store
+from schemas.delta.places import StoreError, in_store, split_bucket
 from schemas.delta.store import Table
-from schemas.tables.embeddings import Fingerprint, without_texts
+from schemas.tables.embeddings import Fingerprint, textless_kind
 from sources.columns import guessed_text, with_partition_columns
 from sources.folder import parquet_pieces
 from sources.formats.parquet import read_parquet
@@ -129,7 +129,7 @@ class DeltaSource:
                     "images themselves as SOURCE, or embed them with --keep-images first."
                 )
             options = replace(options, image_column=options.image_column or "image")
-        elif not options.text_column and (textless := without_texts(schema)):
+        elif not options.text_column and (textless := textless_kind(schema)):
             raise SourceError(
                 f"{options.path} is {textless}: it holds no texts. Give what it was made of as SOURCE."
             )
@@ -183,7 +183,7 @@ def _opened(place: Place, root: str) -> Table:
     options = place.options
     uri = root if isinstance(place.fs, LocalFileSystem) else place.fs.unstrip_protocol(root)
     if in_store(options.path):
-        uri = in_bucket(options.path)[0] + root
+        uri = split_bucket(options.path)[0] + root
     table = Table.open(uri, options.storage_options)
     if table is None:
         raise SourceError(

@@ -30,7 +30,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 from pyarrow.fs import FileSelector, FileType
 
-from schemas.delta.places import StoreError, filesystem, in_bucket, in_store, reason
+from schemas.delta.places import StoreError, filesystem, in_store, reason, split_bucket
 from sources.opening import ending
 from sources.partitions import NONE, partition_columns, partition_of
 from sources.rows import SourceError, SourceOptions, failure_reason
@@ -92,7 +92,7 @@ class Place:
         self.options = options
         try:
             if in_store(options.path):
-                bucket, path = in_bucket(options.path)
+                bucket, path = split_bucket(options.path)
                 folder = filesystem(bucket, options.storage_options)
                 self.fs, path = ArrowFSWrapper(folder, skip_instance_cache=True), f"/{path}"
             else:
@@ -201,7 +201,7 @@ class Place:
             self.fs.info("/")  # not before: who may read a folder may not always ask for its bucket
         except FileNotFoundError as error:
             raise SourceError(
-                f"There is no bucket {in_bucket(self.options.path)[0]}. Check its name, AWS_REGION "
+                f"There is no bucket {split_bucket(self.options.path)[0]}. Check its name, AWS_REGION "
                 "and AWS_ENDPOINT_URL."
             ) from error
         except OSError as error:

@@ -34,11 +34,11 @@ def identity(run: str) -> dict[str, Any]:
         "run": run,
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        **_beginning(os.getpid()),
+        **_start_times(os.getpid()),
     }
 
 
-def _beginning(pid: int) -> dict[str, Any]:
+def _start_times(pid: int) -> dict[str, Any]:
     """Start of a process, given twice: by the clock, and in seconds after its machine's start.
 
     Where the clock is set anew, systems change one of the two values of a running process; the other one
@@ -57,15 +57,15 @@ def holder(table: Table, run: str) -> Mapping[str, Any] | None:
         if note.get("state") not in _HOLDING or note.get("run") == run:
             return None
         age = now() - datetime.fromisoformat(note["time"])
-        return note if age < DEAD_AFTER and _lives(note) else None
+        return note if age < DEAD_AFTER and _is_alive(note) else None
     return None
 
 
-def _lives(note: Mapping[str, Any]) -> bool:
+def _is_alive(note: Mapping[str, Any]) -> bool:
     if note.get("host") != socket.gethostname():
         return True  # only its silence can tell
     try:
-        return any(note.get(name) == when for name, when in _beginning(note["pid"]).items())
+        return any(note.get(name) == when for name, when in _start_times(note["pid"]).items())
     except psutil.NoSuchProcess:
         return False
 
@@ -117,7 +117,7 @@ def release(uri: str, options: Mapping[str, str], note: Mapping[str, Any], state
 
 
 @contextlib.contextmanager
-def held(table: Table, note: Mapping[str, Any], *, wait: bool) -> Iterator[Table]:
+def hold(table: Table, note: Mapping[str, Any], *, wait: bool) -> Iterator[Table]:
     """Hold a claim on a table for the length of a `with` block; see `take`."""
     table = take(table, note, wait=wait)
     try:
@@ -127,7 +127,7 @@ def held(table: Table, note: Mapping[str, Any], *, wait: bool) -> Iterator[Table
 
 
 @contextlib.contextmanager
-def kept(table: Table | None, note: Mapping[str, Any]) -> Iterator[None]:
+def renew_by_handle(table: Table | None, note: Mapping[str, Any]) -> Iterator[None]:
     """Renew a claim from a thread by the table's own handle, while the run commits nothing for long.
 
     Without a table nothing is renewed.
@@ -145,14 +145,14 @@ def kept(table: Table | None, note: Mapping[str, Any]) -> Iterator[None]:
         except Refused as refusal:
             refusals.append(refusal)
 
-    with _repeated(renew):
+    with _call_repeatedly(renew):
         yield
     if refusals:
         raise refusals[0]
 
 
 @contextlib.contextmanager
-def renewed(uri: str, options: Mapping[str, str], note: Mapping[str, Any]) -> Iterator[None]:
+def renew_by_uri(uri: str, options: Mapping[str, str], note: Mapping[str, Any]) -> Iterator[None]:
     """Renew a claim from a thread by a newly opened table, while the run does not write to the table."""
 
     def renew() -> None:
@@ -160,12 +160,12 @@ def renewed(uri: str, options: Mapping[str, str], note: Mapping[str, Any]) -> It
         if table is not None:
             table.commit({**note, "state": "claim"})
 
-    with _repeated(renew):
+    with _call_repeatedly(renew):
         yield
 
 
 @contextlib.contextmanager
-def _repeated(renew: Callable[[], None]) -> Iterator[None]:
+def _call_repeatedly(renew: Callable[[], None]) -> Iterator[None]:
     """Call a function every RENEW_SECONDS from a thread; a StoreError waits for the next call."""
     over = threading.Event()
 

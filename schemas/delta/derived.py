@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from schemas.delta.formats import is_of
+from schemas.delta.formats import is_of_kind
 from schemas.delta.fragments import new_name, write_tables
 from schemas.delta.places import refuse_other_content
 from schemas.delta.store import StoreError, Table
@@ -23,7 +23,7 @@ def open_derived(uri: str, schema: pa.Schema, options: Mapping[str, str]) -> Tab
     out = Table.open(uri, options)
     if out is None:
         refuse_other_content(uri, options)
-    elif not is_of(out.schema, schema):
+    elif not is_of_kind(out.schema, schema):
         raise StoreError(f"{uri} is a table of {', '.join(out.schema.names)}. Give another OUT.")
     return out
 

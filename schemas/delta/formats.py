@@ -30,7 +30,7 @@ def format_of(fields: Iterable[pa.Field]) -> int:
     return max((int((field.metadata or {}).get(_KEY, 0)) for field in fields), default=0)
 
 
-def stamped(schema: pa.Schema) -> pa.Schema:
+def stamp_format(schema: pa.Schema) -> pa.Schema:
     """The schema with today's format on its first field; a number that is there already stays."""
     first = schema.field(0)
     return schema if format_of([first]) else schema.set(0, since(FORMAT, first))
@@ -45,18 +45,18 @@ def refuse_newer(uri: str, schema: pa.Schema) -> None:
         )
 
 
-def is_of(schema: pa.Schema, kind: pa.Schema) -> bool:
+def is_of_kind(schema: pa.Schema, kind: pa.Schema) -> bool:
     """True if a table has the columns of a kind of table, as in the table's own format or as of today."""
     old = {field.name for field in kind if format_of([field]) <= format_of(schema)}
     return old <= set(schema.names) <= set(kind.names)
 
 
-def lacking(schema: pa.Schema, kind: pa.Schema) -> list[pa.Field]:
+def missing_fields(schema: pa.Schema, kind: pa.Schema) -> list[pa.Field]:
     """The fields of a kind of table that a table of an older format does not have yet."""
     return [field for field in kind if field.name not in schema.names]
 
 
-def in_todays(rows: pa.Table, kind: pa.Schema) -> pa.Table:
+def upgrade_rows(rows: pa.Table, kind: pa.Schema) -> pa.Table:
     """The rows with all columns that their kind of table has today; a column that they lack is null."""
     columns = [
         rows[field.name].cast(field.type)

@@ -51,7 +51,7 @@ class Fragment:
             )
 
 
-def without(files: Iterable[Fragment], others: Iterable[Fragment]) -> list[Fragment]:
+def exclude(files: Iterable[Fragment], others: Iterable[Fragment]) -> list[Fragment]:
     """The files that are not among the others, in their order."""
     known = set(others)
     return [file for file in files if file not in known]

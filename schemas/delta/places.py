@@ -77,7 +77,7 @@ def in_store(place: str) -> bool:
     return bool(found) and scheme in STORES
 
 
-def in_bucket(uri: str) -> tuple[str, str]:
+def split_bucket(uri: str) -> tuple[str, str]:
     """The bucket of a URI, `s3://bucket`, and the path within the bucket."""
     scheme, _, rest = uri.partition("://")
     bucket, _, path = rest.partition("/")
@@ -145,7 +145,7 @@ def _where(text: str) -> str:
     return f" at {found.group()}" if found else ""
 
 
-def passes(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """True if the error is transient: an answer was cut off, after which delta-rs does not try again."""
     return "response body error" in str(error)
 
@@ -165,7 +165,7 @@ def settings(uri: str, options: Mapping[str, str] | None) -> dict[str, str] | No
     return {**(PATIENCE if in_store(uri) else {}), **(options or {})} or None
 
 
-def ask(doing: str, call: Callable[[], _T]) -> _T:
+def call_store(doing: str, call: Callable[[], _T]) -> _T:
     """Call a function that reads from a store; call it again if the answer was cut off.
 
     Args:
@@ -181,7 +181,7 @@ def ask(doing: str, call: Callable[[], _T]) -> _T:
         except TableNotFoundError:
             raise
         except (DeltaError, OSError) as error:
-            if not (n_left and passes(error)):
+            if not (n_left and is_transient(error)):
                 raise StoreError(f"Cannot {doing}: {reason(error)}") from error
     raise AssertionError("the last try returns or raises")
 
@@ -207,9 +207,11 @@ def refuse_other_content(uri: str, options: Mapping[str, str] | None = None) -> 
     refuse_place(uri)
     names = os.listdir(uri) if os.path.isdir(uri) else []
     if in_store(uri):
-        bucket, folder = in_bucket(uri)
+        bucket, folder = split_bucket(uri)
         there = pafs.FileSelector(folder, allow_not_found=True)
-        found = ask(f"look into {uri}", lambda: filesystem(bucket, options).get_file_info(there))
+        found = call_store(
+            f"look into {uri}", lambda: filesystem(bucket, options).get_file_info(there)
+        )
         names = [info.base_name for info in found]
     if names and "_delta_log" not in names:
         raise StoreError(

@@ -50,10 +50,10 @@ def rewrite(
     if gone and made and sum(file.size_bytes for file in made) <= MERGED_BYTES:
         table.check(made)
         wanted = table.file_schema(made[0].name)
-        schemas = zip(gone, _ahead(table.file_schema, _names(gone)), strict=True)
+        schemas = zip(gone, _prefetch(table.file_schema, _names(gone)), strict=True)
         alike = [file for file, has in schemas if has.equals(wanted, check_metadata=True)]
         if alike:
-            new = pa.concat_tables(_ahead(table.read_file, sorted(_names(made))))
+            new = pa.concat_tables(_prefetch(table.read_file, sorted(_names(made))))
             weights = [len(gone[file]) for file in alike]
             takes = dict(zip(alike, _shares(new, weights), strict=True))
 
@@ -68,7 +68,7 @@ def rewrite(
         return write_tables(table.filesystem, name, parts[0].schema, parts)
 
     left = (file for file in gone if len(gone[file]) < file.n_rows or len(takes.get(file, ())))
-    written = list(_ahead(write, left, REWRITE_THREADS))
+    written = list(_prefetch(write, left, REWRITE_THREADS))
     return (written, [*made]) if takes else ([*made, *written], [])
 
 
@@ -131,7 +131,7 @@ def compact(
     if len(small) <= MANY_SMALL_FILES:
         return 0
     alike: dict[bytes, list[Fragment]] = defaultdict(list)
-    schemas = _ahead(table.file_schema, _names(small))
+    schemas = _prefetch(table.file_schema, _names(small))
     for file, schema in zip(small, schemas, strict=True):
         alike[schema.serialize().to_pybytes()].append(file)
     cuts = (batches(files, lambda f: f.size_bytes, COMPACTED_BYTES) for files in alike.values())
@@ -153,7 +153,7 @@ def compact(
         is_mine = all(is_made_by(file.name, note["run"]) for file in batch)
         name = new_name(note["run"], "joined" if is_mine else KEPT, batch[0].name)
         schema = table.file_schema(batch[0].name)
-        rows = _ahead(table.read_file, _names(batch))
+        rows = _prefetch(table.read_file, _names(batch))
         added.append(write_tables(table.filesystem, name, schema, rows))
         joined += batch
         n_joined += len(batch)
@@ -169,7 +169,7 @@ def compact(
     return n_joined
 
 
-def _ahead(
+def _prefetch(
     work: Callable[[_Item], _Result], items: Iterable[_Item], threads: int = CHECK_THREADS
 ) -> Iterator[_Result]:
     """The results of `work` for all items, in order, computed in threads a few items ahead."""

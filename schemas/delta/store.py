@@ -25,15 +25,15 @@ from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Sc
 from deltalake.exceptions import TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
-from schemas.columns import without_views
-from schemas.delta.formats import refuse_newer, stamped
+from schemas.columns import plain_schema
+from schemas.delta.formats import refuse_newer, stamp_format
 from schemas.delta.fragments import Fragment
 from schemas.delta.places import (
     TRIES,
-    ask,
+    call_store,
     filesystem,
     in_store,
-    passes,
+    is_transient,
     reason,
     refuse_other_content,
     refuse_place,
@@ -78,7 +78,7 @@ class Table:
         refuse_place(uri)
         storage = settings(uri, options)
         try:
-            handle = ask(f"open {uri}", lambda: DeltaTable(uri, version, storage))
+            handle = call_store(f"open {uri}", lambda: DeltaTable(uri, version, storage))
         except TableNotFoundError:
             return None
         unknown = set(handle.protocol().reader_features or ()) - _FEATURES_READ
@@ -111,7 +111,7 @@ class Table:
         try:
             handle = DeltaTable.create(
                 uri,
-                stamped(schema),
+                stamp_format(schema),
                 mode="error",
                 configuration={"delta.logRetentionDuration": LOG_RETENTION},
                 storage_options=settings(uri, options),
@@ -178,19 +178,19 @@ class Table:
                 wanted = None if columns is None else [c for c in columns if c in known]
                 return parquet.read(columns=wanted)
 
-        rows = ask(f"read {name} of {self.uri}", rows_of)
-        return rows.cast(without_views(rows.schema))
+        rows = call_store(f"read {name} of {self.uri}", rows_of)
+        return rows.cast(plain_schema(rows.schema))
 
     def file_schema(self, name: str) -> pa.Schema:
         """The Arrow schema in one file's footer."""
-        return without_views(self._footer(name).schema.to_arrow_schema())
+        return plain_schema(self._footer(name).schema.to_arrow_schema())
 
     def _footer(self, name: str) -> pq.FileMetaData:
         def footer() -> pq.FileMetaData:
             with self.filesystem.open_input_file(name) as source:
                 return pq.read_metadata(source)
 
-        return ask(f"read {name} of {self.uri}", footer)
+        return call_store(f"read {name} of {self.uri}", footer)
 
     def commit(
         self, note: Mapping[str, Any], add: Sequence[Fragment] = (), remove: Sequence[Fragment] = ()
@@ -216,7 +216,7 @@ class Table:
             schema=self.handle.schema(),
             post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
         )
-        self._fenced(note, write)
+        self._commit_next(note, write)
 
     def overwrite(
         self, note: Mapping[str, Any], schema: pa.Schema, add: Sequence[Fragment]
@@ -226,17 +226,19 @@ class Table:
         now_ms = time.time_ns() // 1_000_000
         actions = [_add_action(fragment, now_ms) for fragment in add]
         write = self.handle.create_write_transaction
-        self._fenced(note, partial(write, actions, mode="overwrite", schema=stamped(schema)))
+        self._commit_next(
+            note, partial(write, actions, mode="overwrite", schema=stamp_format(schema))
+        )
 
     def add_columns(self, note: Mapping[str, Any], columns: Sequence[pa.Field]) -> None:
         """Commit new columns, which are null in older rows. Raises as `commit` does."""
         fields = Schema.from_arrow(pa.schema(columns)).fields
-        self._fenced(note, partial(self.handle.alter.add_columns, fields))
+        self._commit_next(note, partial(self.handle.alter.add_columns, fields))
 
     def describe(self, note: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
         """Commit metadata of the field `embedding`; its other keys stay. Raises as `commit` does."""
         write = self.handle.alter.set_column_metadata
-        self._fenced(note, partial(write, "embedding", dict(metadata)))
+        self._commit_next(note, partial(write, "embedding", dict(metadata)))
 
     def history(self, limit: int | None = None) -> Iterator[dict[str, Any]]:
         """The commits, newest first, read from the log in parts, since an old table has thousands.
@@ -246,7 +248,7 @@ class Table:
         n_told, n_wanted = 0, limit or 16
         while True:
             read = partial(self.handle.history, n_wanted)
-            commits: list[dict[str, Any]] = ask(f"read the log of {self.uri}", read)
+            commits: list[dict[str, Any]] = call_store(f"read the log of {self.uri}", read)
             for commit in commits[n_told:]:
                 with contextlib.suppress(KeyError, TypeError, ValueError):
                     commit["note"] = json.loads(commit[_APPLICATION])
@@ -257,7 +259,7 @@ class Table:
 
     def checkpoint(self) -> None:
         """Write the log's state to one file, so that the table opens quickly."""
-        ask(f"write a checkpoint of {self.uri}", self.handle.create_checkpoint)
+        call_store(f"write a checkpoint of {self.uri}", self.handle.create_checkpoint)
 
     def check(self, add: Sequence[Fragment]) -> None:
         """Raise a StoreError if a file is missing, or its size or number of rows is not as reported."""
@@ -266,7 +268,7 @@ class Table:
 
     def _check_file(self, fragment: Fragment) -> None:
         place = f"{self.uri}/{fragment.name}"
-        info = ask(f"find {place}", lambda: self.filesystem.get_file_info(fragment.name))
+        info = call_store(f"find {place}", lambda: self.filesystem.get_file_info(fragment.name))
         if info.type != pafs.FileType.File or info.size != fragment.size_bytes:
             raise StoreError(
                 f"{place} should have {fragment.size_bytes} bytes and has {info.size}: "
@@ -276,9 +278,9 @@ class Table:
         if n_rows != fragment.n_rows:
             raise StoreError(f"{place} holds {n_rows} rows, not {fragment.n_rows}.")
 
-    def _fenced(self, note: Mapping[str, Any], write: Callable[..., object]) -> None:
+    def _commit_next(self, note: Mapping[str, Any], write: Callable[..., object]) -> None:
         """Commit the version that follows the handle's, or raise Refused if another writer did."""
-        self._guard()
+        self._check_last_commit()
         mine = json.dumps({**note, "time": now().isoformat()})
         next_version = self.version + 1
         properties = CommitProperties(
@@ -299,13 +301,13 @@ class Table:
                     raise Refused(
                         f"Somebody else wrote version {next_version} of {self.uri}."
                     ) from error
-                if not (n_left and passes(error)):
+                if not (n_left and is_transient(error)):
                     raise StoreError(f"Cannot write to {self.uri}: {reason(error)}") from error
-        ask(f"read the log of {self.uri}", lambda: self.handle.load_as_version(next_version))
+        call_store(f"read the log of {self.uri}", lambda: self.handle.load_as_version(next_version))
         self._mine = mine
-        self._guard()
+        self._check_last_commit()
 
-    def _guard(self) -> None:
+    def _check_last_commit(self) -> None:
         """Raise a StoreError if another writer replaced this run's last commit in an object store."""
         if self._mine is None or not in_store(self.uri):
             return

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from schemas.delta.fragments import without
-from schemas.delta.places import ask, filesystem
+from schemas.delta.fragments import exclude
+from schemas.delta.places import call_store, filesystem
 from schemas.delta.store import StoreError, Table
 
 LOG = "_delta_log"
@@ -38,7 +38,7 @@ def restore(table: Table, note: Mapping[str, Any], version: int) -> None:
             f"Version {version} of {table.uri} cannot come back: vacuum took {gone[0]}."
         )
     if past.schema.equals(table.schema, check_metadata=True):
-        table.commit(note, without(wanted, held), without(held, wanted))
+        table.commit(note, exclude(wanted, held), exclude(held, wanted))
     else:
         table.overwrite(note, past.schema, wanted)
 
@@ -66,11 +66,11 @@ def vacuum(table: Table, hours: float, *, dry_run: bool) -> list[str]:
             enforce_retention_duration=False,
             full=everything,
         )
-        gone |= set(ask(f"vacuum {table.uri}", call))
-    return sorted(named(there, gone))
+        gone |= set(call_store(f"vacuum {table.uri}", call))
+    return sorted(match_names(there, gone))
 
 
-def named(names: Iterable[str], paths: Iterable[str]) -> list[str]:
+def match_names(names: Iterable[str], paths: Iterable[str]) -> list[str]:
     """The names of a table's files that stand among some paths.
 
     Args:

@@ -55,11 +55,11 @@ class Fingerprint:
         return {f"embatch.{name}": json.dumps(value) for name, value in asdict(self).items()}
 
     @property
-    def comparable(self) -> tuple[str, int, bool]:
+    def comparison_key(self) -> tuple[str, int, bool]:
         """Space, dimension, and True for passages: all rows of a table share these, the recipe may differ."""
         return self.space, self.dim, bool(self.chunking)
 
-    def has_vectors_of(self, other: "Fingerprint") -> bool:
+    def is_comparable_with(self, other: "Fingerprint") -> bool:
         """True if vectors of both can be compared: one space, or one model under two names of its space."""
         if self.dim != other.dim:
             return False
@@ -104,21 +104,21 @@ def what_differs(held: Fingerprint, other: Fingerprint) -> str:
         if held.ingredients.get("weights") != other.ingredients.get("weights"):
             told.append("its weights are others")
         settings = (one.ingredients.get("settings") for one in (held, other))
-        told += _changed("settings", *settings)
+        told += _differences("settings", *settings)
     elif not held.ingredients:
         told.append("what went into the first was not written down yet")
     spaces = f"its space is {other.space}, was {held.space}"
     return "; ".join([*told[:DIFFERENCES_TOLD], spaces])
 
 
-def _changed(name: str, before: Any, now: Any) -> list[str]:  # noqa: ANN401
+def _differences(name: str, before: Any, now: Any) -> list[str]:  # noqa: ANN401
     """Differences of two JSON values, leaf by leaf, each named by the nearest object's key."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys = sorted(before.keys() | now.keys())
-        return [one for key in keys for one in _changed(key, before.get(key), now.get(key))]
+        return [one for key in keys for one in _differences(key, before.get(key), now.get(key))]
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         pairs = zip(before, now, strict=True)
-        return [one for old, new in pairs for one in _changed(name, old, new)]
+        return [one for old, new in pairs for one in _differences(name, old, new)]
     values = (DEFAULT if value is None else json.dumps(value) for value in (now, before))
     return [] if before == now else ["{} is {}, was {}".format(name, *values)]
 
@@ -154,7 +154,7 @@ def is_of_words(schema: pa.Schema) -> bool:
     return {"rank", "norm", "embedding"} <= set(schema.names) and "content_hash" not in schema.names
 
 
-def without_texts(schema: pa.Schema) -> str | None:
+def textless_kind(schema: pa.Schema) -> str | None:
     """The kind of a table that holds no texts, for messages; None for a table with texts."""
     if "text" in schema.names:
         return None

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from schemas.delta.formats import in_todays, lacking
+from schemas.delta.formats import missing_fields, upgrade_rows
 from schemas.delta.fragments import Fragment, new_name, write_rows
 from schemas.delta.store import Table, now
 from schemas.keys import KEYS, from_hex, id_hashes
@@ -52,7 +52,7 @@ def identities(failures: pa.Table) -> np.ndarray:
     return np.fromiter(hashes, np.uint64, len(failures))
 
 
-def sameness(failure: Mapping[str, Any]) -> tuple[object, ...]:
+def failure_key(failure: Mapping[str, Any]) -> tuple[object, ...]:
     """Key by which a failure is recognised in a later run, even if its row has moved.
 
     Rows without content, such as lines that are not JSON, are known by their file alone.
@@ -83,7 +83,7 @@ class FailureLog:
         self.options = dict(options or {})
         self.table = Table.open(self.uri, self.options)
         rows = self.table.read() if self.table else FAILURES.empty_table()
-        self.rows = in_todays(rows, FAILURES)
+        self.rows = upgrade_rows(rows, FAILURES)
         self._seen = set() if seen is None else seen
         self._identities = identities(self.rows)
 
@@ -154,6 +154,6 @@ class FailureLog:
 
     def _write(self, rows: pa.Table, note: Mapping[str, Any]) -> Fragment:
         assert self.table is not None  # the callers made it
-        if new := lacking(self.table.schema, FAILURES):
+        if new := missing_fields(self.table.schema, FAILURES):
             self.table.add_columns(note, new)
         return write_rows(self.table.filesystem, new_name(note["run"], "failures"), rows)

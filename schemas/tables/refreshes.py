@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from schemas.delta.formats import in_todays, lacking
+from schemas.delta.formats import missing_fields, upgrade_rows
 from schemas.delta.fragments import new_name, write_rows
 from schemas.delta.rewriting import compact
 from schemas.delta.store import Refused, StoreError, Table
@@ -126,7 +126,7 @@ def rows_of(table: Table | None) -> list[StepRow]:
     """The steps in the table of refreshes, oldest first; empty where there is no table."""
     if table is None:
         return []
-    rows = [StepRow.of(row) for row in in_todays(table.read(), SCHEMA).to_pylist()]
+    rows = [StepRow.of(row) for row in upgrade_rows(table.read(), SCHEMA).to_pylist()]
     return sorted(rows, key=lambda row: row.started)
 
 
@@ -144,7 +144,7 @@ def record(
         rows = pa.Table.from_pylist([step.row() for step in steps], SCHEMA)
         name = new_name(str(note["run"]), "steps")
         try:
-            if new := lacking(table.schema, SCHEMA):
+            if new := missing_fields(table.schema, SCHEMA):
                 table.add_columns(note, new)
             table.commit(note, add=[write_rows(table.filesystem, name, rows)])
         except Refused:
