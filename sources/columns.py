@@ -77,7 +77,7 @@ def with_partition_columns(
     return replace(with_columns(replace(options, columns=kept), schema), columns=options.columns)
 
 
-def guessed_text(given: SourceOptions, found: SourceOptions) -> list[str]:
+def text_guess_remarks(given: SourceOptions, found: SourceOptions) -> list[str]:
     """A remark on the text column, in a list, if it was guessed from its type; else an empty list."""
     if given.text_column or found.text_column in ((), ("text",)):
         return []

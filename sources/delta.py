@@ -21,12 +21,12 @@ from schemas.delta.fragments import OutsideTable
 from schemas.delta.places import StoreError, in_store, split_bucket
 from schemas.delta.store import Table
 from schemas.tables.embeddings import Fingerprint, textless_kind
-from sources.columns import guessed_text, with_partition_columns
+from sources.columns import text_guess_remarks, with_partition_columns
 from sources.folder import parquet_pieces
 from sources.formats.parquet import read_parquet
-from sources.listing import Found, Place
+from sources.listing import ListedFile, Place
 from sources.opening import SourceFile
-from sources.partitions import NONE, in_partitions, partitioned
+from sources.partitions import NONE, append_partitions, assign_partitions
 from sources.rows import Piece, Rows, SourceError, SourceOptions, group_small
 
 ADDED = ("content_hash", "row_hash", "n_tokens", "truncated", "embedding", "embedded_at")
@@ -61,13 +61,13 @@ class DeltaSource:
                 "labels. Leave out --lines and --label-from-folder."
             )
         try:
-            table = _opened(place, root)
+            table = _open_table(place, root)
             names = list(table.handle.metadata().partition_columns)
-            files, schema = _live(table, names), table.schema
+            files, schema = _live_files(table, names), table.schema
         except (StoreError, OutsideTable) as error:
             raise SourceError(str(error)) from error
         self.fs, self.root = place.fs, root
-        self._files: tuple[Found, ...] | None = _within(files, place, root)
+        self._files: tuple[ListedFile, ...] | None = _files_within(files, place, root)
         partitions = pa.schema(schema.field(name) for name in names)
         self._schema = pa.schema(f for f in schema if f.name not in partitions.names)
         self._remarks: list[str] = []
@@ -79,7 +79,7 @@ class DeltaSource:
         if Fingerprint.of(schema) is not None:
             options = self._of_embatch(options, schema)
         self.options = with_partition_columns(options, self._schema, partitions)
-        self._remarks += guessed_text(options, self.options)
+        self._remarks += text_guess_remarks(options, self.options)
         self._partitions = pa.schema(f for f in partitions if self.options.wants(f.name))
         self.columns = tuple(filter(self.options.wants, schema.names))
 
@@ -93,7 +93,7 @@ class DeltaSource:
         cut = parquet_pieces((self._file(file.name), file.size_bytes) for file in self._files)
         pieces = group_small(chain.from_iterable(cut), lambda _: None)
         return list(
-            in_partitions(pieces, {f.name: f.partition for f in self._files if f.partition})
+            assign_partitions(pieces, {f.name: f.partition for f in self._files if f.partition})
         )
 
     def unlisted(self) -> list[tuple[str, str]]:
@@ -115,7 +115,7 @@ class DeltaSource:
             for rows in read_parquet(file, self.options, piece.part, piece.first_row, self._schema):
                 if piece.partitions:
                     by_content = self.options.id_column is None
-                    rows = partitioned(rows, piece, self._partitions, by_content=by_content)
+                    rows = append_partitions(rows, piece, self._partitions, by_content=by_content)
                 yield rows
 
     def _of_embatch(self, options: SourceOptions, schema: pa.Schema) -> SourceOptions:
@@ -152,13 +152,13 @@ class DeltaSource:
             return True
         paths = [footer.schema.column(i).path for i in range(footer.num_columns)]
         groups = (footer.row_group(i) for i in range(footer.num_row_groups))
-        return any(_is_known(group.column(paths.index("image.bytes"))) for group in groups)
+        return any(_may_hold_values(group.column(paths.index("image.bytes"))) for group in groups)
 
     def _file(self, name: str, number: int = 0) -> SourceFile:
         return SourceFile(self.fs, f"{self.root.rstrip('/')}/{name}", name, number)
 
 
-def _is_known(column: pq.ColumnChunkMetaData) -> bool:
+def _may_hold_values(column: pq.ColumnChunkMetaData) -> bool:
     """True if a column of a row group holds a value, or may hold one."""
     told = column.statistics
     return told is None or not told.has_null_count or told.null_count < column.num_values
@@ -179,7 +179,7 @@ def _root(place: Place) -> str | None:
     return None
 
 
-def _opened(place: Place, root: str) -> Table:
+def _open_table(place: Place, root: str) -> Table:
     options = place.options
     uri = root if isinstance(place.fs, LocalFileSystem) else place.fs.unstrip_protocol(root)
     if in_store(options.path):
@@ -193,7 +193,7 @@ def _opened(place: Place, root: str) -> Table:
     return table
 
 
-def _live(table: Table, names: Sequence[str]) -> list[Found]:
+def _live_files(table: Table, names: Sequence[str]) -> list[ListedFile]:
     """The files of the table's version, sorted by name, with the values of their partition columns."""
     actions = pa.table(table.handle.get_add_actions(flatten=True))
     columns = [actions[f"partition.{name}"].to_pylist() for name in names]
@@ -201,11 +201,12 @@ def _live(table: Table, names: Sequence[str]) -> list[Found]:
     paths = map(unquote, actions["path"].to_pylist()) if names else ()
     partitions = dict(zip(paths, rows, strict=True))
     return [
-        Found(file.name, file.size_bytes, partitions.get(file.name, NONE)) for file in table.files()
+        ListedFile(file.name, file.size_bytes, partitions.get(file.name, NONE))
+        for file in table.files()
     ]
 
 
-def _within(files: Sequence[Found], place: Place, root: str) -> tuple[Found, ...]:
+def _files_within(files: Sequence[ListedFile], place: Place, root: str) -> tuple[ListedFile, ...]:
     """The table's files that SOURCE names."""
     if place.kind == "directory" and str(PurePosixPath(place.path)) == root:
         return tuple(files)

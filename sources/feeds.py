@@ -13,10 +13,10 @@ from typing import Any
 import pyarrow as pa
 
 from sources.columns import with_columns
-from sources.listing import Found, Listing, Place, endings
+from sources.listing import ListedFile, Listing, Place, endings
 from sources.opening import SourceFile, ending
 from sources.prepare import prepare
-from sources.rows import MAX_ROWS, Piece, Rows, SourceError, group_small, unread
+from sources.rows import MAX_ROWS, Piece, Rows, SourceError, file_failure, group_small
 
 SEPARATOR = b"\n \n"
 MIN_CHARS = 51
@@ -87,13 +87,13 @@ class FeedSource:
         for number, name in enumerate(piece.files):
             file = SourceFile(self.fs, f"{self.root.rstrip('/')}/{name}", name, number)
             try:
-                where = described(name)
+                where = parse_fetch_name(name)
                 with file.open_text(self.options.encoding) as stream:
                     items = stream.read().split(SEPARATOR)
             except Exception as error:  # each file system has errors of its own
-                yield unread(name, 0, error)
+                yield file_failure(name, 0, error)
                 continue
-            texts = [text for text in map(_stripped, items) if text]  # a file ends with a separator
+            texts = [text for text in map(_strip, items) if text]  # a file ends with a separator
             for start in range(0, len(texts), MAX_ROWS):
                 part = texts[start : start + MAX_ROWS]
                 kept = [row for row, text in enumerate(part, start) if not _is_short(text)]
@@ -108,13 +108,13 @@ class FeedSource:
                 yield rows._replace(left_out={SHORT: n_short} if n_short else {})
 
 
-def are_fetches(files: Iterable[Found]) -> bool:
+def are_fetches(files: Iterable[ListedFile]) -> bool:
     """True if there are .txt files and all of them are named like fetches of feeds."""
     texts = [file.name for file in files if ending(file.name) == ".txt"]
     return bool(texts) and all(map(_NAME.fullmatch, texts))
 
 
-def described(name: str) -> tuple[str, str, datetime]:
+def parse_fetch_name(name: str) -> tuple[str, str, datetime]:
     """Category, feed and time of a fetch, read from the name of its file.
 
     For `sport/de/kicker-2024-03-01/18-30.txt`: ("sport", "kicker", 2024-03-01 18:30 UTC).
@@ -128,7 +128,7 @@ def described(name: str) -> tuple[str, str, datetime]:
     return match["label"], match["feed"], published.replace(tzinfo=UTC)
 
 
-def _stripped(item: bytes) -> bytes:
+def _strip(item: bytes) -> bytes:
     """The item without white space around it; an item that is not UTF-8 stays as it is."""
     try:
         return item.decode().strip().encode()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sources.columns import guessed_text, with_partition_columns
+from sources.columns import text_guess_remarks, with_partition_columns
 from sources.feeds import FETCH, are_fetches
 from sources.formats.delimited import delimited_schema, read_delimited
 from sources.formats.images import (
@@ -23,10 +23,10 @@ from sources.formats.jsonl import jsonl_schema, read_jsonl
 from sources.formats.parquet import parquet_parts, parquet_schema, read_parquet
 from sources.formats.text import read_documents, read_lines, text_schema
 from sources.formats.webdataset import read_webdataset, webdataset_schema
-from sources.listing import Found, Listing, Place, endings
+from sources.listing import ListedFile, Listing, Place, endings
 from sources.opening import SourceFile, ending
-from sources.partitions import in_partitions, partitioned
-from sources.rows import Piece, Rows, SourceError, SourceOptions, group_small, unread
+from sources.partitions import append_partitions, assign_partitions
+from sources.rows import Piece, Rows, SourceError, SourceOptions, file_failure, group_small
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class FolderSource:
         """
         options, listing = place.options, place.listing
         self.fs, self.root = place.fs, listing.root
-        known, others = _known(listing, options)
+        known, others = _choose_files(listing, options)
         self._listing: Listing | None = replace(listing, files=known)
         self._left_out = endings(others)
         if options.label_from_folder and any(
@@ -109,7 +109,7 @@ class FolderSource:
         self.options = options if schema is None else with_partition_columns(options, schema, own)
         self._partitions = pa.schema(field for field in own if self.options.wants(field.name))
         self.columns = tuple(filter(self.options.wants, [*names, *own.names]))
-        self._remarks = guessed_text(options, self.options) + _partitions_found(listing, own)
+        self._remarks = text_guess_remarks(options, self.options) + _partition_remarks(listing, own)
         if known and self._kind(known[0].name) is DOCUMENTS and are_fetches(known):
             self._remarks.append(
                 f"the text files of {options.path} are named like fetches of news feeds ({FETCH}), and "
@@ -131,7 +131,7 @@ class FolderSource:
         pieces = group_small(chain.from_iterable(whole), self._kind)
         has_partitions = bool(self._listing.partitions.names)
         partitions = {file.name: file.partition for file in files if has_partitions}
-        return list(in_partitions(pieces, partitions))
+        return list(assign_partitions(pieces, partitions))
 
     def unlisted(self) -> list[tuple[str, str]]:
         """Folders and links that could not be followed, as (path, reason)."""
@@ -151,7 +151,7 @@ class FolderSource:
         by_content = self.options.id_column is None and not self._kind(piece.files[0]).by_name
         for rows in self._read(piece):
             if piece.partitions:
-                rows = partitioned(rows, piece, self._partitions, by_content=by_content)
+                rows = append_partitions(rows, piece, self._partitions, by_content=by_content)
             yield rows
 
     def _read(self, piece: Piece) -> Iterator[Rows]:
@@ -163,10 +163,10 @@ class FolderSource:
                 try:
                     holds_rows = bool(kind.schema(file, self.options).names)
                 except Exception as error:
-                    yield unread(file.name, 0, error)
+                    yield file_failure(file.name, 0, error)
                 else:
                     if holds_rows:
-                        yield unread(file.name, 0, reason)
+                        yield file_failure(file.name, 0, reason)
         elif kind.read_items is not None:
             yield from kind.read_items(files, self.options)
         elif piece.part is not None:
@@ -209,7 +209,9 @@ def _kind_of(name: str, options: SourceOptions) -> Kind:
     return LINES if options.lines else KINDS[ending(name)]
 
 
-def _known(listing: Listing, options: SourceOptions) -> tuple[tuple[Found, ...], tuple[Found, ...]]:
+def _choose_files(
+    listing: Listing, options: SourceOptions
+) -> tuple[tuple[ListedFile, ...], tuple[ListedFile, ...]]:
     """The files to read, of known kinds that fit into one table, and the files that are left out."""
     if options.lines:
         return listing.files, ()
@@ -254,7 +256,7 @@ def parquet_pieces(files: Iterable[tuple[SourceFile, int]]) -> list[list[Piece]]
         return list(pool.map(cut, files))
 
 
-def _partitions_found(listing: Listing, own: pa.Schema) -> list[str]:
+def _partition_remarks(listing: Listing, own: pa.Schema) -> list[str]:
     """Remarks on the columns that are read from the names of folders."""
     names = listing.partitions.names
     told = [f"partition columns are read from the names of folders: {', '.join(own.names)}."]

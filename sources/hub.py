@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from schemas.delta.places import in_store
 from sources.class_names import with_class_names
-from sources.columns import guessed_text, with_columns
+from sources.columns import text_guess_remarks, with_columns
 from sources.listing import Place, endings
 from sources.prepare import prepare
 from sources.rows import (
@@ -25,7 +25,7 @@ from sources.rows import (
     Rows,
     SourceError,
     failure_reason,
-    unread,
+    file_failure,
 )
 
 if TYPE_CHECKING:
@@ -77,10 +77,10 @@ class DatasetSource:
             splits = self._splits()
             self._left_out = _left_out(place) if on_disk else {}
         except Exception as error:  # datasets raises many kinds, some of them bare
-            raise SourceError(_unloaded(place, error)) from error
+            raise SourceError(_explain_load_error(place, error)) from error
         self.options = with_columns(place.options, _schema(splits))
         self.columns = tuple(filter(self.options.wants, _schema(splits).names))
-        self._remarks = guessed_text(place.options, self.options)
+        self._remarks = text_guess_remarks(place.options, self.options)
 
     def pieces(self) -> list[Piece]:
         """Pieces of ranges of rows, about 64 MB or 100,000 rows each."""
@@ -122,7 +122,7 @@ class DatasetSource:
                     table = table.append_column("split", pa.array([name] * len(table), pa.string()))
                 yield prepare(table, self.options, name, range(done, done + len(table)))
         except Exception as error:
-            yield unread(name, done, error)
+            yield file_failure(name, done, error)
 
     def _splits(self) -> dict[str, "Dataset"]:
         return _load(*self._load_key)
@@ -188,14 +188,14 @@ def _row_bytes(split: "Dataset") -> int:
     return int(split.data.nbytes // max(split.data.num_rows, 1)) + 1
 
 
-def _unloaded(place: Place, error: Exception) -> str:
+def _explain_load_error(place: Place, error: Exception) -> str:
     if place.exists:
         return (
             f"Cannot load the datasets folder {place.options.path}: {failure_reason(error)}. "
             "Write it again with save_to_disk, or give the files of its rows as a glob."
         )
     return (
-        f"{place.missing()} As a dataset of the hub it cannot "
+        f"{place.missing_message()} As a dataset of the hub it cannot "
         f"be loaded: {failure_reason(error)}. Check the path, or the name (owner/name or "
         "owner/name:split) and the network; offline, save_to_disk it elsewhere and give the folder."
     )

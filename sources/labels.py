@@ -13,7 +13,7 @@ import pyarrow as pa
 from sources.listing import Place
 from sources.opening import Lines, SourceFile
 from sources.prepare import prepare
-from sources.rows import Piece, Rows, SourceError, SourceOptions, unread
+from sources.rows import Piece, Rows, SourceError, SourceOptions, file_failure
 
 N_SHOWN = 3
 LONG_WORDS = 4  # of a name: it may be a sentence
@@ -123,7 +123,7 @@ class LabelSource:
             name, positions = self._file.name, range(len(found))
             yield prepare(table, self.options, name, positions, is_text_file=True)
         if lines.error:
-            yield unread(self._file.name, len(found), lines.error)
+            yield file_failure(self._file.name, len(found), lines.error)
 
     def remarks(self) -> list[str]:
         """Remarks on long names that were put into templates, and on sentences and wordings that were not."""
@@ -136,17 +136,17 @@ class LabelSource:
         long = [one.name for one in found if not one.stands and _is_long(one)]
         if long:
             told.append(
-                f"{_shown(long)} are long for names and were put into templates all the same. A sentence"
+                f"{_shorten(long)} are long for names and were put into templates all the same. A sentence"
                 " that should stand as it is goes behind a name: `name: sentence`."
             )
         if sentences:
             told.append(
-                f"{_shown(sentences)} read like sentences and stand as they are, in no template. To say"
+                f"{_shorten(sentences)} read like sentences and stand as they are, in no template. To say"
                 " how a class is worded write `name: wording`."
             )
         if wordings:
             told.append(
-                f"{_shown(wordings)} are wordings of their own and stand as they are, in no template."
+                f"{_shorten(wordings)} are wordings of their own and stand as they are, in no template."
                 " A --template that is given is put around those that are no sentences."
             )
         return told
@@ -169,6 +169,6 @@ def _is_long(one: Class) -> bool:
     return not one.worded and len(one.name.split()) >= LONG_WORDS
 
 
-def _shown(texts: list[str]) -> str:
+def _shorten(texts: list[str]) -> str:
     shown = ", ".join(map(repr, texts[:N_SHOWN]))
     return f"{len(texts):,} of the classes ({shown}{', …' if len(texts) > N_SHOWN else ''})"

@@ -44,7 +44,7 @@ _MARK_OF_TABLE = re.compile(r"(?:^|/)(_delta_log/|\.hoodie/|metadata/[^/]+\.meta
 _TABLES = {"_delta_log": "Delta", ".hoodie": "Hudi", "metadata": "Iceberg"}
 
 
-class Found(NamedTuple):
+class ListedFile(NamedTuple):
     """A file in the listing of a SOURCE.
 
     Attributes:
@@ -70,7 +70,7 @@ class Listing:
     """
 
     root: str
-    files: tuple[Found, ...]
+    files: tuple[ListedFile, ...]
     unlisted: tuple[tuple[str, str], ...] = ()
     partitions: pa.Schema = pa.schema([])
 
@@ -96,7 +96,7 @@ class Place:
                 folder = filesystem(bucket, options.storage_options)
                 self.fs, path = ArrowFSWrapper(folder, skip_instance_cache=True), f"/{path}"
             else:
-                self.fs, path = url_to_fs(options.path, **_not_of_stores(options.storage_options))
+                self.fs, path = url_to_fs(options.path, **_fsspec_options(options.storage_options))
         except StoreError as error:
             raise SourceError(f"Cannot read {options.path}: {error}") from error
         except (ImportError, ValueError, TypeError) as error:
@@ -122,7 +122,7 @@ class Place:
         path, shown = self.path, self.options.path
         if self.kind == "file":
             root, _, name = path.rpartition("/")
-            return Listing(root or "/", (Found(name, self.fs.size(path)),))
+            return Listing(root or "/", (ListedFile(name, self.fs.size(path)),))
         unlisted: list[tuple[str, str]] = []
         if self.kind == "directory":
             files = self._files(path, unlisted)
@@ -134,11 +134,11 @@ class Place:
             return _with_partitions(path, files, unlisted)
         root = self.base
         if root == path:
-            raise SourceError(self.missing())
+            raise SourceError(self.missing_message())
         files = self._files(root, unlisted, glob_translate(path[len(root) :].lstrip("/")))
         if not files:
             raise SourceError(
-                f"The glob {shown} matches no file. {beside(self.fs, root + '/*')} A glob names "
+                f"The glob {shown} matches no file. {describe_nearest_folder(self.fs, root + '/*')} A glob names "
                 "files, not folders: `*` is any name, `**/` any folders; quote it for the shell."
             )
         return _with_partitions(root, files, unlisted)
@@ -153,7 +153,7 @@ class Place:
 
     def _files(
         self, root: str, unlisted: list[tuple[str, str]], pattern: str = ".*"
-    ) -> list[Found]:
+    ) -> list[ListedFile]:
         """The files below a folder whose names match a pattern, sorted.
 
         Args:
@@ -208,13 +208,13 @@ class Place:
             raise SourceError(f"Cannot read {self.options.path}: {reason(error)}") from error
         return ""
 
-    def missing(self) -> str:
+    def missing_message(self) -> str:
         """The message that SOURCE does not exist, with what is where it was expected."""
-        return f"There is no file or folder {self.options.path}. {beside(self.fs, self.path)}"
+        return f"There is no file or folder {self.options.path}. {describe_nearest_folder(self.fs, self.path)}"
 
 
 def _with_partitions(
-    root: str, files: Sequence[Found], unlisted: Sequence[tuple[str, str]]
+    root: str, files: Sequence[ListedFile], unlisted: Sequence[tuple[str, str]]
 ) -> Listing:
     found = tuple(
         file._replace(partition=partition_of(file.name)) if "=" in file.name else file
@@ -224,14 +224,14 @@ def _with_partitions(
     return Listing(root, found, tuple(unlisted), columns)
 
 
-def endings(files: Iterable[Found]) -> dict[str, int]:
+def endings(files: Iterable[ListedFile]) -> dict[str, int]:
     """Number of files of each ending, most first; `none` for files without an ending."""
     found = (ending(file.name) or PurePosixPath(file.name).suffix for file in files)
     counts = Counter(one or "none" for one in found)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def beside(fs: AbstractFileSystem, path: str) -> str:
+def describe_nearest_folder(fs: AbstractFileSystem, path: str) -> str:
     """A sentence on what is in the nearest folder above a path, and on the name most like the wanted one."""
     folder = PurePosixPath(path).parent
     while not fs.isdir(str(folder)) and folder != folder.parent:
@@ -248,7 +248,9 @@ def beside(fs: AbstractFileSystem, path: str) -> str:
     return f"{folder} holds {named or 'nothing'}.{guess}"
 
 
-def _walk(fs: AbstractFileSystem, root: str, unlisted: list[tuple[str, str]]) -> Iterator[Found]:
+def _walk(
+    fs: AbstractFileSystem, root: str, unlisted: list[tuple[str, str]]
+) -> Iterator[ListedFile]:
     """All files below a folder except hidden ones, in any order."""
     if isinstance(fs, LocalFileSystem):
         return _walk_local(root, unlisted)
@@ -259,7 +261,7 @@ def _walk(fs: AbstractFileSystem, root: str, unlisted: list[tuple[str, str]]) ->
 
 def _walk_other(
     fs: AbstractFileSystem, root: str, unlisted: list[tuple[str, str]]
-) -> Iterator[Found]:
+) -> Iterator[ListedFile]:
     """Files below a folder of any file system that fsspec knows."""
 
     def failed(error: Exception) -> None:
@@ -269,10 +271,10 @@ def _walk_other(
     for path, info in fs.find(root, detail=True, on_error=failed).items():
         name = path[skip:]
         if not _is_hidden(name):
-            yield Found(name, info["size"] or 0)
+            yield ListedFile(name, info["size"] or 0)
 
 
-def _walk_store(fs: ArrowFSWrapper, root: str) -> Iterator[Found]:
+def _walk_store(fs: ArrowFSWrapper, root: str) -> Iterator[ListedFile]:
     """Files below a prefix of an object store, a thousand keys a request."""
     folder = root.strip("/")
     try:
@@ -282,10 +284,10 @@ def _walk_store(fs: ArrowFSWrapper, root: str) -> Iterator[Found]:
     for info in found:
         name = info.path[len(folder) :].lstrip("/")
         if info.type == FileType.File and not _is_hidden(name):
-            yield Found(name, info.size)
+            yield ListedFile(name, info.size)
 
 
-def _walk_local(root: str, unlisted: list[tuple[str, str]]) -> Iterator[Found]:
+def _walk_local(root: str, unlisted: list[tuple[str, str]]) -> Iterator[ListedFile]:
     """Files below a local folder; links are followed, but each real folder is entered once."""
     seen: set[tuple[int, int]] = set()
 
@@ -308,13 +310,13 @@ def _walk_local(root: str, unlisted: list[tuple[str, str]]) -> Iterator[Found]:
             try:
                 status = os.stat(path)
             except OSError:  # a link that leads nowhere: to open it will tell why
-                yield Found(relative, os.lstat(path).st_size)
+                yield ListedFile(relative, os.lstat(path).st_size)
                 continue
             if stat.S_ISREG(status.st_mode):  # to open a pipe would wait for ever
-                yield Found(relative, status.st_size)
+                yield ListedFile(relative, status.st_size)
 
 
-def _not_of_stores(options: Mapping[str, str]) -> dict[str, str]:
+def _fsspec_options(options: Mapping[str, str]) -> dict[str, str]:
     """The options for fsspec, without those of object stores, which may be meant for TABLE alone."""
     mine = ("aws_", "azure_", "google_")
     return {name: value for name, value in options.items() if not name.lower().startswith(mine)}

@@ -69,13 +69,13 @@ class SourceFile:
         Args:
             jumps: parts will be read here and there, as of Parquet, so that nothing is read ahead.
         """
-        stream = self._opened(jumps=jumps)
+        stream = self._open_stream(jumps=jumps)
         codec = COMPRESSIONS.get(_split(self.name.lower())[1])
         if codec is None:
             return stream  # type: ignore[no-any-return]
-        return io.BufferedReader(_Unpacked(self, stream, codec))
+        return io.BufferedReader(_DecompressedStream(self, stream, codec))
 
-    def _opened(self, *, jumps: bool = False) -> Any:  # noqa: ANN401 each file system has its own
+    def _open_stream(self, *, jumps: bool = False) -> Any:  # noqa: ANN401 each file system has its own
         if not self.is_far:
             return self.fs.open(self.path, "rb")
         stream = self.fs.fs.open_input_file(self.path)  # fsspec's own reads lines byte by byte
@@ -91,7 +91,7 @@ class SourceFile:
             raise
 
 
-class _Unpacked(io.RawIOBase):
+class _DecompressedStream(io.RawIOBase):
     """A stream of the decompressed bytes of a file.
 
     pyarrow reads it, at 1.2 times the pace of Python's gzip. Where pyarrow stops, Python's gzip reads
@@ -112,7 +112,7 @@ class _Unpacked(io.RawIOBase):
         try:
             data = self._read(len(buffer))
         except OSError:
-            if self._is_second or not self._reopened():
+            if self._is_second or not self._reopen():
                 raise
             data = self._read(len(buffer))
         self._n_read += len(data)
@@ -136,14 +136,14 @@ class _Unpacked(io.RawIOBase):
         except (EOFError, zlib.error) as error:
             raise OSError(str(error)) from error
 
-    def _reopened(self) -> bool:
+    def _reopen(self) -> bool:
         """Open the file in a second way and skip what was read; False if there is no second way."""
         self._is_second = True
         self._stream.close()
         self._packed.close()
-        with self._file._opened() as packed:
+        with self._file._open_stream() as packed:
             is_packed = packed.read(len(MAGIC[self._codec])) == MAGIC[self._codec]
-        self._packed = self._file._opened()
+        self._packed = self._file._open_stream()
         if not is_packed:
             self._stream = self._packed
         elif self._codec == "gzip":
@@ -172,7 +172,7 @@ def as_utf8(stream: IO[bytes], encoding: str = "") -> IO[bytes]:
     text.read(len(mark))
     encoding = codecs.lookup(MARKS.get(mark, encoding or "utf-8")).name
     is_wide = encoding.startswith(("utf-16", "utf-32"))
-    if not mark and not is_wide and (guess := looks_like(head)):
+    if not mark and not is_wide and (guess := guess_encoding(head)):
         raise SourceError(
             f"it looks like {guess.upper()}, without a byte order mark: name its encoding with "
             f"--encoding {guess}"
@@ -216,7 +216,7 @@ def _half_pair(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("half pair", _half_pair)
 
 
-def looks_like(head: bytes) -> str | None:
+def guess_encoding(head: bytes) -> str | None:
     """The encoding of a text's first bytes if these look like UTF-16 or UTF-32, else None.
 
     In these encodings Latin letters hold zero bytes, and so do line ends whatever the script. Text in
@@ -235,7 +235,7 @@ def looks_like(head: bytes) -> str | None:
     return None
 
 
-def not_utf8(reason: str, encoding: str) -> str:
+def explain_not_utf8(reason: str, encoding: str) -> str:
     """The reason of a failure, extended by what to do if it says that a text is not UTF-8."""
     match = NOT_UTF8.match(reason)
     if match is None:

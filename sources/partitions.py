@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 from xxhash import xxh3_128_hexdigest
 
-from sources.row_hash import canonical, hash_column
+from sources.row_hash import canonical_bytes, hash_column
 from sources.rows import PREPARED_FIELDS, Piece, Rows
 
 NULL = "__HIVE_DEFAULT_PARTITION__"
@@ -44,7 +44,7 @@ def partition_columns(partitions: Iterable[Mapping[str, object]]) -> pa.Schema:
     return pa.schema((name, pa.string()) for name in names)
 
 
-def in_partitions(
+def assign_partitions(
     pieces: Iterable[Piece], partitions: Mapping[str, Mapping[str, object]]
 ) -> Iterator[Piece]:
     """The pieces with the partitions of their files; the pieces as they are if no partitions are given."""
@@ -54,7 +54,7 @@ def in_partitions(
         yield piece
 
 
-def partitioned(rows: Rows, piece: Piece, columns: pa.Schema, *, by_content: bool) -> Rows:
+def append_partitions(rows: Rows, piece: Piece, columns: pa.Schema, *, by_content: bool) -> Rows:
     """Rows with the partition columns of their files appended.
 
     Args:
@@ -76,7 +76,7 @@ def partitioned(rows: Rows, piece: Piece, columns: pa.Schema, *, by_content: boo
         hashes = hashes + hash_column(field.name, values)[files]
         column = pa.array(values, field.type).take(pa.array(files))
         table = table.append_column(pa.field(name, field.type), column)
-    table = _with(table, "row_hash", pa.array(hashes, pa.uint64()))
+    table = _replace_column(table, "row_hash", pa.array(hashes, pa.uint64()))
     if not by_content:
         return rows._replace(table=table)
     number = {name: number for number, name in enumerate(piece.files)}
@@ -89,7 +89,7 @@ def partitioned(rows: Rows, piece: Piece, columns: pa.Schema, *, by_content: boo
 
 def _with_ids(table: pa.Table, files: list[int], piece: Piece) -> pa.Table:
     """The table with hashes of partition and content in place of ids that are hashes of the content."""
-    starts = [canonical(partition) if partition else b"" for partition in piece.partitions]
+    starts = [canonical_bytes(partition) if partition else b"" for partition in piece.partitions]
 
     def new(content: str | None, start: bytes) -> str | None:
         if content is None or not start:
@@ -97,10 +97,10 @@ def _with_ids(table: pa.Table, files: list[int], piece: Piece) -> pa.Table:
         return xxh3_128_hexdigest(start + bytes.fromhex(content))
 
     pairs = zip(table["id"].to_pylist(), files, strict=True)
-    return _with(
+    return _replace_column(
         table, "id", pa.array([new(id_, starts[file]) for id_, file in pairs], pa.string())
     )
 
 
-def _with(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
+def _replace_column(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
     return table.set_column(table.schema.get_field_index(name), table.schema.field(name), column)

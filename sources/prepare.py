@@ -14,7 +14,7 @@ from xxhash import xxh3_128_digest
 
 from schemas.cells import cast_column, json_column
 from schemas.columns import SHADOWED, plain_type
-from sources.opening import not_utf8
+from sources.opening import explain_not_utf8
 from sources.row_hash import Hashes, hash_column
 from sources.rows import (
     IMAGE,
@@ -152,7 +152,7 @@ def _judge_text(table: pa.Table, bad: Reasons, encoding: str) -> None:
         if data is not None and b"\0" in data.to_pybytes():
             for row in _where(pc.match_substring(column, "\0")):
                 bad.setdefault(row, f"{name} holds a NUL byte, which no text has")
-    bad.update({row: not_utf8(reason, encoding) for row, reason in bad.items()})
+    bad.update({row: explain_not_utf8(reason, encoding) for row, reason in bad.items()})
 
 
 def _images(column: pa.Array, bad: Reasons) -> pa.StructArray:

@@ -38,7 +38,7 @@ def hash_column(name: str, values: Iterable[object]) -> Hashes:
             else 0
             if value is None
             else xxh3_64_intdigest(
-                b"d%x;" % value if type(value) is int else canonical(value), other
+                b"d%x;" % value if type(value) is int else canonical_bytes(value), other
             )
             for value in values
         ),
@@ -46,7 +46,7 @@ def hash_column(name: str, values: Iterable[object]) -> Hashes:
     )
 
 
-def canonical(value: object) -> bytes:
+def canonical_bytes(value: object) -> bytes:
     """Bytes that are equal for equal values, and different for different values.
 
     Each value begins with the letter of its kind and either ends with a mark or says its length,
@@ -69,9 +69,11 @@ def canonical(value: object) -> bytes:
             return _sized(b"t", moment.isoformat().encode())
         case Mapping():
             pairs = sorted((str(k), v) for k, v in value.items() if v is not None)
-            return b"m%d:" % len(pairs) + b"".join(canonical(k) + canonical(v) for k, v in pairs)
+            return b"m%d:" % len(pairs) + b"".join(
+                canonical_bytes(k) + canonical_bytes(v) for k, v in pairs
+            )
         case list() | tuple() | np.ndarray():
-            return b"l%d:" % len(value) + b"".join(map(canonical, value))
+            return b"l%d:" % len(value) + b"".join(map(canonical_bytes, value))
         case _:  # dates, times, durations, uuids
             return _sized(b"o" + type(value).__name__.lower().encode(), str(value).encode())
 

@@ -168,7 +168,7 @@ class SourceOptions:
         """True if a column has to be read."""
         return column in self.own_columns or self.wants(column)
 
-    def lack(self, names: Iterable[str]) -> str | None:
+    def describe_missing(self, names: Iterable[str]) -> str | None:
         """The columns of text, image and id that a file lacks, in words; None if it lacks none."""
         known = list(names)
         absent = [repr(name) for name in self.own_columns if name not in known]
@@ -184,7 +184,7 @@ class Piece:
         size_bytes: About how many bytes are read from storage.
         part: Row groups [start, stop) of one Parquet file, or rows [start, stop) of a split.
         first_row: Position of the first row of `part`.
-        file_number: Index of the first of `files` among all files of the source; see `numbered`.
+        file_number: Index of the first of `files` among all files of the source; see `number_files`.
         partitions: The values of partition columns of each file; empty where the source has none.
     """
 
@@ -196,7 +196,7 @@ class Piece:
     partitions: tuple[Mapping[str, object], ...] = ()
 
 
-def numbered(pieces: Iterable[Piece]) -> list[Piece]:
+def number_files(pieces: Iterable[Piece]) -> list[Piece]:
     """The pieces, in the order of their files, with `file_number` set; the parts of a file share a number."""
     result: list[Piece] = []
     n_files = 0
@@ -305,7 +305,7 @@ def failure_table(failures: Iterable[Failure]) -> pa.Table:
     return pa.Table.from_pylist([failure._asdict() for failure in ordered], FAILURE_SCHEMA)
 
 
-def unread(name: str, position: int, error: Exception | str) -> Rows:
+def file_failure(name: str, position: int, error: Exception | str) -> Rows:
     """A `Rows` without rows, with one failure: why a file, or the rest of it, could not be read."""
     failure = Failure(None, None, position, name, "file", failure_reason(error))
     return Rows(pa.schema(PREPARED_FIELDS).empty_table(), failure_table([failure]))

@@ -21,7 +21,7 @@ from sources.rows import (
     Rows,
     SourceError,
     SourceOptions,
-    unread,
+    file_failure,
 )
 
 FIELD_LIMIT = 1 << 30
@@ -36,7 +36,7 @@ def delimited_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
         SourceError: The delimiter is another one, or a column that was asked for occurs twice.
         Exception: The file cannot be read.
     """
-    table = _Opened(file, options)
+    table = _OpenFile(file, options)
     first: list[str] = next((row for row in table.reader if row), [])
     if table.lines.error:
         raise table.lines.error
@@ -47,7 +47,7 @@ def delimited_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
 
 def read_delimited(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
     """Stream the rows of a file; empty lines are no rows and are not counted."""
-    table = _Opened(file, options)
+    table = _OpenFile(file, options)
     lines, reader = table.lines, table.reader
     header: list[str] = []
     rows: list[list[str]] = []
@@ -57,7 +57,7 @@ def read_delimited(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
     lost: Exception | str | None = None
     start, position = 1 + table.n_skipped, 0
 
-    def prepared() -> Rows:
+    def prepare_rows() -> Rows:
         return prepare(
             _columns(header, rows, options),
             options,
@@ -83,7 +83,7 @@ def read_delimited(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
             continue
         if not header:
             header = _header(row, options.no_header)
-            if lost := table.mistake(row) or options.lack(header):
+            if lost := table.mistake(row) or options.describe_missing(header):
                 break
             if not options.no_header:
                 continue
@@ -96,15 +96,15 @@ def read_delimited(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
             failures.append(Failure(None, None, position, file.name, "read", reason))
         position += 1
         if len(rows) + len(failures) >= MAX_ROWS or n_chars >= MAX_BYTES:
-            yield prepared()
+            yield prepare_rows()
             rows, positions, failures, n_chars = [], [], [], 0
     if rows or failures:
-        yield prepared()
+        yield prepare_rows()
     if lost:
-        yield unread(file.name, position, lost)
+        yield file_failure(file.name, position, lost)
 
 
-class _Opened:
+class _OpenFile:
     """A delimited file that is being read.
 
     Attributes:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import IO, Any, NamedTuple
 
-from sources.opening import CHUNK_BYTES, Lines, SourceFile, ending, not_utf8
+from sources.opening import CHUNK_BYTES, Lines, SourceFile, ending, explain_not_utf8
 from sources.rows import SourceError, SourceOptions, failure_reason
 
 OBJECT_CHARS = 64 << 20
@@ -73,7 +73,7 @@ class Items:
             with io.TextIOWrapper(stream, "utf-8", "surrogateescape", "") as text:
                 for number, (value, written) in enumerate(_values(text), start=1):
                     try:
-                        yield Item(_checked(value, written, self.encoding), "", len(written))
+                        yield Item(_check_object(value, written, self.encoding), "", len(written))
                     except NotAnObject as error:
                         reason = f"item {number} is not a JSON object: {error}"
                         yield Item(None, reason, len(written))
@@ -91,15 +91,17 @@ def parse_line(raw: bytes, encoding: str = "") -> Record:
         written = raw.removeprefix(BOM_UTF8).decode()
         value = json.loads(written)
     except UnicodeDecodeError as error:
-        raise NotAnObject(not_utf8(f"it is not UTF-8: byte {error.start}", encoding)) from error
+        raise NotAnObject(
+            explain_not_utf8(f"it is not UTF-8: byte {error.start}", encoding)
+        ) from error
     except json.JSONDecodeError as error:
         raise NotAnObject(f"{error.msg} at character {error.pos}") from error
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, endless brackets
         raise NotAnObject(failure_reason(error)) from error
-    return _checked(value, written, encoding)
+    return _check_object(value, written, encoding)
 
 
-def not_rows(record: Record, options: SourceOptions) -> str | None:
+def explain_not_rows(record: Record, options: SourceOptions) -> str | None:
     """What a file's only object holds, in words, if it is a table of rows or columns; None if it is a row."""
     texts = [record.get(name) for name in options.text_column or ("text",)]
     nested = [name for name, value in record.items() if isinstance(value, list | dict)]
@@ -132,7 +134,7 @@ def _has_lines(file: SourceFile, encoding: str) -> bool:
     return False
 
 
-def _checked(value: object, written: str, encoding: str) -> Record:
+def _check_object(value: object, written: str, encoding: str) -> Record:
     if not isinstance(value, dict):
         raise NotAnObject(f"it holds a {type(value).__name__}")
     if written.count("[") + written.count("{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
@@ -141,7 +143,7 @@ def _checked(value: object, written: str, encoding: str) -> Record:
         written.encode()
     except UnicodeEncodeError as error:
         at = len(written[: error.start].encode())
-        raise NotAnObject(not_utf8(f"it is not UTF-8: byte {at}", encoding)) from error
+        raise NotAnObject(explain_not_utf8(f"it is not UTF-8: byte {at}", encoding)) from error
     try:
         if "\\u" in written:  # escapes can spell half a character
             json.dumps(value, ensure_ascii=False).encode()
@@ -165,31 +167,31 @@ def _values(text: IO[str]) -> Iterator[tuple[object, str]]:
         SourceError: The text is no JSON, or its array has no end.
         OSError: The file cannot be read any further.
     """
-    unread = _Unread(text)
-    is_array = unread.mark() == "["
+    reader = _TextReader(text)
+    is_array = reader.mark() == "["
     if is_array:
-        unread.skip()
+        reader.skip()
     n_values = 0
-    while mark := unread.mark():
+    while mark := reader.mark():
         if is_array and mark == "]":
-            unread.skip()
-            if unread.mark():
-                raise unread.wrong("more follows the end of the array")
+            reader.skip()
+            if reader.mark():
+                raise reader.wrong("more follows the end of the array")
             return
         if is_array and n_values:
             if mark != ",":
-                raise unread.wrong("a comma or the end of the array is missing")
-            unread.skip()
-            unread.mark()
-        yield unread.value()
+                raise reader.wrong("a comma or the end of the array is missing")
+            reader.skip()
+            reader.mark()
+        yield reader.value()
         n_values += 1
-    if unread.error:
-        raise unread.error
+    if reader.error:
+        raise reader.error
     if is_array:
-        raise unread.wrong("the array has no end: the file was cut off")
+        raise reader.wrong("the array has no end: the file was cut off")
 
 
-class _Unread:
+class _TextReader:
     """The part of a text that is not parsed yet, of which a stretch is in memory.
 
     Attributes:

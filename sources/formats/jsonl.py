@@ -10,7 +10,7 @@ from itertools import chain, islice
 import pyarrow as pa
 
 from schemas.cells import json_type
-from sources.formats.json_items import Items, Record, not_rows
+from sources.formats.json_items import Items, Record, explain_not_rows
 from sources.opening import SourceFile, ending
 from sources.prepare import id_of, prepare, text_of
 from sources.rows import (
@@ -20,7 +20,7 @@ from sources.rows import (
     Rows,
     SourceError,
     SourceOptions,
-    unread,
+    file_failure,
 )
 
 SAMPLE_ROWS = 1000
@@ -40,7 +40,7 @@ def jsonl_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
         raise items.error
     if not records and sample:
         raise ValueError(sample[0].reason)
-    if _is_only(file, len(sample), records) and (why := not_rows(records[0], options)):
+    if _is_only(file, len(sample), records) and (why := explain_not_rows(records[0], options)):
         raise SourceError(why)
     names = dict.fromkeys(name for record in records for name in record)
     return pa.schema([(name, json_type([r.get(name) for r in records])) for name in names])
@@ -57,8 +57,8 @@ def read_jsonl(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
     rest = iter(items)
     first = list(islice(rest, 2))
     only = [item.record for item in first if item.record is not None]
-    if _is_only(file, len(first), only) and (why := not_rows(only[0], options)):
-        yield unread(file.name, position, why)
+    if _is_only(file, len(first), only) and (why := explain_not_rows(only[0], options)):
+        yield file_failure(file.name, position, why)
         return
     for item in chain(first, rest):
         if item.record is not None:
@@ -69,12 +69,12 @@ def read_jsonl(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
         position += 1
         n_bytes += item.n_bytes
         if len(records) + len(failures) >= MAX_ROWS or n_bytes >= MAX_BYTES:
-            yield _prepared(records, positions, failures, file, options)
+            yield _prepare_records(records, positions, failures, file, options)
             records, positions, failures, n_bytes = [], [], [], 0
     if records or failures:
-        yield _prepared(records, positions, failures, file, options)
+        yield _prepare_records(records, positions, failures, file, options)
     if items.error:
-        yield unread(file.name, position, items.error)
+        yield file_failure(file.name, position, items.error)
 
 
 def _is_only(file: SourceFile, n_items: int, records: list[Record]) -> bool:
@@ -82,7 +82,7 @@ def _is_only(file: SourceFile, n_items: int, records: list[Record]) -> bool:
     return ending(file.name) == ".json" and n_items == len(records) == 1
 
 
-def _prepared(
+def _prepare_records(
     records: list[Record],
     positions: list[int],
     failures: list[Failure],

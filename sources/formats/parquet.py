@@ -8,7 +8,15 @@ import pyarrow.parquet as pq
 from sources.class_names import class_names, with_class_names
 from sources.opening import SourceFile
 from sources.prepare import prepare
-from sources.rows import MAX_BYTES, MAX_ROWS, Piece, Rows, SourceOptions, failure_reason, unread
+from sources.rows import (
+    MAX_BYTES,
+    MAX_ROWS,
+    Piece,
+    Rows,
+    SourceOptions,
+    failure_reason,
+    file_failure,
+)
 
 PIECE_BYTES = 64 << 20
 PIECE_ROWS = 100_000
@@ -75,7 +83,7 @@ def read_parquet(
     try:
         stream = file.open(jumps=True)
     except Exception as error:  # each file system has errors of its own
-        yield unread(file.name, position, error)
+        yield file_failure(file.name, position, error)
         return
     with stream:
         try:
@@ -84,11 +92,11 @@ def read_parquet(
             )
             names, classes = parquet.schema_arrow.names, class_names(parquet.schema_arrow)
         except Exception as error:
-            yield unread(file.name, position, error)
+            yield file_failure(file.name, position, error)
             return
         lacking = [f for f in absent if f.name not in names and options.needs(f.name)]
-        if lack := options.lack([*names, *(field.name for field in lacking)]):
-            yield unread(file.name, position, lack)
+        if lack := options.describe_missing([*names, *(field.name for field in lacking)]):
+            yield file_failure(file.name, position, lack)
             return
         wanted = [name for name in names if options.needs(name)]
         for number in range(*(part or (0, parquet.num_row_groups))):
@@ -105,5 +113,5 @@ def read_parquet(
                     yield prepare(table, options, file.name, positions, numbers=file.number)
                     first += len(table)
             except Exception as error:
-                yield unread(file.name, first, f"row group {number}: {failure_reason(error)}")
+                yield file_failure(file.name, first, f"row group {number}: {failure_reason(error)}")
             position += group.num_rows

@@ -8,7 +8,7 @@ import pyarrow as pa
 from sources.formats.whole import read_whole
 from sources.opening import Lines, SourceFile
 from sources.prepare import prepare
-from sources.rows import MAX_BYTES, MAX_ROWS, Rows, SourceOptions, unread
+from sources.rows import MAX_BYTES, MAX_ROWS, Rows, SourceOptions, file_failure
 
 
 def text_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
@@ -55,7 +55,7 @@ def read_lines(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
     if texts:
         yield rows()
     if lines.error:
-        yield unread(file.name, position + len(texts), lines.error)
+        yield file_failure(file.name, position + len(texts), lines.error)
 
 
 def text_table(texts: list[bytes]) -> pa.Table:

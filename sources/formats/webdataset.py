@@ -24,7 +24,7 @@ import pyarrow as pa
 from sources.formats.images import ALL_IMAGE_ENDINGS, image_column
 from sources.opening import SourceFile
 from sources.prepare import prepare
-from sources.rows import IMAGE, MAX_BYTES, MAX_ROWS, Failure, Rows, SourceOptions, unread
+from sources.rows import IMAGE, MAX_BYTES, MAX_ROWS, Failure, Rows, SourceOptions, file_failure
 
 COLUMNS = {".txt": "caption", ".json": "json", ".cls": "label"}
 MAX_MEMBER_BYTES = 512 << 20
@@ -52,7 +52,7 @@ class _Item(NamedTuple):
     left_out: str = ""
 
 
-class _Watched:
+class _TailStream:
     """A stream that is read once from start to end, and keeps its last block."""
 
     def __init__(self, stream: IO[bytes]) -> None:
@@ -86,7 +86,7 @@ def read_webdataset(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
 
     try:
         with file.open() as stream:
-            watched = _Watched(stream)
+            watched = _TailStream(stream)
             with tarfile.open(fileobj=cast(IO[bytes], watched), mode="r|") as tar:
                 for item in _items(tar):
                     items.append(item)
@@ -99,7 +99,7 @@ def read_webdataset(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
     if items:
         yield rows()
     if error:
-        yield unread(file.name, position, error)
+        yield file_failure(file.name, position, error)
 
 
 def _items(tar: tarfile.TarFile) -> Iterator[_Item]:
@@ -233,7 +233,7 @@ def _rows(items: Sequence[_Item], file: SourceFile, options: SourceOptions, posi
     return prepared._replace(left_out=others)
 
 
-def _check_end(tar: tarfile.TarFile, watched: _Watched) -> None:
+def _check_end(tar: tarfile.TarFile, watched: _TailStream) -> None:
     """Raise an error if a tar does not end as a tar should; tarfile stops quietly at a broken header.
 
     Raises:

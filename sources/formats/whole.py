@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from sources.opening import SourceFile
 from sources.prepare import prepare
-from sources.rows import MAX_BYTES, MAX_ROWS, Rows, SourceOptions, failure_reason, unread
+from sources.rows import MAX_BYTES, MAX_ROWS, Rows, SourceOptions, failure_reason, file_failure
 
 THREADS = 16  # that read small files of an object store: each waits for the network, not for a core
 
@@ -45,7 +45,7 @@ def read_whole(
 
     for file, content in zip(files, _contents(files, opened), strict=True):
         if isinstance(content, Exception):
-            yield unread(file.name, 0, failure_reason(content))
+            yield file_failure(file.name, 0, failure_reason(content))
             continue
         contents.append(content)
         read.append(file)
