@@ -83,7 +83,7 @@ def make_plan(
     defer: bool = True,
     wave_rows: int = WAVE_ROWS,
 ) -> Plan:
-    """Compare a source with a table.
+    """Plan a run by comparing the keys of a source with the keys of a table.
 
     Args:
         source: (n,) KEYS of the source, in order of file and position: of rows with one id the

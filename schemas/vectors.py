@@ -1,4 +1,4 @@
-"""Conversion of vectors, an array, to the column `embedding` and back."""
+"""Conversion of arrays of vectors to the column `embedding` and back."""
 
 import numpy as np
 import pyarrow as pa

@@ -144,7 +144,7 @@ class DeltaSource:
         return replace(options, id_column=options.id_column or "id")
 
     def _holds_bytes(self, name: str) -> bool:
-        """True if a file of a table of images holds the bytes of at least one image."""
+        """True if a file of a table of images holds, or may hold, the bytes of at least one image."""
         try:
             with self._file(name).open(jumps=True) as stream:
                 footer = pq.read_metadata(stream)

@@ -136,15 +136,15 @@ def _is_saved(has: Callable[[str], bool]) -> bool:
 def _left_out(place: Place) -> dict[str, int]:
     listing = place.listing
 
-    def told(name: str) -> Any:  # noqa: ANN401
+    def load_json(name: str) -> Any:  # noqa: ANN401
         with place.fs.open(f"{listing.root.rstrip('/')}/{name}", "rb") as stream:
             return json.load(stream)
 
     names = {found.name for found in listing.files}
-    folders = [f"{split}/" for split in told(SPLITS)["splits"]] if SPLITS in names else [""]
+    folders = [f"{split}/" for split in load_json(SPLITS)["splits"]] if SPLITS in names else [""]
     own = {SPLITS, *(folder + name for folder in folders for name in (STATE, INFO))}
     for folder in folders:
-        own |= {folder + data["filename"] for data in told(folder + STATE)["_data_files"]}
+        own |= {folder + data["filename"] for data in load_json(folder + STATE)["_data_files"]}
     return endings(found for found in listing.files if found.name not in own)
 
 

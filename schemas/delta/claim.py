@@ -49,7 +49,7 @@ def _start_times(pid: int) -> dict[str, Any]:
 
 
 def holder(table: Table, run: str) -> Mapping[str, Any] | None:
-    """The last commit's note of another live run that holds the table, None where no such run does."""
+    """The note of the last commit if another live run made it and holds the table, else None."""
     for commit in table.history(LOOK_BACK):
         note = commit.get("note")
         if note is None:

@@ -46,7 +46,7 @@ def refuse_newer(uri: str, schema: pa.Schema) -> None:
 
 
 def is_of_kind(schema: pa.Schema, kind: pa.Schema) -> bool:
-    """True if a table has the columns of a kind of table, as in the table's own format or as of today."""
+    """True if a table has the columns of a kind of table, in today's format or in the table's older one."""
     old = {field.name for field in kind if format_of([field]) <= format_of(schema)}
     return old <= set(schema.names) <= set(kind.names)
 

@@ -1,4 +1,4 @@
-"""Rewrite files of a table, on the driver: without some of their rows, or many small files joined into one."""
+"""Files of a table written anew, on the driver: without some of their rows, or small files joined into one."""
 
 import contextlib
 import time

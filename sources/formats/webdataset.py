@@ -136,7 +136,7 @@ def _sample(
         if reason:
             yield _Item(name.path, name.path, reason=reason)
     yield from sample.rows()
-    yield from sample.alone()
+    yield from sample.failures()
 
 
 class _Sample:
@@ -196,7 +196,7 @@ class _Sample:
         self._has_rows |= bool(self._images)
         self._images, self.n_bytes = [], 0
 
-    def alone(self) -> Iterator[_Item]:
+    def failures(self) -> Iterator[_Item]:
         """Failures for the columns that belong to no image, one for each stem."""
         for _, group in itertools.groupby(self._lonely.values(), lambda name: name.stem):
             names = list(group)

@@ -40,10 +40,10 @@ def read_whole(
             table, options, names, places, numbers=numbers, ids=names, is_text_file=is_text
         )
 
-    def opened(file: SourceFile) -> IO[bytes]:
+    def open_file(file: SourceFile) -> IO[bytes]:
         return file.open_text(options.encoding) if is_text else file.open()
 
-    for file, content in zip(files, _contents(files, opened), strict=True):
+    for file, content in zip(files, _contents(files, open_file), strict=True):
         if isinstance(content, Exception):
             yield file_failure(file.name, 0, failure_reason(content))
             continue
@@ -58,13 +58,13 @@ def read_whole(
 
 
 def _contents(
-    files: Sequence[SourceFile], opened: Callable[[SourceFile], IO[bytes]]
+    files: Sequence[SourceFile], open_file: Callable[[SourceFile], IO[bytes]]
 ) -> Iterator[bytes | Exception]:
     """The content of each file, or the error that came up when it was read."""
 
     def content(file: SourceFile) -> bytes | Exception:
         try:
-            with opened(file) as stream:
+            with open_file(file) as stream:
                 return stream.read()
         except Exception as error:  # each file system has errors of its own
             return error
