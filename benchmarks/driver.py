@@ -74,11 +74,11 @@ def keys_child(n: int, path: str) -> dict[str, float]:
     from jobs.sync.scan import gather, scan_piece
     from schemas.plan import make_plan
     from sources import open_source
-    from sources.rows import SourceOptions, numbered
+    from sources.rows import SourceOptions, number_files
 
     idle = resident_peak_mb(os.getpid())
     source = open_source(SourceOptions(path, ("text",), id_column="id"))
-    pieces = numbered(source.pieces())
+    pieces = number_files(source.pieces())
     scans = [scan_piece(source, at, piece) for at, piece in enumerate(pieces)]
     keys = gather(scans, pieces, all_listed=True).keys
     del scans
@@ -109,7 +109,7 @@ def measure_plan(folder: Path) -> dict[str, float]:
 
 def measure_keys(folder: Path) -> dict[str, float]:
     """Peak memory with reading the source, and the memory that each listed file takes."""
-    from sources.listing import Found
+    from sources.listing import ListedFile
 
     runs = []
     for n in DRIVER_ROWS:
@@ -118,7 +118,7 @@ def measure_keys(folder: Path) -> dict[str, float]:
         pq.write_table(pa.table({"id": ids, "text": ids}), path, row_group_size=KEY_ROWS)
         runs.append(child("keys", n, str(path)))
     tracemalloc.start()
-    listed = [Found(f"photos/{i // 1000:06}/{i:012}.jpg", 20_000 + i) for i in range(10_000)]
+    listed = [ListedFile(f"photos/{i // 1000:06}/{i:012}.jpg", 20_000 + i) for i in range(10_000)]
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     few, many = DRIVER_ROWS

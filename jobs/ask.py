@@ -22,7 +22,7 @@ from jobs.runtime.command import TableOptions, parse, user_errors
 from jobs.search import UNPRINTABLE, Hit, Search, SearchConfig, answer_each
 from schemas.delta.store import StoreError
 from schemas.errors import UsageError
-from schemas.tables.embeddings import without_texts
+from schemas.tables.embeddings import textless_kind
 
 Name = Annotated[str, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")]
 
@@ -63,7 +63,7 @@ class Asker:
             StoreError: there is no such table, or it holds no texts.
             ModelError: a model cannot be had, or is not of the table's space.
         """
-        if textless := without_texts(config.open().schema):
+        if textless := textless_kind(config.open().schema):
             raise StoreError(
                 f"{config.table} is {textless}: it holds no texts to find answers in. Name a table that"
                 " `embatch embed` made of texts without --no-text."

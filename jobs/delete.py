@@ -72,7 +72,7 @@ def run(config: DeleteConfig) -> DeleteSummary:
     """
     ids = pa.array(sorted(read_ids(config.ids)), pa.string())
     note = {**claim.identity(f"delete-{uuid.uuid4().hex[:6]}"), "command": "delete"}
-    with claim.held(config.open(), note, wait=config.wait) as table:
+    with claim.hold(config.open(), note, wait=config.wait) as table:
         summary = _delete(table, ids, note)
     if summary.unknown:
         named = ", ".join(map(repr, summary.unknown_ids[:SHOWN_IDS]))
@@ -130,7 +130,7 @@ def _delete(table: Table, ids: pa.Array, note: Mapping[str, Any]) -> DeleteSumma
             found |= set(keys[name].filter(pa.array(mask)).to_pylist())
         if hits.any():
             gone[file] = np.flatnonzero(hits)
-    with claim.kept(table, note):
+    with claim.renew_by_handle(table, note):
         kept, _ = rewrite(table, note["run"], gone, ())
     failures = FailureLog(table.uri, table.options)
     failed = pc.fill_null(pc.is_in(failures.rows["id"], value_set=ids), False).to_numpy()

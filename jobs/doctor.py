@@ -128,7 +128,7 @@ def _embed(step: Step) -> Looks:
             WRONG,
             f"{table.uri} is a table, but not one of embeddings. Give the section another name.",
         )
-    elif held.comparable != (model.space, model.dim, bool(config.chunk_tokens)):
+    elif held.comparison_key != (model.space, model.dim, bool(config.chunk_tokens)):
         yield WARNING, f"{n_rows:,} rows of {held.model} will be embedded anew beside the table"
     else:
         yield OK, f"a table of {n_rows:,} rows, version {table.version}"

@@ -23,7 +23,7 @@ import tyro
 from jobs.runtime.command import TableOptions, run_command, storage_options, table_uri
 from jobs.runtime.progress import Progress
 from schemas.cells import cast_column
-from schemas.delta.formats import in_todays, is_of
+from schemas.delta.formats import is_of_kind, upgrade_rows
 from schemas.delta.fragments import ROW_GROUP_ROWS
 from schemas.delta.rewriting import fixed_size
 from schemas.delta.store import StoreError, Table
@@ -128,11 +128,11 @@ def _atlas(table: Table, config: ExportConfig) -> pa.Table:
     rows = table.read([name for name in table.schema.names if name not in (*_INNER, "embedding")])
     ids = rows["id"].combine_chunks()
     points = Table.open(table_uri(config.map), options)
-    if points is None or not is_of(points.schema, projection_schema(2)):
+    if points is None or not is_of_kind(points.schema, projection_schema(2)):
         raise StoreError(
             f"{config.map} is no map of two dimensions, as `embatch project` makes it."
         )
-    held = in_todays(points.read(), projection_schema(2))
+    held = upgrade_rows(points.read(), projection_schema(2))
     at = pc.index_in(ids, value_set=held["id"].combine_chunks())
     if at.null_count:
         raise StoreError(
@@ -143,9 +143,9 @@ def _atlas(table: Table, config: ExportConfig) -> pa.Table:
         rows = rows.append_column(f"projection_{axis}", held[axis].take(at).cast(pa.float64()))
     if config.neighbours:
         near = Table.open(table_uri(config.neighbours), options)
-        if near is None or not is_of(near.schema, NEIGHBOURS):
+        if near is None or not is_of_kind(near.schema, NEIGHBOURS):
             raise StoreError(f"{config.neighbours} is no table that `embatch neighbours` makes.")
-        pairs = in_todays(near.read(), NEIGHBOURS)
+        pairs = upgrade_rows(near.read(), NEIGHBOURS)
         k = int(pc.max(pairs["rank"]).as_py() or 0)
         indices, similarities = neighbours_of(pairs, ids, ids, k)
         known = indices >= 0

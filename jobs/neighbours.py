@@ -31,7 +31,7 @@ from jobs.runtime.command import Flag, run_command, storage_options, table_uri
 from jobs.runtime.progress import Progress
 from jobs.runtime.ray_cluster import cluster
 from schemas.delta.derived import note_of, open_derived, write_derived
-from schemas.delta.formats import in_todays
+from schemas.delta.formats import upgrade_rows
 from schemas.delta.store import StoreError, Table
 from schemas.errors import UsageError
 from schemas.tables.neighbours import NEIGHBOURS, neighbour_rows, neighbours_of
@@ -175,7 +175,7 @@ def _known(
     if of_base is None or of_queries is None:
         return None
     k = recipe["k"]
-    held = in_todays(out.read(), NEIGHBOURS)
+    held = upgrade_rows(out.read(), NEIGHBOURS)
     indices, similarities = neighbours_of(held, queries.ids, base.ids, k)
     came = pc.index_in(of_base[0], value_set=base.ids).to_numpy()
     n_others = len(base.ids) - (queries is base)

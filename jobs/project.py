@@ -32,7 +32,7 @@ from jobs.analysis.vectors import (
 from jobs.runtime.command import Flag, run_command, storage_options, table_uri
 from jobs.runtime.progress import Progress
 from schemas.delta.derived import note_of, open_derived, write_derived
-from schemas.delta.formats import in_todays
+from schemas.delta.formats import upgrade_rows
 from schemas.delta.store import StoreError, Table
 from schemas.errors import UsageError
 from schemas.tables.embeddings import Fingerprint
@@ -277,7 +277,7 @@ def _open_map(uri: str, options: Mapping[str, str]) -> Table:
 
 def _found(table: Table, ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Points (n, dim) of ids on a map, and which of them it has, (n,) bool."""
-    rows = in_todays(table.read(), kind_of(table.schema))
+    rows = upgrade_rows(table.read(), kind_of(table.schema))
     at = pc.index_in(ids, value_set=rows["id"].combine_chunks())
     known = at.is_valid().to_numpy(zero_copy_only=False)
     held = points_of(rows)

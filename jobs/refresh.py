@@ -88,11 +88,11 @@ def _refresh(corpus: Corpus, config: RefreshConfig) -> RefreshSummary:
             steps.foresee(step)
         return RefreshSummary(name, time.monotonic() - began, steps.rows, None)
     table = table or create(uri, options, note)
-    with claim.held(table, note, wait=config.wait) as table, stop.watched():
+    with claim.hold(table, note, wait=config.wait) as table, stop.watched():
         past = rows_of(table)
         steps = Steps(name, started, corpus.steps, past, options, stop, **flags)
         try:
-            with claim.renewed(uri, options, note):
+            with claim.renew_by_uri(uri, options, note):
                 for step in corpus.steps:
                     steps.do(step)
                 _vacuum(corpus, options)

@@ -23,7 +23,7 @@ from jobs.analysis import report_page
 from jobs.analysis.vectors import open_vectors, read_vectors
 from jobs.runtime.command import Flag, run_command, storage_options, table_uri
 from schemas.delta.derived import note_of
-from schemas.delta.formats import is_of
+from schemas.delta.formats import is_of_kind
 from schemas.delta.store import StoreError, Table
 from schemas.errors import UsageError
 from schemas.tables.embeddings import Fingerprint
@@ -154,11 +154,11 @@ def _recognised(config: ReportConfig) -> _Given:
         schema = table.schema
         if Fingerprint.of(schema):
             kind = "vectors"
-        elif is_of(schema, NEIGHBOURS):
+        elif is_of_kind(schema, NEIGHBOURS):
             kind = "neighbours"
-        elif is_of(schema, PREDICTIONS):
+        elif is_of_kind(schema, PREDICTIONS):
             kind = "predictions"
-        elif is_of(schema, kind_of(schema)):
+        elif is_of_kind(schema, kind_of(schema)):
             maps.append(table)
             continue
         else:

@@ -50,7 +50,7 @@ def run(config: RestoreConfig) -> RestoreSummary:
         TableBusy: another run writes to it.
     """
     note = {**claim.identity(f"restore-{uuid.uuid4().hex[:6]}"), "command": "restore"}
-    with claim.held(config.open(), note, wait=config.wait) as table:
+    with claim.hold(config.open(), note, wait=config.wait) as table:
         restore(table, {**note, "state": "restored", "restored": config.version}, config.version)
         return RestoreSummary(
             config.version, sum(file.n_rows for file in table.files()), table.version

@@ -193,7 +193,7 @@ class Search:
             unit=model.unit,
             ingredients=model.ingredients,
         )
-        if held.has_vectors_of(mine):
+        if held.is_comparable_with(mine):
             return
         why = f" ({what_differs(held, mine)})" if held.model == mine.model else ""
         raise ModelError(

@@ -54,7 +54,7 @@ def run(config: VacuumConfig) -> VacuumSummary:
     if config.dry_run:
         return VacuumSummary(_vacuum(table, config.hours, dry_run=True), True)
     note = {**claim.identity(f"vacuum-{uuid.uuid4().hex[:6]}"), "command": "vacuum"}
-    with claim.held(table, note, wait=config.wait) as table:
+    with claim.hold(table, note, wait=config.wait) as table:
         return VacuumSummary(_vacuum(table, config.hours, dry_run=False), False)
 
 

@@ -1,1 +1,1 @@
-"""What embatch writes down: `tables` one file a table, `delta` alone reads and commits them."""
+"""Columns, keys, the plan and errors; `tables` has one file a kind of table, `delta` reads and writes them."""

@@ -1,7 +1,7 @@
 """The canary of a table: vectors of fixed texts or images, in the metadata of the field `embedding`.
 
-A run that loads the model compares its own with them, so that vectors of two kinds never meet in one
-table although the recipe is the same.
+A run that loads the model embeds the same items and compares the vectors, so that vectors of two kinds
+never meet in one table although the recipe is the same.
 """
 
 import base64
@@ -25,9 +25,9 @@ class Canary:
     """Vectors of fixed items, as a worker computed them in fp32.
 
     Attributes:
-        items: what was embedded, and which version of it.
+        items: what the fixed items are, texts or images, and their version.
         values: (n, k) float32 of n vectors; a row of NaN where an item could not be embedded.
-        made_with: versions of what computed them, for a message.
+        made_with: versions of the libraries, and the device, that computed the vectors; for a message.
     """
 
     items: str
@@ -35,9 +35,10 @@ class Canary:
     made_with: str
 
     def distance(self, other: "Canary") -> float:
-        """How far the vector that differs most is from its twin, as a share of the longer one's length.
+        """The largest distance between the two vectors of an item, as a share of the longer vector's length.
 
-        Infinite if an item could be embedded in one of the two alone. Both are of the same items.
+        Both canaries must be of the same items. Infinite if their shapes differ, or if an item could be
+        embedded in one of the two alone; 0 without items.
         """
         mine, theirs = self.values.astype(np.float64), other.values.astype(np.float64)
         if mine.shape != theirs.shape:
@@ -52,25 +53,25 @@ class Canary:
         return float(np.nan_to_num(apart).max(initial=0.0))
 
     def text(self) -> str:
-        """As JSON, a few kilobytes."""
+        """The canary as JSON, a few kilobytes."""
         raw = base64.b64encode(self.values.astype("<f4").tobytes()).decode()
         told = {"items": self.items, "shape": self.values.shape, "values": raw}
         return json.dumps(told | {"made_with": self.made_with})
 
     @classmethod
     def of_text(cls, text: str) -> "Canary":
-        """The inverse of `text`."""
+        """The canary that `text` wrote as JSON."""
         told: dict[str, Any] = json.loads(text)
         raw = np.frombuffer(base64.b64decode(told["values"]), "<f4")
         return cls(told["items"], raw.reshape(told["shape"]), told["made_with"])
 
     def metadata(self, recipe: str) -> dict[str, str]:
-        """For the field `embedding` of a table whose rows this recipe makes."""
+        """Metadata with the canary, for the field `embedding` of a table whose rows this recipe makes."""
         return {KEY: json.dumps({"recipe": recipe, "canary": self.text()})}
 
     @classmethod
     def of_table(cls, schema: pa.Schema, recipe: str) -> "Canary | None":
-        """The canary of a table whose rows this recipe makes; None where none was kept of it."""
+        """The canary that a table keeps of a recipe, None where it keeps none of it."""
         metadata = schema.field("embedding").metadata or {}
         if KEY.encode() not in metadata:
             return None

@@ -1,6 +1,6 @@
-"""What a cell becomes in the type that its column has.
+"""Conversion of cells to the type that their column has in its table.
 
-It depends on that type and on the cell, never on what stands beside it: in a column of text a string
+The result depends on that type and on the cell, never on other cells: in a column of text a string
 stays as it is, and all else is written as JSON has it (2, true, 1.5, [1, 2]).
 """
 
@@ -20,7 +20,7 @@ _MAX_DEPTH = 32  # of nested types: what is deeper is kept as text; Arrow's file
 
 
 def cast_column(column: pa.ChunkedArray | pa.Array, kind: pa.DataType) -> pa.Array:
-    """A column in another type, that of its table; what has no cast becomes text (JSON)."""
+    """Cast a column to its type in the table; in a text column, lists, objects and fractions become JSON."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     if isinstance(column, pa.ChunkedArray):  # pyarrow returns none or several for some types
@@ -40,11 +40,11 @@ def cast_column(column: pa.ChunkedArray | pa.Array, kind: pa.DataType) -> pa.Arr
                 return pc.cast(column, kind)
         except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
             pass
-    return pa.array([_fitted(value, kind) for value in column.to_pylist()], kind)
+    return pa.array([_convert(value, kind) for value in column.to_pylist()], kind)
 
 
-def _fitted(value: Any, kind: pa.DataType) -> Any:  # noqa: ANN401 whatever a cell holds
-    """A value as `pa.array` takes it for a type: what stands where text is wanted becomes text."""
+def _convert(value: Any, kind: pa.DataType) -> Any:  # noqa: ANN401 whatever a cell holds
+    """Convert a value so that `pa.array` accepts it for a type; for a text type, any value becomes text."""
     if value is None:
         return None
     if pa.types.is_string(kind):
@@ -54,19 +54,19 @@ def _fitted(value: Any, kind: pa.DataType) -> Any:  # noqa: ANN401 whatever a ce
     if pa.types.is_floating(kind):
         return float(value)  # of a whole number beyond 2^53, the nearest
     if pa.types.is_map(kind):
-        return [(_fitted(k, kind.key_type), _fitted(v, kind.item_type)) for k, v in value]
+        return [(_convert(k, kind.key_type), _convert(v, kind.item_type)) for k, v in value]
     if pa.types.is_struct(kind):
-        return {field.name: _fitted(value.get(field.name), field.type) for field in kind}
+        return {field.name: _convert(value.get(field.name), field.type) for field in kind}
     if hasattr(kind, "value_type"):
-        return [_fitted(item, kind.value_type) for item in value]
+        return [_convert(item, kind.value_type) for item in value]
     return value
 
 
 def json_type(values: Sequence[object]) -> pa.DataType:
-    """The one type that holds all values, as `json.loads` gives them; text where there is none.
+    """The Arrow type that holds all values of `json.loads`; text where no other type holds them.
 
-    The same as the common type of its parts, however the values are parted. Whole numbers beside
-    fractions are double; those beyond int64 are text.
+    However the values are cut into parts, the common type of the parts' types is the type of all values.
+    Whole numbers beside fractions are double; whole numbers beyond int64 are text.
 
     >>> json_type([1, None, 2.5]), json_type([1, "a"])
     (DataType(double), DataType(string))
@@ -99,33 +99,33 @@ def _json_type(values: Sequence[Any], depth: int) -> pa.DataType | None:
 
 
 def json_column(values: Sequence[object], kind: pa.DataType | None = None) -> pa.Array:
-    """Values, as `json.loads` gives them, as a column.
+    """A column of values of `json.loads`.
 
     Args:
-        values: n of them.
-        kind: the type that the column has in its table; None: the one that holds all values. What
-            it cannot hold is null: it came after the type was decided, and its row is known by its
-            hash to have changed since.
+        values: n values.
+        kind: the type that the column has in its table; None: the type that holds all values. A value
+            that this type cannot hold becomes null: the value came after the type was decided, and the
+            row's hash shows that the row has changed since.
     """
     kind = json_type(values) if kind is None else kind
     is_text, is_float = pa.types.is_string(kind), pa.types.is_floating(kind)
     as_they_are = not (is_text or is_float or pa.types.is_nested(kind))
     as_they_are |= is_text and set(map(type, values)) <= {str, NoneType}
     try:
-        return pa.array(values if as_they_are else [_fitted(v, kind) for v in values], kind)
+        return pa.array(values if as_they_are else [_convert(v, kind) for v in values], kind)
     except _MISFIT:
-        return pa.array([_fitted_or_none(value, kind) for value in values], kind)
+        return pa.array([_convert_or_none(value, kind) for value in values], kind)
 
 
-def _fitted_or_none(value: object, kind: pa.DataType) -> Any:  # noqa: ANN401 as `_fitted`
+def _convert_or_none(value: object, kind: pa.DataType) -> Any:  # noqa: ANN401 as `_convert`
     try:
-        return pa.scalar(_fitted(value, kind), kind).as_py()
+        return pa.scalar(_convert(value, kind), kind).as_py()
     except _MISFIT:
         return None
 
 
 def _as_text(value: object) -> str:
-    """A value in a column of text: a string as it is, what JSON knows as JSON has it."""
+    """Convert a value to text: a string as it is, what JSON can hold as JSON, all else by `str`."""
     if isinstance(value, str):
         return value
     if isinstance(value, bytes):

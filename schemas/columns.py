@@ -1,7 +1,7 @@
 """How a source's columns become columns of a table: names and types that Delta can hold.
 
 The type of a column is decided once, by all that a source holds in it or by the table that is there
-already; `schemas.cells` is what each cell becomes in it.
+already; `schemas.cells` converts each cell to it.
 """
 
 from collections.abc import Iterable
@@ -13,8 +13,8 @@ from schemas.errors import UserError
 
 INTERNAL = "due:"  # begins the names of columns that only travel to the workers
 SHADOWED = "source:"
-"""Begins the name of a column that is named as one of ours, until all columns are known and it gets its
-name in the table."""
+"""Prefix of a source column that has the name of one of embatch's columns. `source_columns` replaces it,
+once all columns are known, by the name in the table."""
 RESERVED = frozenset(
     "id parent_id chunk start end content_hash row_hash text image n_tokens truncated embedding "
     "embedded_at".split()
@@ -32,11 +32,11 @@ _WIDER = {
 
 
 class SchemaError(UserError):
-    """Rows that do not fit the table or what is asked of them; the message says what to do."""
+    """Error: rows do not fit the table or the options; the message says what to do."""
 
 
 def delta_type(source: pa.DataType) -> pa.DataType | None:
-    """The nearest type that Delta can hold, None where nothing of the column would be left."""
+    """The nearest type that Delta can hold, None for a nested type without any field."""
     if isinstance(source, pa.BaseExtensionType):
         return delta_type(source.storage_type)
     if source in _WIDER:
@@ -81,7 +81,7 @@ def delta_type(source: pa.DataType) -> pa.DataType | None:
 
 
 def source_columns(schemas: Iterable[pa.Schema]) -> tuple[dict[str, pa.Field], list[str]]:
-    """The one set of columns that holds a source's columns from all its files.
+    """Merge the columns of all files of a source into the columns of one table.
 
     Args:
         schemas: the other columns of each file (no id, no text), in the files' order.
@@ -126,7 +126,7 @@ def source_columns(schemas: Iterable[pa.Schema]) -> tuple[dict[str, pa.Field], l
 
 
 def common_schema(schemas: Iterable[pa.Schema]) -> pa.Schema:
-    """Every column of the schemas, in order of appearance, in a type that holds all its values."""
+    """All columns of several schemas, in order of appearance, each in a type that holds all its values."""
     types: dict[str, pa.DataType] = {}
     for schema in schemas:
         for field in schema:
@@ -162,10 +162,10 @@ def _common_type(left: pa.DataType, right: pa.DataType) -> pa.DataType:
         return pa.binary() if pa.binary() in map(delta_type, (left, right)) else pa.string()
 
 
-def fitted(
+def fit_columns(
     columns: dict[str, pa.Field], table: pa.Schema
 ) -> tuple[dict[str, pa.Field], list[pa.Field]]:
-    """A source's columns as an existing table holds them, and those that it lacks.
+    """A source's columns in the types of an existing table, and the fields that this table lacks.
 
     Raises:
         SchemaError: a column's values do not fit the type that the table has for it.
@@ -187,7 +187,7 @@ def fitted(
 
 
 def _holds(held: pa.DataType, given: pa.DataType) -> bool:
-    """Whether every value of one type has its place in another: text holds all."""
+    """True if a column of type `held` can hold every value of type `given`; text holds all values."""
     if pa.types.is_struct(held) and pa.types.is_struct(given):
         places = [(held.get_field_index(field.name), field.type) for field in given]
         return all(at >= 0 and _holds(held.field(at).type, kind) for at, kind in places)
@@ -201,10 +201,10 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The same values in a type that every kernel of Arrow knows, nested ones too.
+    """The nearest type that every kernel of Arrow supports, also within nested types.
 
     Views (which delta-rs writes), run ends and dictionaries, which `take` and casts know in part or
-    not at all, become plain strings, bytes and lists. All else stays as it is.
+    not at all, become plain strings, bytes and lists. Other types stay as they are.
     """
     if isinstance(kind, pa.BaseExtensionType):
         storage = plain_type(kind.storage_type)
@@ -228,8 +228,8 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
     return views.get(kind, kind)
 
 
-def without_views(schema: pa.Schema) -> pa.Schema:
-    """A schema of plain types; see `plain_type`."""
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """The schema with the `plain_type` of each field."""
     fields = [field.with_type(plain_type(field.type)) for field in schema]
     return pa.schema(fields, schema.metadata)
 
@@ -237,15 +237,15 @@ def without_views(schema: pa.Schema) -> pa.Schema:
 def labels_as_text(
     column: pa.ChunkedArray | pa.Array, name: str, place: str
 ) -> pa.ChunkedArray | pa.Array:
-    """A column of labels as strings.
+    """Cast a column of labels to strings.
 
     Args:
         column: of text, numbers, dates or the like.
         name: of the column, for the message.
-        place: of the table or source that has it, for the message.
+        place: the table or source that has the column, for the message.
 
     Raises:
-        SchemaError: it holds something else, such as lists.
+        SchemaError: the column holds something else, such as lists.
     """
     try:
         return column.cast(pa.string())

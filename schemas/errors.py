@@ -1,4 +1,4 @@
-"""Errors that a user can cause, and how an error becomes a line that may be kept and shown."""
+"""Errors that a user can cause, and the line in which an error is kept and shown."""
 
 import re
 
@@ -15,7 +15,7 @@ class UserError(Exception):
 
 
 class UsageError(UserError, ValueError):
-    """Options, or a file of settings, that are wrong: the exit code is 2."""
+    """Error: options, or a file of settings, are wrong; the exit code is 2."""
 
 
 def error_line(error: BaseException | str) -> str:
@@ -25,12 +25,12 @@ def error_line(error: BaseException | str) -> str:
 
 
 def named_error_line(error: BaseException) -> str:
-    """The same with the kind of the error before it: `MemoryError: …`."""
+    """The `error_line` of an error, after the name of its class: `MemoryError: …`."""
     return f"{type(error).__name__}: {error_line(error) if str(error).strip() else ''}"[:LINE_CHARS]
 
 
 def without_secrets(text: str) -> str:
-    """A text whose URLs are cut of passwords, tokens and signatures.
+    """The text without the passwords, tokens and signatures in its URLs.
 
     >>> without_secrets("https://me:1234@host/a?page=2&token=abc")
     'https://…@host/a?page=2&token=…'

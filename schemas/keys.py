@@ -1,4 +1,4 @@
-"""Rows as 48 bytes each: what a plan compares, for source rows and table rows alike."""
+"""Keys of rows, 48 bytes each: hashes and the address, which a plan compares for source and table alike."""
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ KEYS = np.dtype(
 
 
 def id_hashes(ids: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """128-bit hashes of ids, (n, 2) uint64; a null's is that of no bytes at all."""
+    """128-bit hashes of ids, (n, 2) uint64; a null id is hashed like an empty one."""
     digests = b"".join(xxhash.xxh3_128_digest((i or "").encode()) for i in ids.to_pylist())
     return np.frombuffer(digests, "<u8").reshape(-1, 2)
 
@@ -27,14 +27,14 @@ def from_binary(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
 
 
 def hex_of(hashes: np.ndarray) -> pa.Array:
-    """Hashes, (n,) or (n, k) uint64, as the table writes them: hexadecimal text of their bytes."""
+    """Hexadecimal text of the bytes of hashes, (n,) or (n, k) uint64, as tables hold it."""
     width = hashes.dtype.itemsize * (hashes.shape[1] if hashes.ndim == 2 else 1) * 2
     text = np.ascontiguousarray(hashes).tobytes().hex()
     return pa.array([text[i : i + width] for i in range(0, len(text), width)], pa.string())
 
 
 def from_hex(column: pa.ChunkedArray | pa.Array, n_words: int) -> np.ndarray:
-    """The inverse of `hex_of`: (n, n_words) uint64; what is null or no such text gives zeros."""
+    """Hashes of hexadecimal text, (n, n_words) uint64; the inverse of `hex_of`, zeros for any other cell."""
     width = 16 * n_words
     parts = []
     for value in column.to_pylist():
@@ -47,7 +47,7 @@ def from_hex(column: pa.ChunkedArray | pa.Array, n_words: int) -> np.ndarray:
 
 
 def dense_codes(hashes: np.ndarray) -> np.ndarray:
-    """Equal hashes get equal small numbers: (n, 2) uint64 to (n,) int64 in [0, n distinct)."""
+    """Small numbers that are equal where hashes are: (n, 2) uint64 to (n,) int64 in [0, n distinct)."""
     if len(hashes) == 0:
         return np.zeros(0, np.int64)
     order = np.lexsort((hashes[:, 1], hashes[:, 0]))

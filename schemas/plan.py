@@ -1,7 +1,8 @@
-"""Which rows are due: a source's keys against a table's, in sorted arrays, no object a row.
+"""The plan of a run: which rows are due, found by comparing a source's keys with a table's.
 
 The plan decides everything that a run does, so that the counts, the progress bar and the dry run
-are exact. It is pure NumPy: `make_plan` takes three arrays of `KEYS` and touches no file.
+are exact. It is pure NumPy on sorted arrays, without a Python object a row: `make_plan` takes three arrays
+of `KEYS` and touches no file.
 """
 
 from dataclasses import dataclass
@@ -37,21 +38,21 @@ DUE = np.dtype(
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do.
+    """The plan of a run: which rows are embedded or copied, and which rows leave the table.
 
     Attributes:
-        fate: (n,) uint8, of each row of the source that could be read: UNCHANGED to KNOWN.
-        deleted: ids that leave the table because the source has them no longer.
-        withdrawn: ids that leave the table because their row can no longer be read.
-        due: (k,) DUE, in the order in which it is to be worked.
-        deferred: rows whose fate is EMBEDDED or REPLACED that wait for another row of the same
-            content; the next plan finds its vector in the table.
-        drops: (m,) KEYS: rows of the table that go, sorted by file and position.
-        group_of_file: (n files,) int32, 0 where a file stays as it is.
+        fate: (n,) uint8, UNCHANGED to KNOWN: the fate of each row of the source that could be read.
+        deleted: number of ids that leave the table because the source has them no longer.
+        withdrawn: number of ids that leave the table because their row can no longer be read.
+        due: (k,) DUE: the due rows, in the order of the work.
+        deferred: number of rows, of fate EMBEDDED or REPLACED, that wait for another row of the same
+            content; the next plan finds that row's vector in the table.
+        drops: (m,) KEYS: rows that leave the table, sorted by file and position.
+        group_of_file: (n files,) int32: group of each file, 0 where a file stays as it is.
         n_groups: groups are 1 to n_groups.
-        known: (r, 2) int64: rows of the source that failed before, and of each the `position` of one
-            of the failures given.
-        n_ids_stored: distinct ids in the table.
+        known: (r, 2) int64: index of each row of the source that failed before, and the `position` of its
+            failure among those given to `make_plan`.
+        n_ids_stored: number of distinct ids in the table.
     """
 
     fate: np.ndarray
@@ -65,8 +66,8 @@ class Plan:
     known: np.ndarray
     n_ids_stored: int
 
-    def expected(self) -> np.ndarray:
-        """Due rows of each group, (n_groups + 1,) int64."""
+    def n_due_by_group(self) -> np.ndarray:
+        """Number of due rows of each group, (n_groups + 1,) int64; rows of group 0 replace no old row."""
         return np.bincount(self.due["group"], minlength=self.n_groups + 1)
 
 
@@ -82,7 +83,7 @@ def make_plan(
     defer: bool = True,
     wave_rows: int = WAVE_ROWS,
 ) -> Plan:
-    """Compare a source with a table.
+    """Plan a run by comparing the keys of a source with the keys of a table.
 
     Args:
         source: (n,) KEYS of the source, in order of file and position: of rows with one id the
@@ -90,11 +91,11 @@ def make_plan(
         stored: (m,) KEYS of the table's rows, `where` in [0, len(current_file)).
         failed: (f,) KEYS of known failures (`id` and `content`); `row` is KNOWN_EMBED where the
             model refused the row under this recipe, KNOWN_CONFLICT where its id was another's.
-        current_file: (n files,) bool: written by this recipe.
+        current_file: (n files,) bool, True where this recipe made the rows of the file.
         unreadable: (u, 2) uint64, hashed ids of rows that could not be read: where no other row of the
-            source has such an id, the table's row of it goes.
+            source has such an id, the rows of this id leave the table.
         passages: the table holds several rows an id.
-        prune: rows of the table that the source has no longer go.
+        prune: remove rows from the table whose ids the source has no longer.
         defer: of new rows with one content only the first is due.
         wave_rows: due rows after which the next table file begins another group.
 
@@ -219,17 +220,17 @@ def make_plan(
 def _pairs(
     rows: np.ndarray, chosen: np.ndarray, failures: np.ndarray, of: np.ndarray, numbers: np.ndarray
 ) -> np.ndarray:
-    """Rows that are chosen, and of each the number of the first failure among `of` that is the same.
+    """Pairs of a chosen row and the number of the first failure with the same code.
 
     Args:
         rows: (n,) int64.
-        chosen: (n,) bool: each of these has a failure.
+        chosen: (n,) bool; each chosen row has a failure.
         failures: (f,) int64, codes comparable with `rows`.
-        of: (f,) bool.
-        numbers: (f,) of the failures.
+        of: (f,) bool: the failures to look at.
+        numbers: (f,) integers: a number of each failure.
 
     Returns:
-        (k, 2) int64.
+        (k, 2) int64: index of the row, number of the failure.
     """
     at = np.flatnonzero(chosen)
     codes, first = np.unique(failures[of], return_index=True)

@@ -1,4 +1,4 @@
-"""Vectors as a column, and back."""
+"""Conversion of arrays of vectors to the column `embedding` and back."""
 
 import numpy as np
 import pyarrow as pa
@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 
 
 def vector_column(vectors: np.ndarray, *, half: bool = False) -> pa.FixedSizeListArray:
-    """Vectors as the column `embedding`.
+    """Convert vectors to the column `embedding`, lists of fixed size.
 
     Args:
         vectors: (n, dim) float32, finite.
@@ -26,7 +26,7 @@ def vector_column(vectors: np.ndarray, *, half: bool = False) -> pa.FixedSizeLis
 
 
 def vectors_of(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """The column `embedding` as (n, dim) float32; works for lists of fixed and of free size.
+    """Convert the column `embedding` to (n, dim) float32, from lists of fixed or of free size.
 
     Raises:
         ValueError: a vector is null or its length differs from the others'.

@@ -1,4 +1,4 @@
-"""Where rows come from, one file a kind.
+"""Sources of rows, one file a kind of source.
 
 source = open_source(SourceOptions("corpus/"))
 for piece in source.pieces():
@@ -32,11 +32,11 @@ SOURCES: dict[str, type[DatasetSource | DeltaSource | FeedSource | FolderSource 
     "dataset": DatasetSource,
     "folder": FolderSource,
 }
-"""Tried in this order: the first that matches a SOURCE reads it."""
+"""Kinds of source by name, tried in this order: the first kind that matches a SOURCE reads it."""
 
 
 def open_source(options: SourceOptions) -> Source:
-    """Find out what SOURCE is, list it, and check the columns asked for.
+    """Open SOURCE: find out its kind, list its files, and check the columns asked for.
 
     Raises:
         SourceError: SOURCE does not exist, holds nothing that can be read, or lacks a column.

@@ -1,4 +1,4 @@
-"""Names of classes in place of their numbers, as `datasets` keeps them apart from the rows."""
+"""Names of classes in place of their numbers, for datasets whose rows hold numbers alone."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ _KEY = b"huggingface"  # in the metadata of Parquet files that `datasets` wrote
 
 
 def class_names(schema: pa.Schema) -> dict[str, list[str]]:
-    """The names of classes by column, as the schema of a Parquet file tells them; empty without any."""
+    """Names of classes by column, from the metadata of a Parquet schema; empty where there are none."""
     try:
         features = json.loads((schema.metadata or {})[_KEY])["info"]["features"].items()
         told = {column: f["names"] for column, f in features if f.get("_type") == "ClassLabel"}
@@ -20,9 +20,9 @@ def class_names(schema: pa.Schema) -> dict[str, list[str]]:
 
 
 def with_class_names(table: pa.Table, names: Mapping[str, Sequence[str]]) -> pa.Table:
-    """A table whose columns of numbers hold names of classes.
+    """The table with names of classes in its columns of class numbers.
 
-    A negative number is no class and becomes null; one that has no name stays, as text.
+    A negative number is no class and becomes null; a number that has no name stays, as text.
     """
     for column, known in names.items():
         if column not in table.column_names:

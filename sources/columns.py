@@ -1,4 +1,4 @@
-"""Which columns of a source are text or image, id and others, checked before work starts."""
+"""Choice of a source's columns: text or image, id and others, checked before work starts."""
 
 from dataclasses import replace
 
@@ -11,10 +11,10 @@ IMAGE_NAMES = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp")
 
 
 def with_columns(options: SourceOptions, schema: pa.Schema) -> SourceOptions:
-    """The options with the column of texts or images found, checked against a file's columns.
+    """The options with the column of texts or images filled in, checked against a file's columns.
 
     Raises:
-        SourceError: A column does not exist, holds no images, or is not to be found.
+        SourceError: A column does not exist, holds no images, or must be named because it cannot be guessed.
     """
     names = schema.names
     for option, wanted in (
@@ -60,10 +60,12 @@ def with_columns(options: SourceOptions, schema: pa.Schema) -> SourceOptions:
 def with_partition_columns(
     options: SourceOptions, schema: pa.Schema, partitions: pa.Schema
 ) -> SourceOptions:
-    """The same, where the columns to keep may also be those of partitions, which no file has.
+    """The options of `with_columns`, where the columns to keep may also be partition columns.
+
+    Partition columns are in the names of folders, not in the files.
 
     Raises:
-        SourceError: As above, or a column of partitions was asked for as text, image or id.
+        SourceError: As `with_columns`, or a partition column was asked for as text, image or id.
     """
     for name in options.own_columns:
         if name in partitions.names:
@@ -75,8 +77,8 @@ def with_partition_columns(
     return replace(with_columns(replace(options, columns=kept), schema), columns=options.columns)
 
 
-def guessed_text(given: SourceOptions, found: SourceOptions) -> list[str]:
-    """A remark on a text column that nobody named, not even its own name."""
+def text_guess_remarks(given: SourceOptions, found: SourceOptions) -> list[str]:
+    """A remark on the text column, in a list, if it was guessed from its type; else an empty list."""
     if given.text_column or found.text_column in ((), ("text",)):
         return []
     (name,) = found.text_column
@@ -86,7 +88,7 @@ def guessed_text(given: SourceOptions, found: SourceOptions) -> list[str]:
 
 
 def is_image(kind: pa.DataType) -> bool:
-    """Whether a column may hold image files: bytes, or a struct of bytes and path."""
+    """True if a column may hold image files: bytes, or a struct of bytes and path."""
     kind = plain_type(kind)
     if pa.types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0 and is_image(kind.field("bytes").type)
@@ -94,12 +96,12 @@ def is_image(kind: pa.DataType) -> bool:
 
 
 def _holds_images(field: pa.Field) -> bool:
-    """Whether a column surely does: a struct, or bytes whose name says so."""
+    """True if a column surely holds image files: a struct, or bytes whose name says so."""
     named = field.name.lower() in IMAGE_NAMES
     return is_image(field.type) and (pa.types.is_struct(field.type) or named)
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a column holds strings, also behind a dictionary or as views."""
+    """True if a column holds strings, also in a dictionary or as views."""
     kind = plain_type(kind)
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))

@@ -1,9 +1,9 @@
-"""A Delta table as a source: the rows that it holds at its current version.
+"""Delta tables as sources: the rows that a table holds at its current version.
 
-Its log says which files are live, what their partitions are, and which columns there are; files of
-deleted and overwritten rows are never read. A folder, a glob or a file inside the table stands for
-the live ones of its files. A table of embatch gives its rows under their ids, so that a second model
-can embed what a first one did; the columns that embatch adds to a source's are left out.
+The table's log says which files are live, what their partitions are, and which columns there are; files
+of deleted and overwritten rows are never read. A folder, a glob or a file inside the table stands for the
+live files in it. Rows of a table of embatch keep their ids, so that a second model can embed what a first
+model did; the columns that embatch added to the source's columns are left out.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,39 +18,39 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from schemas.delta.fragments import OutsideTable
-from schemas.delta.places import StoreError, in_bucket, in_store
+from schemas.delta.places import StoreError, in_store, split_bucket
 from schemas.delta.store import Table
-from schemas.tables.embeddings import Fingerprint, without_texts
-from sources.columns import guessed_text, with_partition_columns
+from schemas.tables.embeddings import Fingerprint, textless_kind
+from sources.columns import text_guess_remarks, with_partition_columns
 from sources.folder import parquet_pieces
 from sources.formats.parquet import read_parquet
-from sources.listing import Found, Place
+from sources.listing import ListedFile, Place
 from sources.opening import SourceFile
-from sources.partitions import NONE, in_partitions, partitioned
+from sources.partitions import NONE, append_partitions, assign_partitions
 from sources.rows import Piece, Rows, SourceError, SourceOptions, group_small
 
 ADDED = ("content_hash", "row_hash", "n_tokens", "truncated", "embedding", "embedded_at")
-"""Columns of a table of embatch that say nothing of the source's rows."""
+"""Columns that embatch adds to the columns of a source."""
 
 
 class DeltaSource:
-    """The live files of a Delta table, fixed when the source is opened.
+    """The live files of a Delta table, listed once when the source is opened.
 
     Attributes:
-        columns: The table's other columns.
+        columns: The columns of the table that are kept beside text, image and id.
     """
 
     @staticmethod
     def matches(place: Place) -> bool:
-        """Whether SOURCE is a Delta table, or lies in one."""
+        """True if SOURCE is a Delta table, or lies in one."""
         return place.exists and _root(place) is not None
 
     def __init__(self, place: Place) -> None:
         """Open the table and check the columns asked for.
 
         Raises:
-            SourceError: It cannot be read, a column does not exist, or a table of embatch holds no
-                texts or images.
+            SourceError: The table cannot be read, a column does not exist, or a table of embatch holds
+                no texts or images.
         """
         root = _root(place)
         assert root is not None, "matches"
@@ -61,13 +61,13 @@ class DeltaSource:
                 "labels. Leave out --lines and --label-from-folder."
             )
         try:
-            table = _opened(place, root)
+            table = _open_table(place, root)
             names = list(table.handle.metadata().partition_columns)
-            files, schema = _live(table, names), table.schema
+            files, schema = _live_files(table, names), table.schema
         except (StoreError, OutsideTable) as error:
             raise SourceError(str(error)) from error
         self.fs, self.root = place.fs, root
-        self._files: tuple[Found, ...] | None = _within(files, place, root)
+        self._files: tuple[ListedFile, ...] | None = _files_within(files, place, root)
         partitions = pa.schema(schema.field(name) for name in names)
         self._schema = pa.schema(f for f in schema if f.name not in partitions.names)
         self._remarks: list[str] = []
@@ -79,47 +79,47 @@ class DeltaSource:
         if Fingerprint.of(schema) is not None:
             options = self._of_embatch(options, schema)
         self.options = with_partition_columns(options, self._schema, partitions)
-        self._remarks += guessed_text(options, self.options)
+        self._remarks += text_guess_remarks(options, self.options)
         self._partitions = pa.schema(f for f in partitions if self.options.wants(f.name))
         self.columns = tuple(filter(self.options.wants, schema.names))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the list of files, which can be long and is needed on the driver alone."""
+        """The state to pickle, without the list of files, which only the driver needs and which can be long."""
         return {**self.__dict__, "_files": None}
 
     def pieces(self) -> list[Piece]:
-        """Files by row groups; small ones go together."""
+        """Pieces of the table's files: parts of large files by row groups, small files together."""
         assert self._files is not None, "pieces are listed on the driver"
         cut = parquet_pieces((self._file(file.name), file.size_bytes) for file in self._files)
         pieces = group_small(chain.from_iterable(cut), lambda _: None)
         return list(
-            in_partitions(pieces, {f.name: f.partition for f in self._files if f.partition})
+            assign_partitions(pieces, {f.name: f.partition for f in self._files if f.partition})
         )
 
     def unlisted(self) -> list[tuple[str, str]]:
-        """Nothing: the log names every file."""
+        """An empty list: the table's log names every file."""
         return []
 
     def left_out(self) -> dict[str, int]:
-        """Nothing: files that are not live are no part of the table."""
+        """An empty dict: files that are not live are no part of the table."""
         return {}
 
     def remarks(self) -> list[str]:
-        """What was guessed or left out, and how to say otherwise."""
+        """Remarks on what was guessed or left out, each with the option that says otherwise."""
         return self._remarks
 
     def read(self, piece: Piece) -> Iterator[Rows]:
-        """Stream the rows of a piece; columns that a file lacks are null."""
+        """Stream the rows of a piece; a column that a file lacks is null."""
         for number, name in enumerate(piece.files):
             file = self._file(name, number)
             for rows in read_parquet(file, self.options, piece.part, piece.first_row, self._schema):
                 if piece.partitions:
                     by_content = self.options.id_column is None
-                    rows = partitioned(rows, piece, self._partitions, by_content=by_content)
+                    rows = append_partitions(rows, piece, self._partitions, by_content=by_content)
                 yield rows
 
     def _of_embatch(self, options: SourceOptions, schema: pa.Schema) -> SourceOptions:
-        """What is natural for a table of embatch: its texts or images, under its ids."""
+        """The options for a table of embatch as source: its texts or images, under its ids."""
         is_of_images = not options.text_column and "image" in schema.names
         if is_of_images or options.image_column == "image":
             assert self._files is not None, "files are listed on the driver"
@@ -129,7 +129,7 @@ class DeltaSource:
                     "images themselves as SOURCE, or embed them with --keep-images first."
                 )
             options = replace(options, image_column=options.image_column or "image")
-        elif not options.text_column and (textless := without_texts(schema)):
+        elif not options.text_column and (textless := textless_kind(schema)):
             raise SourceError(
                 f"{options.path} is {textless}: it holds no texts. Give what it was made of as SOURCE."
             )
@@ -144,7 +144,7 @@ class DeltaSource:
         return replace(options, id_column=options.id_column or "id")
 
     def _holds_bytes(self, name: str) -> bool:
-        """Whether a file of a table of images holds bytes of at least one."""
+        """True if a file of a table of images holds, or may hold, the bytes of at least one image."""
         try:
             with self._file(name).open(jumps=True) as stream:
                 footer = pq.read_metadata(stream)
@@ -152,14 +152,14 @@ class DeltaSource:
             return True
         paths = [footer.schema.column(i).path for i in range(footer.num_columns)]
         groups = (footer.row_group(i) for i in range(footer.num_row_groups))
-        return any(_is_known(group.column(paths.index("image.bytes"))) for group in groups)
+        return any(_may_hold_values(group.column(paths.index("image.bytes"))) for group in groups)
 
     def _file(self, name: str, number: int = 0) -> SourceFile:
         return SourceFile(self.fs, f"{self.root.rstrip('/')}/{name}", name, number)
 
 
-def _is_known(column: pq.ColumnChunkMetaData) -> bool:
-    """Whether a column has a value, or may have one."""
+def _may_hold_values(column: pq.ColumnChunkMetaData) -> bool:
+    """True if a column of a row group holds a value, or may hold one."""
     told = column.statistics
     return told is None or not told.has_null_count or told.null_count < column.num_values
 
@@ -179,11 +179,11 @@ def _root(place: Place) -> str | None:
     return None
 
 
-def _opened(place: Place, root: str) -> Table:
+def _open_table(place: Place, root: str) -> Table:
     options = place.options
     uri = root if isinstance(place.fs, LocalFileSystem) else place.fs.unstrip_protocol(root)
     if in_store(options.path):
-        uri = in_bucket(options.path)[0] + root
+        uri = split_bucket(options.path)[0] + root
     table = Table.open(uri, options.storage_options)
     if table is None:
         raise SourceError(
@@ -193,20 +193,21 @@ def _opened(place: Place, root: str) -> Table:
     return table
 
 
-def _live(table: Table, names: Sequence[str]) -> list[Found]:
-    """The files of the table's version, sorted by name, with the values of the columns of partitions."""
+def _live_files(table: Table, names: Sequence[str]) -> list[ListedFile]:
+    """The files of the table's version, sorted by name, with the values of their partition columns."""
     actions = pa.table(table.handle.get_add_actions(flatten=True))
     columns = [actions[f"partition.{name}"].to_pylist() for name in names]
     rows = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
     paths = map(unquote, actions["path"].to_pylist()) if names else ()
     partitions = dict(zip(paths, rows, strict=True))
     return [
-        Found(file.name, file.size_bytes, partitions.get(file.name, NONE)) for file in table.files()
+        ListedFile(file.name, file.size_bytes, partitions.get(file.name, NONE))
+        for file in table.files()
     ]
 
 
-def _within(files: Sequence[Found], place: Place, root: str) -> tuple[Found, ...]:
-    """Those of a table's files that SOURCE names."""
+def _files_within(files: Sequence[ListedFile], place: Place, root: str) -> tuple[ListedFile, ...]:
+    """The table's files that SOURCE names."""
     if place.kind == "directory" and str(PurePosixPath(place.path)) == root:
         return tuple(files)
     listing = place.listing

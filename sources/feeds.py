@@ -1,8 +1,7 @@
 """A folder of news feeds (`--feeds`): `CATEGORY/…/FEED-YYYY-MM-DD/hh-mm.txt`, a file a fetch.
 
-A file holds items parted by a line that is one blank. Items of 50 characters or fewer are left out
-and counted, and feeds repeat themselves: the id is the content hash, so that what is fetched twice
-is one row.
+A line that is one blank separates the items of a file. Items of 50 characters or fewer are left out
+and counted. The id is the content hash, so that an item that a feed repeats is one row.
 """
 
 import re
@@ -14,10 +13,10 @@ from typing import Any
 import pyarrow as pa
 
 from sources.columns import with_columns
-from sources.listing import Found, Listing, Place, endings
+from sources.listing import ListedFile, Listing, Place, endings
 from sources.opening import SourceFile, ending
 from sources.prepare import prepare
-from sources.rows import MAX_ROWS, Piece, Rows, SourceError, group_small, unread
+from sources.rows import MAX_ROWS, Piece, Rows, SourceError, file_failure, group_small
 
 SEPARATOR = b"\n \n"
 MIN_CHARS = 51
@@ -33,11 +32,11 @@ _NAME = re.compile(
 
 
 class FeedSource:
-    """The items of all feeds, with `label` (the category), `feed` and `published`."""
+    """Items of news feeds as rows, with the columns `label` (the category), `feed` and `published`."""
 
     @staticmethod
     def matches(place: Place) -> bool:
-        """Whether SOURCE was said to be such a folder."""
+        """True if the user said, by `--feeds`, that SOURCE is a folder of feeds."""
         return place.options.feeds
 
     def __init__(self, place: Place) -> None:
@@ -61,40 +60,40 @@ class FeedSource:
         self._left_out = endings(f for f in place.listing.files if not _NAME.fullmatch(f.name))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the listing, which can be long and is needed on the driver alone."""
+        """The state to pickle, without the listing, which only the driver needs and which can be long."""
         return {**self.__dict__, "_listing": None}
 
     def pieces(self) -> list[Piece]:
-        """Small files together, sorted by name."""
+        """Pieces of files in order of name, small files together."""
         assert self._listing is not None, "pieces are listed on the driver"
         files = (Piece((file.name,), file.size_bytes) for file in self._listing.files)
         return list(group_small(files, lambda _: None))
 
     def unlisted(self) -> list[tuple[str, str]]:
-        """Folders and links that could not be followed: (path, reason)."""
+        """Folders and links that could not be followed, as (path, reason)."""
         assert self._listing is not None, "files are listed on the driver"
         return list(self._listing.unlisted)
 
     def left_out(self) -> dict[str, int]:
-        """Files that are not named like fetches, by ending."""
+        """Number of files that are not named like fetches, by ending."""
         return self._left_out
 
     def remarks(self) -> list[str]:
-        """Nothing."""
+        """An empty list: nothing is guessed."""
         return []
 
     def read(self, piece: Piece) -> Iterator[Rows]:
-        """Stream the items of a piece; those too short to be one are left out."""
+        """Stream the items of a piece; items too short for a text are left out and counted."""
         for number, name in enumerate(piece.files):
             file = SourceFile(self.fs, f"{self.root.rstrip('/')}/{name}", name, number)
             try:
-                where = described(name)
+                where = parse_fetch_name(name)
                 with file.open_text(self.options.encoding) as stream:
                     items = stream.read().split(SEPARATOR)
             except Exception as error:  # each file system has errors of its own
-                yield unread(name, 0, error)
+                yield file_failure(name, 0, error)
                 continue
-            texts = [text for text in map(_stripped, items) if text]  # a file ends with a separator
+            texts = [text for text in map(_strip, items) if text]  # a file ends with a separator
             for start in range(0, len(texts), MAX_ROWS):
                 part = texts[start : start + MAX_ROWS]
                 kept = [row for row, text in enumerate(part, start) if not _is_short(text)]
@@ -109,14 +108,14 @@ class FeedSource:
                 yield rows._replace(left_out={SHORT: n_short} if n_short else {})
 
 
-def are_fetches(files: Iterable[Found]) -> bool:
-    """Whether there are .txt files and every one of them is named like a fetch."""
+def are_fetches(files: Iterable[ListedFile]) -> bool:
+    """True if there are .txt files and all of them are named like fetches of feeds."""
     texts = [file.name for file in files if ending(file.name) == ".txt"]
     return bool(texts) and all(map(_NAME.fullmatch, texts))
 
 
-def described(name: str) -> tuple[str, str, datetime]:
-    """Category, feed and time of a file.
+def parse_fetch_name(name: str) -> tuple[str, str, datetime]:
+    """Category, feed and time of a fetch, read from the name of its file.
 
     For `sport/de/kicker-2024-03-01/18-30.txt`: ("sport", "kicker", 2024-03-01 18:30 UTC).
 
@@ -129,8 +128,8 @@ def described(name: str) -> tuple[str, str, datetime]:
     return match["label"], match["feed"], published.replace(tzinfo=UTC)
 
 
-def _stripped(item: bytes) -> bytes:
-    """An item without white space around it."""
+def _strip(item: bytes) -> bytes:
+    """The item without white space around it; an item that is not UTF-8 stays as it is."""
     try:
         return item.decode().strip().encode()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Files of text, tables and images: one, those of a folder, or those a glob matches."""
+"""Files of texts, tables and images as a source: one file, a folder, or the files that a glob matches."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sources.columns import guessed_text, with_partition_columns
+from sources.columns import text_guess_remarks, with_partition_columns
 from sources.feeds import FETCH, are_fetches
 from sources.formats.delimited import delimited_schema, read_delimited
 from sources.formats.images import (
@@ -23,10 +23,10 @@ from sources.formats.jsonl import jsonl_schema, read_jsonl
 from sources.formats.parquet import parquet_parts, parquet_schema, read_parquet
 from sources.formats.text import read_documents, read_lines, text_schema
 from sources.formats.webdataset import read_webdataset, webdataset_schema
-from sources.listing import Found, Listing, Place, endings
+from sources.listing import ListedFile, Listing, Place, endings
 from sources.opening import SourceFile, ending
-from sources.partitions import in_partitions, partitioned
-from sources.rows import Piece, Rows, SourceError, SourceOptions, group_small, unread
+from sources.partitions import append_partitions, assign_partitions
+from sources.rows import Piece, Rows, SourceError, SourceOptions, file_failure, group_small
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Kind:
     """A kind of file.
 
     Attributes:
-        family: Kinds of one family can be one table.
-        by_name: Whether rows are known by the names of files, not by their content.
-        schema: The columns of a file, or raises what makes it unreadable.
-        read: Streams a file; None where a file is one item.
-        read_items: Streams files of which each is one item.
+        family: Name of a family; files of one family fit into one table.
+        by_name: True if ids come from the names of files, not from the content.
+        schema: Returns the columns of a file; raises an error if the file cannot be read.
+        read: Streams the rows of a file; None where a file is one item.
+        read_items: Streams the rows of files of which each is one item; None for other kinds.
     """
 
     family: str
@@ -73,20 +73,20 @@ KINDS = {
 
 
 class FolderSource:
-    """Files of one table's worth of kinds.
+    """The files of a folder, a glob or one name, of kinds that fit into one table.
 
     Attributes:
-        columns: The other columns, as the first readable file has them.
-        options: With the text column found.
+        columns: The columns kept beside text, image and id, as the first readable file has them.
+        options: The options with the column of texts or images filled in.
     """
 
     @staticmethod
     def matches(place: Place) -> bool:
-        """Always: what no other source knows is files."""
+        """Always True: what no other source knows is files."""
         return True
 
     def __init__(self, place: Place) -> None:
-        """Check what can be checked before work starts.
+        """Choose the files to read, and check their columns before work starts.
 
         Raises:
             SourceError: No file of a known kind, kinds that cannot be one table, or a column that
@@ -94,7 +94,7 @@ class FolderSource:
         """
         options, listing = place.options, place.listing
         self.fs, self.root = place.fs, listing.root
-        known, others = _known(listing, options)
+        known, others = _choose_files(listing, options)
         self._listing: Listing | None = replace(listing, files=known)
         self._left_out = endings(others)
         if options.label_from_folder and any(
@@ -109,7 +109,7 @@ class FolderSource:
         self.options = options if schema is None else with_partition_columns(options, schema, own)
         self._partitions = pa.schema(field for field in own if self.options.wants(field.name))
         self.columns = tuple(filter(self.options.wants, [*names, *own.names]))
-        self._remarks = guessed_text(options, self.options) + _partitions_found(listing, own)
+        self._remarks = text_guess_remarks(options, self.options) + _partition_remarks(listing, own)
         if known and self._kind(known[0].name) is DOCUMENTS and are_fetches(known):
             self._remarks.append(
                 f"the text files of {options.path} are named like fetches of news feeds ({FETCH}), and "
@@ -117,11 +117,11 @@ class FolderSource:
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the listing, which can be long and is needed on the driver alone."""
+        """The state to pickle, without the listing, which only the driver needs and which can be long."""
         return {**self.__dict__, "_listing": None}
 
     def pieces(self) -> list[Piece]:
-        """Parquet files by row groups; else files, where small ones of a kind go together."""
+        """Pieces of files: parts of large Parquet files by row groups, small files of one kind together."""
         assert self._listing is not None, "pieces are listed on the driver"
         files = self._listing.files
         tables = [file for file in files if self._kind(file.name) is PARQUET]
@@ -131,19 +131,19 @@ class FolderSource:
         pieces = group_small(chain.from_iterable(whole), self._kind)
         has_partitions = bool(self._listing.partitions.names)
         partitions = {file.name: file.partition for file in files if has_partitions}
-        return list(in_partitions(pieces, partitions))
+        return list(assign_partitions(pieces, partitions))
 
     def unlisted(self) -> list[tuple[str, str]]:
-        """Folders and links that could not be followed: (path, reason)."""
+        """Folders and links that could not be followed, as (path, reason)."""
         assert self._listing is not None, "files are listed on the driver"
         return list(self._listing.unlisted)
 
     def left_out(self) -> dict[str, int]:
-        """Files of other kinds than those that are read, by ending."""
+        """Number of files of kinds that are not read, by ending."""
         return self._left_out
 
     def remarks(self) -> list[str]:
-        """What was guessed, and how to say otherwise."""
+        """Remarks on what was guessed, each with the option that says otherwise."""
         return self._remarks
 
     def read(self, piece: Piece) -> Iterator[Rows]:
@@ -151,7 +151,7 @@ class FolderSource:
         by_content = self.options.id_column is None and not self._kind(piece.files[0]).by_name
         for rows in self._read(piece):
             if piece.partitions:
-                rows = partitioned(rows, piece, self._partitions, by_content=by_content)
+                rows = append_partitions(rows, piece, self._partitions, by_content=by_content)
             yield rows
 
     def _read(self, piece: Piece) -> Iterator[Rows]:
@@ -163,10 +163,10 @@ class FolderSource:
                 try:
                     holds_rows = bool(kind.schema(file, self.options).names)
                 except Exception as error:
-                    yield unread(file.name, 0, error)
+                    yield file_failure(file.name, 0, error)
                 else:
                     if holds_rows:
-                        yield unread(file.name, 0, reason)
+                        yield file_failure(file.name, 0, reason)
         elif kind.read_items is not None:
             yield from kind.read_items(files, self.options)
         elif piece.part is not None:
@@ -176,10 +176,10 @@ class FolderSource:
                 yield from kind.read(file, self.options)
 
     def _schema(self, options: SourceOptions) -> pa.Schema | None:
-        """Columns of the first readable file, None where no file can be read.
+        """The columns of the first readable file, None where no file can be read.
 
         Raises:
-            SourceError: None can, and of one it is known what to do.
+            SourceError: No file can be read, and the error of one says what to do.
         """
         assert self._listing is not None
         refusal: SourceError | None = None
@@ -209,8 +209,10 @@ def _kind_of(name: str, options: SourceOptions) -> Kind:
     return LINES if options.lines else KINDS[ending(name)]
 
 
-def _known(listing: Listing, options: SourceOptions) -> tuple[tuple[Found, ...], tuple[Found, ...]]:
-    """The files to read, of known kinds that can be one table, and those that are left out."""
+def _choose_files(
+    listing: Listing, options: SourceOptions
+) -> tuple[tuple[ListedFile, ...], tuple[ListedFile, ...]]:
+    """The files to read, of known kinds that fit into one table, and the files that are left out."""
     if options.lines:
         return listing.files, ()
     known = [file for file in listing.files if ending(file.name) in KINDS]
@@ -239,7 +241,7 @@ def _known(listing: Listing, options: SourceOptions) -> tuple[tuple[Found, ...],
 
 
 def parquet_pieces(files: Iterable[tuple[SourceFile, int]]) -> list[list[Piece]]:
-    """Parquet files, each with its size in bytes, cut by row groups."""
+    """Pieces of Parquet files, given with their sizes in bytes: each file cut by row groups."""
 
     def cut(found: tuple[SourceFile, int]) -> list[Piece]:
         file, size_bytes = found
@@ -254,8 +256,8 @@ def parquet_pieces(files: Iterable[tuple[SourceFile, int]]) -> list[list[Piece]]
         return list(pool.map(cut, files))
 
 
-def _partitions_found(listing: Listing, own: pa.Schema) -> list[str]:
-    """A remark on columns that the names of folders are taken for."""
+def _partition_remarks(listing: Listing, own: pa.Schema) -> list[str]:
+    """Remarks on the columns that are read from the names of folders."""
     names = listing.partitions.names
     told = [f"partition columns are read from the names of folders: {', '.join(own.names)}."]
     both = ", ".join(name for name in names if name not in own.names)

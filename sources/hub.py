@@ -1,7 +1,7 @@
-"""Hugging Face datasets: a folder written by `save_to_disk`, or a name on the hub.
+"""Hugging Face datasets as sources: a folder written by `save_to_disk`, or a name on the hub.
 
-Rows are read by range from the memory map. A dataset of several splits gets a column `split`.
-Names of classes stand in place of their numbers.
+Ranges of rows are read from a memory map. A dataset of several splits gets a column `split`. Columns of
+class numbers hold the names of classes instead.
 """
 
 import json
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from schemas.delta.places import in_store
 from sources.class_names import with_class_names
-from sources.columns import guessed_text, with_columns
+from sources.columns import text_guess_remarks, with_columns
 from sources.listing import Place, endings
 from sources.prepare import prepare
 from sources.rows import (
@@ -25,7 +25,7 @@ from sources.rows import (
     Rows,
     SourceError,
     failure_reason,
-    unread,
+    file_failure,
 )
 
 if TYPE_CHECKING:
@@ -39,15 +39,15 @@ _FILE_ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]*$")
 
 
 class DatasetSource:
-    """The splits of a dataset.
+    """The splits of a Hugging Face dataset.
 
     Attributes:
-        columns: The other columns of the first split, and `split` where there are several.
+        columns: The columns kept beside text, image and id, and `split` if there are several splits.
     """
 
     @staticmethod
     def matches(place: Place) -> bool:
-        """Whether SOURCE is a datasets folder, or a hub name and no file, folder, glob or address."""
+        """True if SOURCE is a folder of `save_to_disk`, or looks like a name on the hub and is no path."""
         if in_store(place.options.path):
             names = {found.name for found in place.listing.files}
             return place.listing.root == place.path and _is_saved(names.__contains__)
@@ -58,10 +58,10 @@ class DatasetSource:
         return bool(_HUB_NAME.fullmatch(written)) and not ends_like_a_file
 
     def __init__(self, place: Place) -> None:
-        """Load the dataset, which for a hub name may download it.
+        """Load the dataset; a dataset of the hub may be downloaded.
 
         Raises:
-            SourceError: It cannot be loaded, or a column does not exist.
+            SourceError: The dataset cannot be loaded, or a column does not exist.
         """
         on_disk = place.exists
         if in_store(place.options.path):
@@ -77,13 +77,13 @@ class DatasetSource:
             splits = self._splits()
             self._left_out = _left_out(place) if on_disk else {}
         except Exception as error:  # datasets raises many kinds, some of them bare
-            raise SourceError(_unloaded(place, error)) from error
+            raise SourceError(_explain_load_error(place, error)) from error
         self.options = with_columns(place.options, _schema(splits))
         self.columns = tuple(filter(self.options.wants, _schema(splits).names))
-        self._remarks = guessed_text(place.options, self.options)
+        self._remarks = text_guess_remarks(place.options, self.options)
 
     def pieces(self) -> list[Piece]:
-        """Ranges of rows, about 64 MB or 100,000 rows each."""
+        """Pieces of ranges of rows, about 64 MB or 100,000 rows each."""
         pieces = []
         for name, split in self._splits().items():
             row_bytes = _row_bytes(split)
@@ -94,19 +94,19 @@ class DatasetSource:
         return pieces
 
     def unlisted(self) -> list[tuple[str, str]]:
-        """Nothing: a dataset loads as a whole."""
+        """An empty list: a dataset loads as a whole."""
         return []
 
     def left_out(self) -> dict[str, int]:
-        """Files of a folder that are no part of its dataset, by ending."""
+        """Number of files of a folder that are no part of its dataset, by ending."""
         return self._left_out
 
     def remarks(self) -> list[str]:
-        """What was guessed, and how to say otherwise."""
+        """Remarks on what was guessed, each with the option that says otherwise."""
         return self._remarks
 
     def read(self, piece: Piece) -> Iterator[Rows]:
-        """Stream a range of rows."""
+        """Stream the rows of a piece."""
         name = piece.files[0]
         assert piece.part is not None
         start, stop = piece.part
@@ -122,29 +122,29 @@ class DatasetSource:
                     table = table.append_column("split", pa.array([name] * len(table), pa.string()))
                 yield prepare(table, self.options, name, range(done, done + len(table)))
         except Exception as error:
-            yield unread(name, done, error)
+            yield file_failure(name, done, error)
 
     def _splits(self) -> dict[str, "Dataset"]:
         return _load(*self._load_key)
 
 
 def _is_saved(has: Callable[[str], bool]) -> bool:
-    """Whether a folder is one of `save_to_disk`, given what files lie in it."""
+    """True if a folder was written by `save_to_disk`; `has` says which files lie in it."""
     return has(SPLITS) or (has(STATE) and has(INFO))
 
 
 def _left_out(place: Place) -> dict[str, int]:
     listing = place.listing
 
-    def told(name: str) -> Any:  # noqa: ANN401
+    def load_json(name: str) -> Any:  # noqa: ANN401
         with place.fs.open(f"{listing.root.rstrip('/')}/{name}", "rb") as stream:
             return json.load(stream)
 
     names = {found.name for found in listing.files}
-    folders = [f"{split}/" for split in told(SPLITS)["splits"]] if SPLITS in names else [""]
+    folders = [f"{split}/" for split in load_json(SPLITS)["splits"]] if SPLITS in names else [""]
     own = {SPLITS, *(folder + name for folder in folders for name in (STATE, INFO))}
     for folder in folders:
-        own |= {folder + data["filename"] for data in told(folder + STATE)["_data_files"]}
+        own |= {folder + data["filename"] for data in load_json(folder + STATE)["_data_files"]}
     return endings(found for found in listing.files if found.name not in own)
 
 
@@ -152,10 +152,10 @@ def _left_out(place: Place) -> dict[str, int]:
 def _load(
     where: str, on_disk: bool, storage: tuple[tuple[str, str], ...], opened: str
 ) -> dict[str, "Dataset"]:
-    """The splits by name, memory-mapped; a dataset without splits has the last name of its path.
+    """Load a dataset: its splits by name, memory-mapped; without splits, one named like the path's end.
 
-    Loaded once in each process, but anew for each source that is opened: the same folder may have
-    been written again since the last run.
+    A dataset is loaded once in each process, but anew for each source that is opened (`opened` is its key):
+    the same folder may have been written again since the last run.
     """
     import datasets
 
@@ -184,18 +184,18 @@ def _class_names(split: "Dataset") -> dict[str, list[str]]:
 
 
 def _row_bytes(split: "Dataset") -> int:
-    """Bytes of a row, at least 1, as the memory map has them."""
+    """Average bytes of a row in the memory map, at least 1."""
     return int(split.data.nbytes // max(split.data.num_rows, 1)) + 1
 
 
-def _unloaded(place: Place, error: Exception) -> str:
+def _explain_load_error(place: Place, error: Exception) -> str:
     if place.exists:
         return (
             f"Cannot load the datasets folder {place.options.path}: {failure_reason(error)}. "
             "Write it again with save_to_disk, or give the files of its rows as a glob."
         )
     return (
-        f"{place.missing()} As a dataset of the hub it cannot "
+        f"{place.missing_message()} As a dataset of the hub it cannot "
         f"be loaded: {failure_reason(error)}. Check the path, or the name (owner/name or "
         "owner/name:split) and the network; offline, save_to_disk it elsewhere and give the folder."
     )

@@ -1,7 +1,7 @@
-"""A file of class names, one a line, each perhaps with its own wording: `7: seven`.
+"""A file of class names as source, one name a line, perhaps with a wording of its own: `7: seven`.
 
-The text of a class is what the model is to see: the sentences that its name was put into, a line each, or
-a wording of its own. What already is a sentence stands as it is.
+The text of a class is what the model sees: sentences made of the name by templates, a line each, or the
+class's own wording. A name or wording that is a sentence already is put into no template.
 """
 
 import re
@@ -13,7 +13,7 @@ import pyarrow as pa
 from sources.listing import Place
 from sources.opening import Lines, SourceFile
 from sources.prepare import prepare
-from sources.rows import Piece, Rows, SourceError, SourceOptions, unread
+from sources.rows import Piece, Rows, SourceError, SourceOptions, file_failure
 
 N_SHOWN = 3
 LONG_WORDS = 4  # of a name: it may be a sentence
@@ -29,13 +29,13 @@ AFTER_ARTICLE = re.compile(r"\b(an?|the)\s+\{\}", re.I)
 
 
 class Class(NamedTuple):
-    """One line of the file.
+    """One class, a line of the file.
 
     Attributes:
-        name: Before the colon, or all of it.
+        name: The part of the line before the colon, or all of it.
         text: What the model sees, a sentence a line.
-        worded: Whether the name has a wording of its own.
-        stands: Whether name or wording was put into no template.
+        worded: True if the class has a wording of its own.
+        stands: True if the name or wording was put into no template.
     """
 
     name: str
@@ -45,12 +45,12 @@ class Class(NamedTuple):
 
 
 def class_of(line: str, templates: Sequence[str], *, asked: bool) -> Class:
-    """What a line of the file says.
+    """The class that a line of the file names.
 
     Args:
-        line: Without blanks around it.
-        templates: What a name is put into at {}.
-        asked: The user gave them: wordings that are no sentences are put into them too.
+        line: A line without blanks around it.
+        templates: Sentences in which {} stands for a name.
+        asked: The user gave the templates: wordings that are no sentences are put into them too.
     """
     name, colon, wording = (part.strip() for part in line.partition(": "))
     worded = bool(colon)
@@ -61,7 +61,7 @@ def class_of(line: str, templates: Sequence[str], *, asked: bool) -> Class:
 
 
 def is_sentence(text: str, templates: Sequence[str]) -> bool:
-    """Whether a text already reads like what the templates would make of a name.
+    """True if a text already reads like a sentence that the templates would make of a name.
 
     `a photo of a cat` does, and `a cat` where the template is `a photo of a {}`; `ice cream` does not.
     """
@@ -71,25 +71,25 @@ def is_sentence(text: str, templates: Sequence[str]) -> bool:
 
 
 class LabelSource:
-    """The classes of one file: the id is the name, the text what the model sees of it.
+    """The classes of one file: the id is the class name, the text what the model sees of the class.
 
     Attributes:
-        columns: None.
-        options: With the columns that rows have here.
+        columns: Empty: a class has only id and text.
+        options: The options with the columns that this source gives its rows.
     """
 
     columns: tuple[str, ...] = ()
 
     @staticmethod
     def matches(place: Place) -> bool:
-        """Whether SOURCE was said to be such a file."""
+        """True if the user said, by `--labels`, that SOURCE is a file of class names."""
         return place.options.labels
 
     def __init__(self, place: Place) -> None:
-        """Find the file.
+        """Find the one file.
 
         Raises:
-            SourceError: It is not one file.
+            SourceError: SOURCE is not one file.
         """
         if len(place.listing.files) != 1:
             raise SourceError(
@@ -102,19 +102,19 @@ class LabelSource:
         self._size = found.size_bytes
 
     def pieces(self) -> list[Piece]:
-        """The file."""
+        """One piece, the whole file."""
         return [Piece((self._file.name,), self._size)]
 
     def unlisted(self) -> list[tuple[str, str]]:
-        """Nothing."""
+        """An empty list: the source is one file."""
         return []
 
     def left_out(self) -> dict[str, int]:
-        """Nothing."""
+        """An empty dict: the source is one file."""
         return {}
 
     def read(self, piece: Piece) -> Iterator[Rows]:
-        """The classes; blank lines and lines that begin with # are none."""
+        """Stream the classes; blank lines and lines that begin with # are no classes."""
         lines = Lines(self._file, self.options.encoding)
         found = list(self._classes(lines))
         columns = {"name": [one.name for one in found], "wording": [one.text for one in found]}
@@ -123,10 +123,10 @@ class LabelSource:
             name, positions = self._file.name, range(len(found))
             yield prepare(table, self.options, name, positions, is_text_file=True)
         if lines.error:
-            yield unread(self._file.name, len(found), lines.error)
+            yield file_failure(self._file.name, len(found), lines.error)
 
     def remarks(self) -> list[str]:
-        """Which lines were put into no template although there is one, in words."""
+        """Remarks on long names that were put into templates, and on sentences and wordings that were not."""
         if self.options.templates == BARE:
             return []
         found = list(self._classes(Lines(self._file, self.options.encoding)))
@@ -136,17 +136,17 @@ class LabelSource:
         long = [one.name for one in found if not one.stands and _is_long(one)]
         if long:
             told.append(
-                f"{_shown(long)} are long for names and were put into templates all the same. A sentence"
+                f"{_shorten(long)} are long for names and were put into templates all the same. A sentence"
                 " that should stand as it is goes behind a name: `name: sentence`."
             )
         if sentences:
             told.append(
-                f"{_shown(sentences)} read like sentences and stand as they are, in no template. To say"
+                f"{_shorten(sentences)} read like sentences and stand as they are, in no template. To say"
                 " how a class is worded write `name: wording`."
             )
         if wordings:
             told.append(
-                f"{_shown(wordings)} are wordings of their own and stand as they are, in no template."
+                f"{_shorten(wordings)} are wordings of their own and stand as they are, in no template."
                 " A --template that is given is put around those that are no sentences."
             )
         return told
@@ -160,7 +160,7 @@ class LabelSource:
 
 
 def _bytes(texts: Sequence[str]) -> pa.Array:
-    """Texts as they stood in the file, for `prepare` to judge whether they are UTF-8."""
+    """Texts as the bytes that stood in the file, so that `prepare` finds those that are not UTF-8."""
     encoded = (text.encode("utf-8", "surrogateescape") for text in texts)
     return pa.array(encoded, pa.large_binary())
 
@@ -169,6 +169,6 @@ def _is_long(one: Class) -> bool:
     return not one.worded and len(one.name.split()) >= LONG_WORDS
 
 
-def _shown(texts: list[str]) -> str:
+def _shorten(texts: list[str]) -> str:
     shown = ", ".join(map(repr, texts[:N_SHOWN]))
     return f"{len(texts):,} of the classes ({shown}{', …' if len(texts) > N_SHOWN else ''})"

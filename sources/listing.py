@@ -1,13 +1,13 @@
-"""Which files a SOURCE names: one file, a folder, or a glob, local or at any fsspec address.
+"""Listing of the files that a SOURCE names: one file, a folder, or a glob, local or at any fsspec address.
 
-Names that begin with a dot, of files or of folders, are hidden, and so are AppleDouble's `._x`. What
-tables and archives keep beside their rows is no file either: the folders `_delta_log`,
-`_spark_metadata`, `_temporary` and `__MACOSX`, and the files `_SUCCESS`, `_metadata`,
-`_common_metadata`, `_committed_*` and `_started_*`. All others are files, also where their names
-begin with `_`: a source reads them or counts them as left out.
+Files and folders whose names begin with a dot are hidden, AppleDouble's `._x` among them. What tables and
+archives keep beside their rows is not listed either: the folders `_delta_log`, `_spark_metadata`,
+`_temporary` and `__MACOSX`, and the files `_SUCCESS`, `_metadata`, `_common_metadata`, `_committed_*` and
+`_started_*`. All other files are listed, also those whose names begin with `_`: a source reads each of them
+or counts it as left out.
 
-The files of a Delta, Iceberg or Hudi table are not its rows: some were deleted or overwritten. Where
-such a table lies below SOURCE, it is refused; a Delta table itself is read by `sources.delta`.
+The files of a Delta, Iceberg or Hudi table also hold deleted and overwritten rows. A SOURCE with such a
+table below it is refused; `sources.delta` reads a SOURCE that is a Delta table itself.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 from pyarrow.fs import FileSelector, FileType
 
-from schemas.delta.places import StoreError, filesystem, in_bucket, in_store, reason
+from schemas.delta.places import StoreError, filesystem, in_store, reason, split_bucket
 from sources.opening import ending
 from sources.partitions import NONE, partition_columns, partition_of
 from sources.rows import SourceError, SourceOptions, failure_reason
@@ -44,13 +44,13 @@ _MARK_OF_TABLE = re.compile(r"(?:^|/)(_delta_log/|\.hoodie/|metadata/[^/]+\.meta
 _TABLES = {"_delta_log": "Delta", ".hoodie": "Hudi", "metadata": "Iceberg"}
 
 
-class Found(NamedTuple):
-    """A file.
+class ListedFile(NamedTuple):
+    """A file in the listing of a SOURCE.
 
     Attributes:
-        name: Relative to SOURCE, with `/`.
-        size_bytes: As the file system has it.
-        partition: What its folders say of its rows, by column.
+        name: Path relative to SOURCE, with `/`.
+        size_bytes: Size in the file system.
+        partition: Values of partition columns for all rows of the file, by column.
     """
 
     name: str
@@ -64,27 +64,27 @@ class Listing:
 
     Attributes:
         root: The folder that the names are relative to.
-        files: Sorted by name, without those that are hidden or that tables keep beside their rows.
-        unlisted: (name, reason) of what could not be listed.
-        partitions: The columns that the partitions of the files have.
+        files: The files sorted by name, without hidden files and what tables keep beside their rows.
+        unlisted: (name, reason) of each folder or link that could not be listed.
+        partitions: The partition columns of all files.
     """
 
     root: str
-    files: tuple[Found, ...]
+    files: tuple[ListedFile, ...]
     unlisted: tuple[tuple[str, str], ...] = ()
     partitions: pa.Schema = pa.schema([])
 
 
 class Place:
-    """A SOURCE as the user wrote it, listed when first asked for.
+    """The place of a SOURCE, path and file system; its files are listed when first asked for.
 
     Attributes:
-        fs: Its file system; of an object store, its bucket.
-        path: Its path there.
+        fs: The file system of SOURCE; in an object store, that of its bucket.
+        path: The path of SOURCE in that file system.
     """
 
     def __init__(self, options: SourceOptions) -> None:
-        """Find the file system.
+        """Find the file system of SOURCE.
 
         Raises:
             SourceError: The protocol is unknown or its library is not installed.
@@ -92,11 +92,11 @@ class Place:
         self.options = options
         try:
             if in_store(options.path):
-                bucket, path = in_bucket(options.path)
+                bucket, path = split_bucket(options.path)
                 folder = filesystem(bucket, options.storage_options)
                 self.fs, path = ArrowFSWrapper(folder, skip_instance_cache=True), f"/{path}"
             else:
-                self.fs, path = url_to_fs(options.path, **_not_of_stores(options.storage_options))
+                self.fs, path = url_to_fs(options.path, **_fsspec_options(options.storage_options))
         except StoreError as error:
             raise SourceError(f"Cannot read {options.path}: {error}") from error
         except (ImportError, ValueError, TypeError) as error:
@@ -108,13 +108,13 @@ class Place:
 
     @property
     def exists(self) -> bool:
-        """Whether it is a file or folder as it is written, or a glob or an address."""
+        """True if SOURCE is an existing file or folder, or a glob or an address."""
         written = self.options.path
         return "://" in written or bool(_MAGIC.search(written)) or self.fs.exists(self.path)
 
     @cached_property
     def listing(self) -> Listing:
-        """The files.
+        """The files that SOURCE names.
 
         Raises:
             SourceError: There is no such path, the glob matches nothing, or the folder is empty.
@@ -122,7 +122,7 @@ class Place:
         path, shown = self.path, self.options.path
         if self.kind == "file":
             root, _, name = path.rpartition("/")
-            return Listing(root or "/", (Found(name, self.fs.size(path)),))
+            return Listing(root or "/", (ListedFile(name, self.fs.size(path)),))
         unlisted: list[tuple[str, str]] = []
         if self.kind == "directory":
             files = self._files(path, unlisted)
@@ -134,18 +134,18 @@ class Place:
             return _with_partitions(path, files, unlisted)
         root = self.base
         if root == path:
-            raise SourceError(self.missing())
+            raise SourceError(self.missing_message())
         files = self._files(root, unlisted, glob_translate(path[len(root) :].lstrip("/")))
         if not files:
             raise SourceError(
-                f"The glob {shown} matches no file. {beside(self.fs, root + '/*')} A glob names "
+                f"The glob {shown} matches no file. {describe_nearest_folder(self.fs, root + '/*')} A glob names "
                 "files, not folders: `*` is any name, `**/` any folders; quote it for the shell."
             )
         return _with_partitions(root, files, unlisted)
 
     @cached_property
     def base(self) -> str:
-        """The path, or of a glob the folder before its first wildcard."""
+        """The path of SOURCE, or of a glob the folder before its first wildcard."""
         magic = None if self.kind else _MAGIC.search(self.path)
         if magic is None:
             return self.path
@@ -153,16 +153,16 @@ class Place:
 
     def _files(
         self, root: str, unlisted: list[tuple[str, str]], pattern: str = ".*"
-    ) -> list[Found]:
-        """The files below a folder, sorted.
+    ) -> list[ListedFile]:
+        """The files below a folder whose names match a pattern, sorted.
 
         Args:
             root: The folder.
-            unlisted: Grows by what cannot be listed.
-            pattern: What the names of the files match from their start.
+            unlisted: A list to which folders and links that cannot be listed are added.
+            pattern: Regular expression that names match from their start.
 
         Raises:
-            SourceError: Some of them belong to a table below the folder.
+            SourceError: Some of the files belong to a table below the folder.
         """
         matches = re.compile(pattern, re.DOTALL).match
         files, tables = [], {}
@@ -187,7 +187,11 @@ class Place:
 
     @cached_property
     def kind(self) -> str:
-        """`file`, `directory` or neither; what a store answers else is an error, not a lack of files."""
+        """`file`, `directory`, or empty if SOURCE is neither.
+
+        Raises:
+            SourceError: The object store refuses the question, or there is no such bucket.
+        """
         if not isinstance(self.fs, ArrowFSWrapper):
             is_folder = "directory" if self.fs.isdir(self.path) else ""
             return "file" if self.fs.isfile(self.path) else is_folder
@@ -197,20 +201,20 @@ class Place:
             self.fs.info("/")  # not before: who may read a folder may not always ask for its bucket
         except FileNotFoundError as error:
             raise SourceError(
-                f"There is no bucket {in_bucket(self.options.path)[0]}. Check its name, AWS_REGION "
+                f"There is no bucket {split_bucket(self.options.path)[0]}. Check its name, AWS_REGION "
                 "and AWS_ENDPOINT_URL."
             ) from error
         except OSError as error:
             raise SourceError(f"Cannot read {self.options.path}: {reason(error)}") from error
         return ""
 
-    def missing(self) -> str:
-        """Say that there is no such path, and what is where it was expected."""
-        return f"There is no file or folder {self.options.path}. {beside(self.fs, self.path)}"
+    def missing_message(self) -> str:
+        """The message that SOURCE does not exist, with what is where it was expected."""
+        return f"There is no file or folder {self.options.path}. {describe_nearest_folder(self.fs, self.path)}"
 
 
 def _with_partitions(
-    root: str, files: Sequence[Found], unlisted: Sequence[tuple[str, str]]
+    root: str, files: Sequence[ListedFile], unlisted: Sequence[tuple[str, str]]
 ) -> Listing:
     found = tuple(
         file._replace(partition=partition_of(file.name)) if "=" in file.name else file
@@ -220,15 +224,15 @@ def _with_partitions(
     return Listing(root, found, tuple(unlisted), columns)
 
 
-def endings(files: Iterable[Found]) -> dict[str, int]:
-    """How many files have which ending, most first; `none` where there is none."""
+def endings(files: Iterable[ListedFile]) -> dict[str, int]:
+    """Number of files of each ending, most first; `none` for files without an ending."""
     found = (ending(file.name) or PurePosixPath(file.name).suffix for file in files)
     counts = Counter(one or "none" for one in found)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def beside(fs: AbstractFileSystem, path: str) -> str:
-    """What is in the nearest folder above a path, and the name there that is most like it."""
+def describe_nearest_folder(fs: AbstractFileSystem, path: str) -> str:
+    """A sentence on what is in the nearest folder above a path, and on the name most like the wanted one."""
     folder = PurePosixPath(path).parent
     while not fs.isdir(str(folder)) and folder != folder.parent:
         folder = folder.parent
@@ -244,8 +248,10 @@ def beside(fs: AbstractFileSystem, path: str) -> str:
     return f"{folder} holds {named or 'nothing'}.{guess}"
 
 
-def _walk(fs: AbstractFileSystem, root: str, unlisted: list[tuple[str, str]]) -> Iterator[Found]:
-    """All files below a folder but hidden ones, in any order."""
+def _walk(
+    fs: AbstractFileSystem, root: str, unlisted: list[tuple[str, str]]
+) -> Iterator[ListedFile]:
+    """All files below a folder except hidden ones, in any order."""
     if isinstance(fs, LocalFileSystem):
         return _walk_local(root, unlisted)
     if isinstance(fs, ArrowFSWrapper):
@@ -255,8 +261,8 @@ def _walk(fs: AbstractFileSystem, root: str, unlisted: list[tuple[str, str]]) ->
 
 def _walk_other(
     fs: AbstractFileSystem, root: str, unlisted: list[tuple[str, str]]
-) -> Iterator[Found]:
-    """What fsspec lists."""
+) -> Iterator[ListedFile]:
+    """Files below a folder of any file system that fsspec knows."""
 
     def failed(error: Exception) -> None:
         unlisted.append((root, failure_reason(error)))
@@ -265,11 +271,11 @@ def _walk_other(
     for path, info in fs.find(root, detail=True, on_error=failed).items():
         name = path[skip:]
         if not _is_hidden(name):
-            yield Found(name, info["size"] or 0)
+            yield ListedFile(name, info["size"] or 0)
 
 
-def _walk_store(fs: ArrowFSWrapper, root: str) -> Iterator[Found]:
-    """All keys below a prefix, a thousand a request."""
+def _walk_store(fs: ArrowFSWrapper, root: str) -> Iterator[ListedFile]:
+    """Files below a prefix of an object store, a thousand keys a request."""
     folder = root.strip("/")
     try:
         found = fs.fs.get_file_info(FileSelector(folder, recursive=True))
@@ -278,11 +284,11 @@ def _walk_store(fs: ArrowFSWrapper, root: str) -> Iterator[Found]:
     for info in found:
         name = info.path[len(folder) :].lstrip("/")
         if info.type == FileType.File and not _is_hidden(name):
-            yield Found(name, info.size)
+            yield ListedFile(name, info.size)
 
 
-def _walk_local(root: str, unlisted: list[tuple[str, str]]) -> Iterator[Found]:
-    """Follow links, but enter each real folder once: a loop of links ends."""
+def _walk_local(root: str, unlisted: list[tuple[str, str]]) -> Iterator[ListedFile]:
+    """Files below a local folder; links are followed, but each real folder is entered once."""
     seen: set[tuple[int, int]] = set()
 
     def failed(error: OSError) -> None:
@@ -304,18 +310,18 @@ def _walk_local(root: str, unlisted: list[tuple[str, str]]) -> Iterator[Found]:
             try:
                 status = os.stat(path)
             except OSError:  # a link that leads nowhere: to open it will tell why
-                yield Found(relative, os.lstat(path).st_size)
+                yield ListedFile(relative, os.lstat(path).st_size)
                 continue
             if stat.S_ISREG(status.st_mode):  # to open a pipe would wait for ever
-                yield Found(relative, status.st_size)
+                yield ListedFile(relative, status.st_size)
 
 
-def _not_of_stores(options: Mapping[str, str]) -> dict[str, str]:
-    """What fsspec takes: options of an object store are perhaps for TABLE alone."""
+def _fsspec_options(options: Mapping[str, str]) -> dict[str, str]:
+    """The options for fsspec, without those of object stores, which may be meant for TABLE alone."""
     mine = ("aws_", "azure_", "google_")
     return {name: value for name, value in options.items() if not name.lower().startswith(mine)}
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether a part of a name begins with a dot; `.hoodie` is looked at as a mark of a table."""
+    """True if a part of a path begins with a dot; `.hoodie` is no hidden folder but marks a Hudi table."""
     return any(part.startswith(".") and part != ".hoodie" for part in name.split("/"))

@@ -1,4 +1,4 @@
-"""Opening a file of a source: from any file system, through gzip or zstd, text as UTF-8."""
+"""Opening a file of a source, from any file system: gzip and zstd are unpacked, text becomes UTF-8."""
 
 import codecs
 import gzip
@@ -19,7 +19,7 @@ READ_AHEAD = 8 << 20  # bytes of one request to an object store, where a file is
 CHUNK_BYTES = 8192  # that a text is decoded by; what ends in an error gives all but its last chunk
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
 MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
-"""What a compressed file begins with."""
+"""The first bytes of a compressed file."""
 MARKS = {
     codecs.BOM_UTF8: "utf-8",
     codecs.BOM_UTF32_LE: "utf-32-le",  # before UTF-16, whose mark it begins with
@@ -27,7 +27,7 @@ MARKS = {
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
-"""Byte order marks, and the encodings that they tell."""
+"""The encoding that each byte order mark stands for."""
 NEWLINES = {
     name: "\n".encode(name) for name in ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
 }
@@ -42,7 +42,14 @@ def ending(name: str) -> str:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file to read; `name` is what failures call it, `number` its index in the piece."""
+    """A file to read.
+
+    Attributes:
+        fs: Its file system.
+        path: Its path in the file system.
+        name: Its name in failures.
+        number: Its index in the piece.
+    """
 
     fs: AbstractFileSystem
     path: str
@@ -51,29 +58,31 @@ class SourceFile:
 
     @property
     def is_far(self) -> bool:
-        """Whether each request for a part of it takes its time, as in an object store."""
+        """True if each request for a part of the file takes time, as in an object store."""
         return isinstance(self.fs, ArrowFSWrapper)
 
     def open(self, *, jumps: bool = False) -> IO[bytes]:
-        """Its bytes, decompressed. A stream that was cut off raises OSError where it ends.
+        """Open the file for its bytes, decompressed.
+
+        A stream that was cut off raises OSError where it ends.
 
         Args:
-            jumps: it will be read here and there, as Parquet is, so that nothing is read ahead.
+            jumps: parts will be read here and there, as of Parquet, so that nothing is read ahead.
         """
-        stream = self._opened(jumps=jumps)
+        stream = self._open_stream(jumps=jumps)
         codec = COMPRESSIONS.get(_split(self.name.lower())[1])
         if codec is None:
             return stream  # type: ignore[no-any-return]
-        return io.BufferedReader(_Unpacked(self, stream, codec))
+        return io.BufferedReader(_DecompressedStream(self, stream, codec))
 
-    def _opened(self, *, jumps: bool = False) -> Any:  # noqa: ANN401 each file system has its own
+    def _open_stream(self, *, jumps: bool = False) -> Any:  # noqa: ANN401 each file system has its own
         if not self.is_far:
             return self.fs.open(self.path, "rb")
         stream = self.fs.fs.open_input_file(self.path)  # fsspec's own reads lines byte by byte
         return stream if jumps else io.BufferedReader(stream, READ_AHEAD)
 
     def open_text(self, encoding: str = "") -> IO[bytes]:
-        """Its text as UTF-8, without a byte order mark; see `as_utf8`."""
+        """Open the file for its text as UTF-8, without a byte order mark; see `as_utf8`."""
         stream = self.open()
         try:
             return as_utf8(stream, encoding)
@@ -82,12 +91,12 @@ class SourceFile:
             raise
 
 
-class _Unpacked(io.RawIOBase):
-    """What a compressed file holds.
+class _DecompressedStream(io.RawIOBase):
+    """A stream of the decompressed bytes of a file.
 
     pyarrow reads it, at 1.2 times the pace of Python's gzip. Where pyarrow stops, Python's gzip reads
     on: it skips the zeros behind the last member with which tapes and disks fill a block, and gives all
-    that came before an error. What only has the name of a compressed file is read as it is.
+    that came before an error. A file that only has the name of a compressed one is read as it is.
     """
 
     def __init__(self, file: SourceFile, stream: Any, codec: str) -> None:  # noqa: ANN401
@@ -103,7 +112,7 @@ class _Unpacked(io.RawIOBase):
         try:
             data = self._read(len(buffer))
         except OSError:
-            if self._is_second or not self._reopened():
+            if self._is_second or not self._reopen():
                 raise
             data = self._read(len(buffer))
         self._n_read += len(data)
@@ -127,14 +136,14 @@ class _Unpacked(io.RawIOBase):
         except (EOFError, zlib.error) as error:
             raise OSError(str(error)) from error
 
-    def _reopened(self) -> bool:
-        """Read the file in the second way, from where the first stopped, if there is one."""
+    def _reopen(self) -> bool:
+        """Open the file in a second way and skip what was read; False if there is no second way."""
         self._is_second = True
         self._stream.close()
         self._packed.close()
-        with self._file._opened() as packed:
+        with self._file._open_stream() as packed:
             is_packed = packed.read(len(MAGIC[self._codec])) == MAGIC[self._codec]
-        self._packed = self._file._opened()
+        self._packed = self._file._open_stream()
         if not is_packed:
             self._stream = self._packed
         elif self._codec == "gzip":
@@ -148,11 +157,11 @@ class _Unpacked(io.RawIOBase):
 
 
 def as_utf8(stream: IO[bytes], encoding: str = "") -> IO[bytes]:
-    """A text as UTF-8 without a byte order mark.
+    """Convert a stream of text to UTF-8 without a byte order mark.
 
     Args:
-        stream: the text in the encoding that its mark tells; without one, in `encoding`.
-        encoding: empty is UTF-8. What is no text in it becomes bytes that are not UTF-8.
+        stream: the text, in the encoding of its byte order mark; without a mark, in `encoding`.
+        encoding: empty is UTF-8. Bytes that are no text in it become bytes that are not UTF-8.
 
     Raises:
         SourceError: the text has no mark, and looks like UTF-16 or UTF-32.
@@ -163,7 +172,7 @@ def as_utf8(stream: IO[bytes], encoding: str = "") -> IO[bytes]:
     text.read(len(mark))
     encoding = codecs.lookup(MARKS.get(mark, encoding or "utf-8")).name
     is_wide = encoding.startswith(("utf-16", "utf-32"))
-    if not mark and not is_wide and (guess := looks_like(head)):
+    if not mark and not is_wide and (guess := guess_encoding(head)):
         raise SourceError(
             f"it looks like {guess.upper()}, without a byte order mark: name its encoding with "
             f"--encoding {guess}"
@@ -172,7 +181,7 @@ def as_utf8(stream: IO[bytes], encoding: str = "") -> IO[bytes]:
 
 
 class _Utf8(io.RawIOBase):
-    """A text in another encoding, as UTF-8."""
+    """A stream of a text converted from another encoding to UTF-8."""
 
     def __init__(self, stream: Any, encoding: str) -> None:  # noqa: ANN401 with read1
         self._stream = stream
@@ -199,7 +208,7 @@ class _Utf8(io.RawIOBase):
 
 
 def _half_pair(error: UnicodeError) -> tuple[str, int]:
-    """For what is no text: half a surrogate pair, which is no text either, so that its row fails."""
+    """Replace bytes that are no text by half a surrogate pair, which makes their row fail later."""
     assert isinstance(error, UnicodeDecodeError)
     return "\ud800", error.end
 
@@ -207,11 +216,11 @@ def _half_pair(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("half pair", _half_pair)
 
 
-def looks_like(head: bytes) -> str | None:
-    """The encoding of a text's first bytes, if they show that it is UTF-16 or UTF-32.
+def guess_encoding(head: bytes) -> str | None:
+    """The encoding of a text's first bytes if these look like UTF-16 or UTF-32, else None.
 
-    In these every second byte of Latin letters is zero, and, whatever the script, a byte of each
-    end of a line. Text in UTF-8 holds no zeros.
+    In these encodings Latin letters hold zero bytes, and so do line ends whatever the script. Text in
+    UTF-8 holds no zeros.
     """
     if b"\0" not in head:
         return None
@@ -226,8 +235,8 @@ def looks_like(head: bytes) -> str | None:
     return None
 
 
-def not_utf8(reason: str, encoding: str) -> str:
-    """The reason of a failure, with what to do if it says that a text is not UTF-8."""
+def explain_not_utf8(reason: str, encoding: str) -> str:
+    """The reason of a failure, extended by what to do if it says that a text is not UTF-8."""
     match = NOT_UTF8.match(reason)
     if match is None:
         return reason
@@ -237,11 +246,11 @@ def not_utf8(reason: str, encoding: str) -> str:
 
 
 class Lines:
-    """The lines of a text file up to its end or to its first error, which is kept.
+    """The lines of a text file, up to its end or its first error, which is kept.
 
     Attributes:
-        error: What ended the file early, if anything did.
-        ended: The last line was asked for and there was none.
+        error: The error that ended the file early, None if there was none.
+        ended: True once a line was asked for and there was none left.
     """
 
     def __init__(self, file: SourceFile, encoding: str = "") -> None:
@@ -250,7 +259,7 @@ class Lines:
         self.ended = False
 
     def as_bytes(self) -> Iterator[bytes]:
-        """Lines in UTF-8, with what ends them; bytes that are no text in it are left to the reader."""
+        """Lines in UTF-8 with their line ends; bytes that are no text are left for the caller to judge."""
         try:
             with self.file.open_text(self.encoding) as stream:
                 head = stream.peek(CHUNK_BYTES)[:CHUNK_BYTES]  # type: ignore[attr-defined]

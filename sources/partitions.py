@@ -1,8 +1,8 @@
-"""Partition columns: what the name of a folder says of all rows below it, `lang=de/year=2024/…`.
+"""Partition columns: values for all rows below a folder, read from its name, `lang=de/year=2024/…`.
 
-Values are strings as the URL encoding in the name spells them, and null for Hive's word for it. Where
-the id of a row is the hash of its content, it becomes that of its partition and its content: equal
-texts of two partitions are two rows.
+Values are strings, decoded from the URL encoding of names; Hive's word for null is null. Where the id of a
+row is the hash of its content, the id becomes the hash of its partition and its content: equal texts in
+two partitions are two rows.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 from xxhash import xxh3_128_hexdigest
 
-from sources.row_hash import canonical, hash_column
+from sources.row_hash import canonical_bytes, hash_column
 from sources.rows import PREPARED_FIELDS, Piece, Rows
 
 NULL = "__HIVE_DEFAULT_PARTITION__"
@@ -23,7 +23,7 @@ _TAKEN = {"image", *(field.name for field in PREPARED_FIELDS)}
 
 
 def partition_of(name: str) -> Mapping[str, object]:
-    """The partition of a file, by its name relative to SOURCE.
+    """The values of partition columns for a file, read from the file's name relative to SOURCE.
 
     For `lang=de/day=2024%2D01/a.csv`: {"lang": "de", "day": "2024-01"}.
     """
@@ -39,29 +39,29 @@ def _partition_of_folder(folder: str) -> Mapping[str, object]:
 
 
 def partition_columns(partitions: Iterable[Mapping[str, object]]) -> pa.Schema:
-    """All columns of some partitions, in order of appearance, as strings."""
+    """The columns of several partitions, in order of appearance, as strings."""
     names = dict.fromkeys(chain.from_iterable(filter(None, partitions)))
     return pa.schema((name, pa.string()) for name in names)
 
 
-def in_partitions(
+def assign_partitions(
     pieces: Iterable[Piece], partitions: Mapping[str, Mapping[str, object]]
 ) -> Iterator[Piece]:
-    """Pieces with the partition of each file, given by its name; as they are where none is given."""
+    """The pieces with the partitions of their files; the pieces as they are if no partitions are given."""
     for piece in pieces:
         if partitions:
             piece = replace(piece, partitions=tuple(partitions[name] for name in piece.files))
         yield piece
 
 
-def partitioned(rows: Rows, piece: Piece, columns: pa.Schema, *, by_content: bool) -> Rows:
-    """Rows of a piece with the values of their files' partitions.
+def append_partitions(rows: Rows, piece: Piece, columns: pa.Schema, *, by_content: bool) -> Rows:
+    """Rows with the partition columns of their files appended.
 
     Args:
-        rows: As a reader prepared them.
-        piece: With the partition of each file.
-        columns: To append; a column of that name that the file has wins.
-        by_content: Ids are hashes of the content, and become those of partition and content.
+        rows: Rows of a piece, as `prepare` returned them.
+        piece: The piece, with the partition of each file.
+        columns: Columns to append; if the file has a column of the same name, that one stays.
+        by_content: Ids are hashes of the content, and become hashes of partition and content.
     """
     table = rows.table
     files = table["piece_file"].to_numpy()
@@ -76,7 +76,7 @@ def partitioned(rows: Rows, piece: Piece, columns: pa.Schema, *, by_content: boo
         hashes = hashes + hash_column(field.name, values)[files]
         column = pa.array(values, field.type).take(pa.array(files))
         table = table.append_column(pa.field(name, field.type), column)
-    table = _with(table, "row_hash", pa.array(hashes, pa.uint64()))
+    table = _replace_column(table, "row_hash", pa.array(hashes, pa.uint64()))
     if not by_content:
         return rows._replace(table=table)
     number = {name: number for number, name in enumerate(piece.files)}
@@ -88,8 +88,8 @@ def partitioned(rows: Rows, piece: Piece, columns: pa.Schema, *, by_content: boo
 
 
 def _with_ids(table: pa.Table, files: list[int], piece: Piece) -> pa.Table:
-    """A table with ids of partition and content, where its `id` is the hash of the content alone."""
-    starts = [canonical(partition) if partition else b"" for partition in piece.partitions]
+    """The table with hashes of partition and content in place of ids that are hashes of the content."""
+    starts = [canonical_bytes(partition) if partition else b"" for partition in piece.partitions]
 
     def new(content: str | None, start: bytes) -> str | None:
         if content is None or not start:
@@ -97,10 +97,10 @@ def _with_ids(table: pa.Table, files: list[int], piece: Piece) -> pa.Table:
         return xxh3_128_hexdigest(start + bytes.fromhex(content))
 
     pairs = zip(table["id"].to_pylist(), files, strict=True)
-    return _with(
+    return _replace_column(
         table, "id", pa.array([new(id_, starts[file]) for id_, file in pairs], pa.string())
     )
 
 
-def _with(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
+def _replace_column(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
     return table.set_column(table.schema.get_field_index(name), table.schema.field(name), column)

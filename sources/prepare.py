@@ -1,7 +1,7 @@
-"""From the columns a reader got to rows ready to embed: text or image, content hash, id, row hash.
+"""Preparation of rows for embedding: from a reader's columns to text or image, content hash, id, row hash.
 
-The one function every reader ends in, so that a row is the same row whatever file it lay in.
-About 0.4 microseconds a short row, and as much for each other column, to hash it.
+Every reader ends in `prepare`, so that a row is the same row whatever file it lay in. To hash a short row
+takes about 0.4 microseconds, and as much again for each other column.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from xxhash import xxh3_128_digest
 
 from schemas.cells import cast_column, json_column
 from schemas.columns import SHADOWED, plain_type
-from sources.opening import not_utf8
+from sources.opening import explain_not_utf8
 from sources.row_hash import Hashes, hash_column
 from sources.rows import (
     IMAGE,
@@ -46,14 +46,14 @@ def prepare(
     Args:
         table: n rows with the text, id and other columns. Strings may hold invalid UTF-8.
         options: Which columns are which; `text_column` is not empty, or there is an `image_column`.
-        source_files: The file of all rows, or n of them.
+        source_files: The name of the file of all rows, or n names.
         positions: n indices of rows, each within its file.
-        numbers: Index of the rows' file in the piece, one for all or n of them.
+        numbers: Index of the rows' file in the piece, one for all rows or n of them.
         ids: n ids where the file is the item; else the id column or the content hash is the id.
-        values: n Python values for each other column that comes without a type, as those of JSON.
+        values: n Python values for each other column that has no type of its own, as in JSON.
         is_text_file: The rows are of a file of plain text, which has an encoding and holds no NUL
             bytes.
-        failures: Rows that the reader could not even parse, to stand with the failures.
+        failures: Rows that the reader could not parse, to add to the failures.
 
     Returns:
         The good rows, in order, and all failures.
@@ -112,19 +112,19 @@ def prepare(
 
 
 def text_of(value: object) -> str | None:
-    """How a value that is not a string reads in a text: as `str` writes it."""
+    """A value as text: a string or None as it is, all else by `str`."""
     return value if value is None or isinstance(value, str) else str(value)
 
 
 def id_of(value: object) -> str | None:
-    """An id as a string, the same for 7 and 7.0: what a reader inferred must not change it."""
+    """An id as a string, the same for 7 and 7.0, since readers infer different types."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return text_of(value)
 
 
 def _texts(parts: list[pa.Array], max_chars: int | None, bad: Reasons) -> pa.Array:
-    """The prepared texts, large_string; null where a row is bad for lack of valid text."""
+    """The texts to embed, (n,) large_string; null where the text of a row is not valid."""
     strings = [_strings(part, "text", bad, text_of) for part in parts]
     texts = strings[0]
     if len(strings) > 1:
@@ -145,18 +145,18 @@ def _texts(parts: list[pa.Array], max_chars: int | None, bad: Reasons) -> pa.Arr
 
 
 def _judge_text(table: pa.Table, bad: Reasons, encoding: str) -> None:
-    """Rows of a text file that hold NUL bytes are bad; what is not UTF-8 has its way out named."""
+    """Mark rows of a text file that hold NUL bytes as bad, and add to reasons how to name an encoding."""
     for name in table.column_names:
         column = _plain(table[name])
         data = column.buffers()[-1] if _holds_text(column.type) else None
         if data is not None and b"\0" in data.to_pybytes():
             for row in _where(pc.match_substring(column, "\0")):
                 bad.setdefault(row, f"{name} holds a NUL byte, which no text has")
-    bad.update({row: not_utf8(reason, encoding) for row, reason in bad.items()})
+    bad.update({row: explain_not_utf8(reason, encoding) for row, reason in bad.items()})
 
 
 def _images(column: pa.Array, bad: Reasons) -> pa.StructArray:
-    """Images as IMAGE, each hashed later by the bytes of its file; null bytes where a row is bad."""
+    """Images as a column of IMAGE; a row without bytes is marked as bad."""
     if pa.types.is_struct(column.type):
         names = [field.name for field in column.type]
         parts = dict(zip(names, column.flatten(), strict=True))  # a null struct has null fields
@@ -202,7 +202,7 @@ def _ids(table: pa.Table, options: SourceOptions, content: pa.Array, bad: Reason
 def _others(
     table: pa.Table, untyped: Mapping[str, Sequence[object]], options: SourceOptions, bad: Reasons
 ) -> tuple[dict[str, pa.Array], Hashes]:
-    """The other columns under the names they get, and the rows' hashes."""
+    """The other columns under the names they get, and the hash of each row, (n,) uint64."""
     hashes = np.zeros(len(table), np.uint64)
     ours = {"image", *(field.name for field in PREPARED_FIELDS)}
     others = {}
@@ -219,12 +219,12 @@ def _others(
 
 
 def _plain(column: pa.ChunkedArray) -> pa.Array:
-    """One array of a type that Arrow can filter and take: no views, no dictionaries."""
+    """The column as one array of a type that Arrow can filter and take: no views, no dictionaries."""
     return cast_column(column, plain_type(column.type))
 
 
 def _strings(array: pa.Array, what: str, bad: Reasons, convert: Any) -> pa.Array:  # noqa: ANN401
-    """A column as large_string of valid UTF-8; what has none is null and has its reason in bad."""
+    """A column as large_string of valid UTF-8; a row without valid text is null and marked as bad."""
     if pa.types.is_integer(array.type) or pa.types.is_null(array.type):
         return array.cast(pa.large_string())
     if not _holds_text(array.type):
@@ -262,7 +262,7 @@ def _not_utf8(encoded: pa.Array, what: str) -> Reasons:
 
 
 def _values(array: pa.Array, what: str, bad: Reasons) -> list[object]:
-    """Python values; one that Python cannot hold (bad UTF-8, the year 10000) is None and bad."""
+    """The cells as Python values; a cell that Python cannot hold (bad UTF-8, year 10000) is None and bad."""
     try:
         return list(array.to_pylist())
     except (ValueError, OverflowError, pa.ArrowException):

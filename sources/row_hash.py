@@ -1,8 +1,9 @@
-"""One 64-bit number for the other columns of a row, to see that a label changed.
+"""Row hashes: one 64-bit number for the other columns of a row, to see that a label changed.
 
-Independent of the order of columns, of nulls, and of what type a reader inferred (1 and 1.0 are
-the same); the same in every process and on every machine. Each cell is hashed with the column's
-name as seed and a row is the sum of its cells modulo 2^64, so that whole columns are hashed at once.
+The hash does not depend on the order of columns, on nulls, or on the type that a reader inferred (1 and
+1.0 are the same); it is the same in every process and on every machine. Each cell is hashed with
+the column's name as seed and a row is the sum of its cells modulo 2^64, so that whole columns are hashed
+at once.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,10 +21,10 @@ def hash_column(name: str, values: Iterable[object]) -> Hashes:
 
     Args:
         name: The column's name, which seeds the hash.
-        values: n Python values; None is worth 0, which is the same as no such column.
+        values: n Python values; the hash of None is 0, as if there were no such column.
 
     Returns:
-        (n,) uint64. Rows' hashes are the sums over columns, which wrap.
+        (n,) uint64. The hash of a row is the sum over its columns, modulo 2^64.
 
     Raises:
         UnicodeEncodeError: A string holds half a surrogate pair.
@@ -37,7 +38,7 @@ def hash_column(name: str, values: Iterable[object]) -> Hashes:
             else 0
             if value is None
             else xxh3_64_intdigest(
-                b"d%x;" % value if type(value) is int else canonical(value), other
+                b"d%x;" % value if type(value) is int else canonical_bytes(value), other
             )
             for value in values
         ),
@@ -45,8 +46,8 @@ def hash_column(name: str, values: Iterable[object]) -> Hashes:
     )
 
 
-def canonical(value: object) -> bytes:
-    """Bytes that are the same for what is equal, and differ for what is not.
+def canonical_bytes(value: object) -> bytes:
+    """Bytes that are equal for equal values, and different for different values.
 
     Each value begins with the letter of its kind and either ends with a mark or says its length,
     so that nested values cannot run into each other: `["a", "b"]` is `l2:s1:as1:b`.
@@ -68,9 +69,11 @@ def canonical(value: object) -> bytes:
             return _sized(b"t", moment.isoformat().encode())
         case Mapping():
             pairs = sorted((str(k), v) for k, v in value.items() if v is not None)
-            return b"m%d:" % len(pairs) + b"".join(canonical(k) + canonical(v) for k, v in pairs)
+            return b"m%d:" % len(pairs) + b"".join(
+                canonical_bytes(k) + canonical_bytes(v) for k, v in pairs
+            )
         case list() | tuple() | np.ndarray():
-            return b"l%d:" % len(value) + b"".join(map(canonical, value))
+            return b"l%d:" % len(value) + b"".join(map(canonical_bytes, value))
         case _:  # dates, times, durations, uuids
             return _sized(b"o" + type(value).__name__.lower().encode(), str(value).encode())
 

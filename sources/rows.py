@@ -1,6 +1,6 @@
-"""What every source yields: rows ready to embed, and failures with their reasons.
+"""Rows, pieces and failures: what every source yields, and the options that say how.
 
-A source is listed once on the driver into pieces. A piece is read twice in a run, to plan and to
+The driver lists a source once and cuts it into pieces. A piece is read twice in a run, to plan and to
 embed, each time perhaps on another machine: a source pickles small and reads the same both times.
 The address of a row is its file and its position, which counts the rows of the whole file from 0,
 however the file was cut into pieces.
@@ -22,7 +22,7 @@ from schemas.errors import UserError, error_line
 MAX_ROWS = 8192
 """Rows in one `Rows`, at most."""
 MAX_BYTES = 16 << 20
-"""Bytes of input in one `Rows`, about: it ends after the row that reaches it."""
+"""Bytes of input in one `Rows`, about: the row that reaches this number is the last one."""
 
 GROUP_BYTES = 16 << 20
 GROUP_FILES = 2000
@@ -39,7 +39,7 @@ FAILURE_SCHEMA = pa.schema(
     ]
 )
 IMAGE = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
-"""An image file's bytes, and where they came from."""
+"""An image: the bytes of its file, and the path they came from."""
 PREPARED_FIELDS = (
     pa.field("id", pa.string(), nullable=False),
     pa.field("content_hash", pa.binary(16), nullable=False),
@@ -53,40 +53,43 @@ index of the row's file in `Piece.files`. Other columns of these names get the p
 
 
 class SourceError(UserError):
-    """A user's mistake, in one message: expected, got, where, what to do."""
+    """Error: a SOURCE cannot be read as asked; the message says expected, got, where, what to do."""
 
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """Where the rows come from and which of their columns matter.
+    """Options of a source: where the rows come from and which of their columns are used.
 
     Attributes:
         path: A file, folder, glob, URI (fsspec), Delta table, datasets folder or hub name
             (`owner/name:split`).
         text_column: Columns joined by a newline to the text. Empty: `text`, else the only string
             column.
-        image_column: Column of images (their bytes, or a struct of bytes and path). None: the one that
-            there is, if no text column is named.
+        image_column: Column of images (their bytes, or a struct of bytes and path). None: the only such
+            column, if no text column is named.
         label_from_folder: The folder that an image file lies in is its `label`.
         id_column: Column of ids. None: the path where a file is one item, else the content hash.
         columns: Other columns to keep. None: all.
         max_chars: The text is cut to this many characters.
-        delimiter: Between the fields of a CSV file; `.tsv` files have a tab in place of the comma.
-        quote: Around fields of a CSV file that hold delimiters or newlines. Empty: no quoting.
-        encoding: Of text files (CSV, JSON, lines, documents) without a byte order mark. Empty is
-            UTF-8.
+        delimiter: Character between the fields of a CSV file; `.tsv` files have a tab in place of the
+            comma.
+        quote: Character around fields of a CSV file that hold delimiters or newlines. Empty: no
+            quoting.
+        encoding: Encoding of text files (CSV, JSON, lines, documents) without a byte order mark.
+            Empty is UTF-8.
         no_header: The first row of a CSV file is data; columns are column_1, column_2, …
         lines: Each line of a file, whatever its ending, is one document.
         labels: The file holds the names of classes, one a line.
         feeds: The folder holds fetches of news feeds, whose items are the rows.
-        types: Of other columns by the names they get, once they are decided: what a reader finds
-            without a type of its own, as in JSON, is written in these.
-        templates: Sentences that these names are put into at {}.
-        templates_asked: The user gave them; wordings that are no sentences are put into them too.
-        storage_options: For object stores, in delta-rs's words; others are passed to fsspec.
+        types: Types of other columns, by their names in `Rows.table`: columns without a type of their
+            own, as in JSON, are read in these types.
+        templates: Sentences for class names, in which {} stands for a name.
+        templates_asked: The user gave the templates; wordings that are no sentences are put into them
+            too.
+        storage_options: Options for object stores, in delta-rs's words; others are passed to fsspec.
 
     Raises:
-        SourceError: A value that cannot be meant.
+        SourceError: A value is not allowed.
     """
 
     path: str
@@ -137,7 +140,7 @@ class SourceOptions:
 
     @property
     def address(self) -> str:
-        """The source as it is known however it is spelled: an absolute path, a URI, or a hub name."""
+        """The same name for each spelling of a source: an absolute path, a URI, or a hub name."""
         path = self.path.removeprefix("file://")
         if "://" in path:
             return path.rstrip("/")
@@ -146,27 +149,27 @@ class SourceOptions:
 
     @property
     def modality(self) -> str:
-        """What is embedded: "text" or "image"."""
+        """Kind of what is embedded: "text" or "image"."""
         return "text" if self.image_column is None else "image"
 
     @property
     def own_columns(self) -> tuple[str, ...]:
-        """The columns of text or image, and of ids."""
+        """The names of the columns of text or image, and of ids."""
         single = (self.image_column, self.id_column)
         return (*self.text_column, *(name for name in single if name is not None))
 
     def wants(self, column: str) -> bool:
-        """Whether a column is kept beside text, image and id."""
+        """True if a column is kept beside text, image and id."""
         if column in self.own_columns:
             return False
         return self.columns is None or column in self.columns
 
     def needs(self, column: str) -> bool:
-        """Whether a column has to be read at all."""
+        """True if a column has to be read."""
         return column in self.own_columns or self.wants(column)
 
-    def lack(self, names: Iterable[str]) -> str | None:
-        """What is missing for text, image and id among the columns of a file, in words."""
+    def describe_missing(self, names: Iterable[str]) -> str | None:
+        """The columns of text, image and id that a file lacks, in words; None if it lacks none."""
         known = list(names)
         absent = [repr(name) for name in self.own_columns if name not in known]
         return f"no column {', '.join(absent)} among {', '.join(known)}" if absent else None
@@ -174,14 +177,14 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class Piece:
-    """What one read task reads.
+    """A part of a source that one task reads.
 
     Attributes:
         files: Names relative to SOURCE (a dataset's splits for datasets).
-        size_bytes: About what is read from storage.
+        size_bytes: About how many bytes are read from storage.
         part: Row groups [start, stop) of one Parquet file, or rows [start, stop) of a split.
-        first_row: Position of the first row of that part.
-        file_number: Index of the first of `files` among all files of the source; see `numbered`.
+        first_row: Position of the first row of `part`.
+        file_number: Index of the first of `files` among all files of the source; see `number_files`.
         partitions: The values of partition columns of each file; empty where the source has none.
     """
 
@@ -193,8 +196,8 @@ class Piece:
     partitions: tuple[Mapping[str, object], ...] = ()
 
 
-def numbered(pieces: Iterable[Piece]) -> list[Piece]:
-    """Pieces in the order of their files with `file_number` set; the parts of a file share it."""
+def number_files(pieces: Iterable[Piece]) -> list[Piece]:
+    """The pieces, in the order of their files, with `file_number` set; the parts of a file share a number."""
     result: list[Piece] = []
     n_files = 0
     for piece in pieces:
@@ -206,11 +209,11 @@ def numbered(pieces: Iterable[Piece]) -> list[Piece]:
 
 
 def group_small(pieces: Iterable[Piece], kind: Callable[[str], object]) -> Iterator[Piece]:
-    """Put small whole files of one kind that follow each other into one piece.
+    """Join consecutive small files of one kind into one piece.
 
     Args:
-        pieces: In the order of their files.
-        kind: Of a file, by its name.
+        pieces: Pieces in the order of their files.
+        kind: Returns the kind of a file, given its name.
     """
     for _, run in groupby(pieces, lambda piece: piece.part or kind(piece.files[0])):
         names: list[str] = []
@@ -230,19 +233,19 @@ def group_small(pieces: Iterable[Piece], kind: Callable[[str], object]) -> Itera
 
 
 def file_name(pieces: Sequence[Piece], number: int) -> str:
-    """The name of a file by its number, given all pieces of the source, numbered."""
+    """The name of a file, given its number and all numbered pieces of the source."""
     at = bisect_right(pieces, number, key=lambda piece: piece.file_number) - 1
     return pieces[at].files[number - pieces[at].file_number]
 
 
 class Rows(NamedTuple):
-    """A stretch of a piece.
+    """Consecutive rows of a piece, ready to embed, and the failures among them.
 
     Attributes:
-        table: `PREPARED_FIELDS`, then the other columns in their source types.
-        failures: `FAILURE_SCHEMA`. Stage `read` is a bad row; stage `file` says that a file or
-            the rest of it could not be read.
-        left_out: How many rows the source does not take, by reason, such as items too short to be one.
+        table: The good rows: `PREPARED_FIELDS`, then the other columns in their source types.
+        failures: The failures, `FAILURE_SCHEMA`. Stage `read` is a bad row; stage `file` says that a
+            file or the rest of it could not be read.
+        left_out: Number of rows that the source leaves out, by reason, such as items that are too short.
     """
 
     table: pa.Table
@@ -251,42 +254,42 @@ class Rows(NamedTuple):
 
 
 class Source(Protocol):
-    """Where rows come from.
+    """A source of rows: a folder, a dataset, a table and so on.
 
     Attributes:
-        columns: The other columns that are kept, as the first readable file has them; later files
-            may bring more.
-        options: As they were given, with the column of texts or images found.
+        columns: The columns kept beside text, image and id, as the first readable file has them; later
+            files may bring more.
+        options: The options as given, with the column of texts or images filled in.
     """
 
     columns: tuple[str, ...]
     options: SourceOptions
 
     def pieces(self) -> list[Piece]:
-        """Everything there is to read, sorted by file."""
+        """The pieces of the source, sorted by file."""
 
     def unlisted(self) -> list[tuple[str, str]]:
-        """What could not be listed: (path, reason)."""
+        """Folders and links that could not be listed, as (path, reason)."""
 
     def left_out(self) -> dict[str, int]:
-        """How many files are of kinds that are not read here, by ending."""
+        """Number of files of kinds that are not read, by ending."""
 
     def remarks(self) -> list[str]:
-        """What was guessed, and how to say otherwise."""
+        """Remarks on what was guessed, each with the option that says otherwise."""
 
     def read(self, piece: Piece) -> Iterator[Rows]:
-        """Stream a piece. Bad data becomes failures and never raises."""
+        """Stream the rows of a piece. Bad data becomes failures and never raises."""
 
 
 def with_types(source: Source, types: Mapping[str, pa.DataType]) -> Source:
-    """The same source, which writes other columns without types of their own in these."""
+    """The source with given types for those columns that have no type of their own, as in JSON."""
     typed = copy(source)
     typed.options = replace(source.options, types=dict(types))
     return typed
 
 
 class Failure(NamedTuple):
-    """One row of `FAILURE_SCHEMA`."""
+    """A row that cannot be embedded, or a file that cannot be read: one row of `FAILURE_SCHEMA`."""
 
     id: str | None
     content_hash: bytes | None
@@ -297,17 +300,17 @@ class Failure(NamedTuple):
 
 
 def failure_table(failures: Iterable[Failure]) -> pa.Table:
-    """Failures as a table, in the order of their positions."""
+    """The failures as a table, sorted by position."""
     ordered = sorted(failures, key=lambda failure: failure.position)
     return pa.Table.from_pylist([failure._asdict() for failure in ordered], FAILURE_SCHEMA)
 
 
-def unread(name: str, position: int, error: Exception | str) -> Rows:
-    """No rows and the one failure that says why a file, or the rest of it, could not be read."""
+def file_failure(name: str, position: int, error: Exception | str) -> Rows:
+    """A `Rows` without rows, with one failure: why a file, or the rest of it, could not be read."""
     failure = Failure(None, None, position, name, "file", failure_reason(error))
     return Rows(pa.schema(PREPARED_FIELDS).empty_table(), failure_table([failure]))
 
 
 def failure_reason(error: Exception | str) -> str:
-    """An error as a failure names it: in one line, without the path that stands beside it."""
+    """The text of an error for a failure: one line, without a path that the failure names already."""
     return error.strerror if isinstance(error, OSError) and error.strerror else error_line(error)

@@ -15,7 +15,7 @@ from jobs.analysis.plots import thumbnail
 from jobs.analysis.projections import along, fit_axes
 from jobs.analysis.vectors import Vectors, in_order, labels_of, read_vectors
 from schemas.delta.derived import note_of
-from schemas.delta.formats import in_todays
+from schemas.delta.formats import upgrade_rows
 from schemas.delta.store import StoreError, Table
 from schemas.tables.embeddings import Fingerprint
 from schemas.tables.failures import FailureLog
@@ -38,7 +38,7 @@ def points(plan: Table | None, rows: Vectors) -> tuple[dict[str, Any], str]:
             points = along(fit_axes(rows.vectors, 2), rows.vectors)
         how = "on two principal components"
     else:
-        held = in_todays(plan.read(), kind_of(plan.schema))
+        held = upgrade_rows(plan.read(), kind_of(plan.schema))
         at = pc.index_in(rows.ids, value_set=held["id"].combine_chunks())
         mapped = points_of(held)
         points = np.full((len(rows.ids), mapped.shape[1]), np.nan, np.float32)
@@ -85,7 +85,7 @@ def _thumbnail(image: Mapping[str, Any], folder: str) -> str | None:
 
 def crosses(plan: Table) -> dict[str, Any]:
     """Rows of another table on this map."""
-    rows = in_todays(plan.read(), kind_of(plan.schema))
+    rows = upgrade_rows(plan.read(), kind_of(plan.schema))
     name = os.path.basename(note_of(plan)["table"])
     return {"name": name, "id": rows["id"].to_pylist(), **_axes(points_of(rows))}
 
@@ -94,7 +94,7 @@ def neighbours(table: Table | None, ids: pa.Array) -> dict[str, Any] | None:
     """Indices of each row's neighbours, best first, and how similar they are."""
     if table is None:
         return None
-    rows = in_todays(table.read(), NEIGHBOURS)
+    rows = upgrade_rows(table.read(), NEIGHBOURS)
     k = int(pc.max(rows["rank"]).as_py() or 0)
     indices, similarities = neighbours_of(rows, ids, ids, k)
     known = indices >= 0

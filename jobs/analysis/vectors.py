@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from jobs.runtime.command import table_uri
 from schemas.columns import labels_as_text
-from schemas.delta.fragments import Fragment, without
+from schemas.delta.fragments import Fragment, exclude
 from schemas.delta.store import StoreError, Table
 from schemas.tables.embeddings import Fingerprint, what_differs
 from schemas.vectors import vectors_of
@@ -129,8 +129,8 @@ def changes(table: Table, version: int, dim: int) -> tuple[pa.Array, pa.Array] |
         if past is None:
             return None
         now, then = table.files(), past.files()
-        came = _rows_of(table, without(now, then), dim)
-        went = _rows_of(past, without(then, now), dim)
+        came = _rows_of(table, exclude(now, then), dim)
+        went = _rows_of(past, exclude(then, now), dim)
     except (StoreError, OSError):  # vacuumed
         return None
     at = pc.index_in(came["id"], value_set=went["id"].combine_chunks())

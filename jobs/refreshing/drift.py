@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.delta.formats import in_todays
-from schemas.delta.fragments import Fragment, without
+from schemas.delta.formats import upgrade_rows
+from schemas.delta.fragments import Fragment, exclude
 from schemas.delta.store import StoreError, Table
 from schemas.tables.embeddings import Fingerprint
 from schemas.tables.neighbours import NEIGHBOURS, neighbours_of
@@ -35,13 +35,13 @@ def centroid_shift(table: Table, version: int) -> float | None:
         if past is None:
             return None
         now, then = Fingerprint.of(table.schema), Fingerprint.of(past.schema)
-        if now is None or then is None or now.comparable != then.comparable:
+        if now is None or then is None or now.comparison_key != then.comparison_key:
             return None
         files, old = table.files(), past.files()
-        new = without(files, old)
-        shared = _sum(table, without(files, new), now.dim)
+        new = exclude(files, old)
+        shared = _sum(table, exclude(files, new), now.dim)
         came = _sum(table, new, now.dim)
-        went = _sum(past, without(old, files), now.dim)
+        went = _sum(past, exclude(old, files), now.dim)
     except (StoreError, OSError):  # vacuumed
         return None
     n_now, n_then = shared[1] + came[1], shared[1] + went[1]
@@ -71,7 +71,7 @@ def neighbours_changed(out: Table, version: int) -> float | None:
         past = Table.open(out.uri, out.options, version)
         if past is None:
             return None
-        now, then = (in_todays(one.read(), NEIGHBOURS) for one in (out, past))
+        now, then = (upgrade_rows(one.read(), NEIGHBOURS) for one in (out, past))
     except (StoreError, OSError):  # vacuumed
         return None
     ids = pc.unique(now["id"])

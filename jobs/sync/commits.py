@@ -54,7 +54,7 @@ class Waves:
     apart: bool = False
 
     def __post_init__(self) -> None:
-        self._waiting = self.plan.expected()
+        self._waiting = self.plan.n_due_by_group()
         self._fragments: dict[int, list[Fragment]] = defaultdict(list)
         self._failed: dict[int, list[dict[str, Any]]] = defaultdict(list)
         self._open_groups = {g for g in range(1, self.plan.n_groups + 1)}

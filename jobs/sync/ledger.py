@@ -25,7 +25,7 @@ from schemas.plan import (
     UPDATED,
     Plan,
 )
-from schemas.tables.failures import CHANGED, OF_RECIPE, FailureLog, sameness
+from schemas.tables.failures import CHANGED, OF_RECIPE, FailureLog, failure_key
 from sources.rows import Piece, file_name
 
 FAILED = 7  # a fate beside those of a plan: a worker could not embed the row
@@ -138,7 +138,7 @@ class Ledger:
             rows = self.log.rows.to_pylist()
             ours = (row | {"source": self.source} for row in rows if row["source"] in self.names)
             others = (row for row in rows if row["source"] not in self.names)
-            self._before = Counter(map(sameness, chain(ours, others)))
+            self._before = Counter(map(failure_key, chain(ours, others)))
         return self.log
 
     def plan(self, plan: Plan) -> None:
@@ -249,4 +249,4 @@ class Ledger:
 
     def _n_new(self, failures: Iterable[Mapping[str, Any]]) -> int:
         assert self._before is not None, "the failures table is open"
-        return (Counter(map(sameness, failures)) - self._before).total()
+        return (Counter(map(failure_key, failures)) - self._before).total()

@@ -18,7 +18,7 @@ from jobs.sync.errors import OtherSpace, SyncError
 from jobs.sync.planning import PRUNE_SHARE
 from jobs.sync.summary import DryRunSummary, EmbedSummary
 from schemas.delta import claim
-from schemas.delta.formats import is_of
+from schemas.delta.formats import is_of_kind
 from schemas.delta.fragments import Fragment, new_name
 from schemas.delta.store import Table
 from schemas.delta.versions import drop
@@ -76,7 +76,7 @@ def clear(uri: str, options: Mapping[str, str]) -> None:
 
 
 def _is_ours(schema: pa.Schema) -> bool:
-    return Fingerprint.of(schema) is not None or is_of(schema, FAILURES)
+    return Fingerprint.of(schema) is not None or is_of_kind(schema, FAILURES)
 
 
 def _switch(
@@ -103,12 +103,12 @@ def _switch(
         )
     made = next(c["note"] for c in following.history() if c.get("note", {}).get("state") == "done")
     identity = claim.identity(f"switch-{uuid.uuid4().hex[:6]}")
-    with claim.held(table, {**made, **identity}, wait=wait) as table:
+    with claim.hold(table, {**made, **identity}, wait=wait) as table:
         note = {**made, **identity, "state": "switched"}
         log = FailureLog(uri, options)
         told = theirs.drop_columns(["failed_at"]).to_pylist()
         log.add(told, note)  # first: a row is never in neither table
-        with claim.kept(table, note):
+        with claim.renew_by_handle(table, note):
             copied = _copied(following, table, note["run"])
         table.overwrite(note, following.schema, copied)
         log.keep(log.seen, note)

@@ -17,7 +17,7 @@ from jobs.sync.table import RunTable
 from jobs.sync.workers import Work, scan_pieces
 from schemas.delta.store import Table
 from schemas.plan import NO_IDS, Plan, make_plan
-from sources.rows import Source, numbered
+from sources.rows import Source, number_files
 
 DRIVER_BYTES = 256 << 20  # a source up to this size is scanned in the driver while Ray starts
 SMALL_BYTES = 1 << 20
@@ -61,7 +61,7 @@ class Planner:
         self.cluster, self._check = cluster, check
         self.table = RunTable(config, source, model, run, claims=claims)
         self.note, self.fingerprint = self.table.note, self.table.fingerprint
-        self.pieces = numbered(source.pieces())
+        self.pieces = number_files(source.pieces())
         unlisted = source.unlisted()
         self.all_listed = not unlisted
         self.warnings = [f"{path} could not be listed: {reason}" for path, reason in unlisted]

@@ -12,7 +12,7 @@ from jobs.runtime.signals import StopSignal
 from jobs.sync.config import EmbedConfig
 from jobs.sync.errors import OtherSpace, SyncError
 from jobs.sync.model import SyncModel, fingerprint_of
-from schemas.columns import fitted, source_columns
+from schemas.columns import fit_columns, source_columns
 from schemas.delta import claim
 from schemas.delta.rewriting import compact
 from schemas.delta.store import Table
@@ -92,7 +92,7 @@ class RunTable:
 
     def kept(self, table: Table | None) -> AbstractContextManager[None]:
         """Keep the claim alive while something else than writing to the table takes long."""
-        return claim.kept(table if self.claims else None, self.note)
+        return claim.renew_by_handle(table if self.claims else None, self.note)
 
     def release(self, state: str) -> None:
         """Give the claim up after a run that ended early."""
@@ -120,7 +120,7 @@ class RunTable:
                 modality=self.modality,
             )
             table = Table.create(self.config.uri, schema, self.claimed_note, self.config.store)
-        columns, missing = fitted(columns, table.schema)
+        columns, missing = fit_columns(columns, table.schema)
         if missing:
             table.add_columns(self.claimed_note, missing)
         if Fingerprint.of(table.schema) != self.fingerprint:

@@ -13,7 +13,7 @@ import tyro
 from jobs.runtime.command import Flag, storage_options, table_uri
 from schemas.columns import SHADOWED, labels_as_text
 from schemas.delta.store import StoreError, Table
-from schemas.tables.embeddings import Fingerprint, without_texts
+from schemas.tables.embeddings import Fingerprint, textless_kind
 from sources import SourceOptions, open_source
 from sources.rows import PREPARED_FIELDS, SourceError
 
@@ -98,7 +98,7 @@ class CorpusOptions:
                 raise SourceError(
                     f"{self.source} is a table, whose texts are its column `text`. Leave out --text-column."
                 )
-            if textless := without_texts(table.schema):
+            if textless := textless_kind(table.schema):
                 raise StoreError(
                     f"{self.source} is {textless}: it holds no texts. Name their source, or a table that"
                     " `embatch embed` made of it without --no-text."

@@ -1,1 +1,1 @@
-"""The only place that reads and commits tables: Delta Lake, without loss under kills and rivals."""
+"""Delta Lake tables: all reads and commits of tables are here, safe against kills and other writers."""

@@ -1,4 +1,4 @@
-"""One writer a table: who holds it, read from and written to the table's own history.
+"""Claims on a table: at most one run writes to it; the claim is a commit in the table's own history.
 
 A run's first commit claims the table, each wave renews the claim, the last commit gives it up.
 The claim spares two runs from doing the same work; what keeps the table true is the store's fence.
@@ -25,30 +25,31 @@ _HOLDING = {"claim", "wave", "compacted"}
 
 
 class TableBusy(UserError):
-    """Another run holds the table; the message says whose."""
+    """Error: another run holds the table; the message names the run."""
 
 
 def identity(run: str) -> dict[str, Any]:
-    """What every commit says of the process that made it."""
+    """Name, host, process number and start times of a run, which each of its commits records."""
     return {
         "run": run,
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        **_beginning(os.getpid()),
+        **_start_times(os.getpid()),
     }
 
 
-def _beginning(pid: int) -> dict[str, Any]:
-    """When a process began, told twice: by the clock, and in seconds after its machine.
+def _start_times(pid: int) -> dict[str, Any]:
+    """Start of a process, given twice: by the clock, and in seconds after its machine's start.
 
-    Where the clock is set anew, systems change one of the two for a process that lives.
+    Where the clock is set anew, systems change one of the two values of a running process; the other one
+    still identifies the process.
     """
     began = psutil.Process(pid).create_time()
     return {"started": int(began), "after_boot": round(began - psutil.boot_time(), 2)}
 
 
 def holder(table: Table, run: str) -> Mapping[str, Any] | None:
-    """The note of another run that holds the table and shows signs of life, else None."""
+    """The note of the last commit if another live run made it and holds the table, else None."""
     for commit in table.history(LOOK_BACK):
         note = commit.get("note")
         if note is None:
@@ -56,15 +57,15 @@ def holder(table: Table, run: str) -> Mapping[str, Any] | None:
         if note.get("state") not in _HOLDING or note.get("run") == run:
             return None
         age = now() - datetime.fromisoformat(note["time"])
-        return note if age < DEAD_AFTER and _lives(note) else None
+        return note if age < DEAD_AFTER and _is_alive(note) else None
     return None
 
 
-def _lives(note: Mapping[str, Any]) -> bool:
+def _is_alive(note: Mapping[str, Any]) -> bool:
     if note.get("host") != socket.gethostname():
         return True  # only its silence can tell
     try:
-        return any(note.get(name) == when for name, when in _beginning(note["pid"]).items())
+        return any(note.get(name) == when for name, when in _start_times(note["pid"]).items())
     except psutil.NoSuchProcess:
         return False
 
@@ -73,16 +74,16 @@ def take(table: Table, note: Mapping[str, Any], *, wait: bool, poll_seconds: flo
     """Claim a table for a run.
 
     Args:
-        table: as just opened.
-        note: this run's `identity` and more.
+        table: the table as just opened.
+        note: metadata of the commit: this run's `identity` and more.
         wait: wait until another run's claim ends, else raise.
-        poll_seconds: time between two looks.
+        poll_seconds: time between two looks at the claim.
 
     Returns:
-        The table, one version on.
+        The table at the version of the claim.
 
     Raises:
-        TableBusy: another run holds it.
+        TableBusy: another run holds the table, and `wait` is False.
     """
     while True:
         other = holder(table, note["run"])
@@ -106,7 +107,7 @@ def take(table: Table, note: Mapping[str, Any], *, wait: bool, poll_seconds: flo
 
 
 def release(uri: str, options: Mapping[str, str], note: Mapping[str, Any], state: str) -> None:
-    """Give a claim up after a run that ended early; best effort, since time ends it too."""
+    """Give up a run's claim on a table. Errors of the store are ignored, since a claim also ends by time."""
     with contextlib.suppress(StoreError):
         table = Table.open(uri, options)
         notes = (commit.get("note") for commit in table.history(LOOK_BACK)) if table else ()
@@ -116,8 +117,8 @@ def release(uri: str, options: Mapping[str, str], note: Mapping[str, Any], state
 
 
 @contextlib.contextmanager
-def held(table: Table, note: Mapping[str, Any], *, wait: bool) -> Iterator[Table]:
-    """A claimed table for the length of a command; see `take`."""
+def hold(table: Table, note: Mapping[str, Any], *, wait: bool) -> Iterator[Table]:
+    """Hold a claim on a table for the length of a `with` block; see `take`."""
     table = take(table, note, wait=wait)
     try:
         yield table
@@ -126,11 +127,13 @@ def held(table: Table, note: Mapping[str, Any], *, wait: bool) -> Iterator[Table
 
 
 @contextlib.contextmanager
-def kept(table: Table | None, note: Mapping[str, Any]) -> Iterator[None]:
-    """Renew a claim from a thread by the table's own handle, while its holder only reads for long.
+def renew_by_handle(table: Table | None, note: Mapping[str, Any]) -> Iterator[None]:
+    """Renew a claim from a thread by the table's own handle, while the run commits nothing for long.
+
+    Without a table nothing is renewed.
 
     Raises:
-        Refused: somebody else wrote meanwhile.
+        Refused: another writer committed meanwhile.
     """
     refusals: list[Refused] = []
 
@@ -142,28 +145,28 @@ def kept(table: Table | None, note: Mapping[str, Any]) -> Iterator[None]:
         except Refused as refusal:
             refusals.append(refusal)
 
-    with _repeated(renew):
+    with _call_repeatedly(renew):
         yield
     if refusals:
         raise refusals[0]
 
 
 @contextlib.contextmanager
-def renewed(uri: str, options: Mapping[str, str], note: Mapping[str, Any]) -> Iterator[None]:
-    """Renew a claim from a thread, while its holder does other things than write to the table."""
+def renew_by_uri(uri: str, options: Mapping[str, str], note: Mapping[str, Any]) -> Iterator[None]:
+    """Renew a claim from a thread by a newly opened table, while the run does not write to the table."""
 
     def renew() -> None:
         table = Table.open(uri, options)
         if table is not None:
             table.commit({**note, "state": "claim"})
 
-    with _repeated(renew):
+    with _call_repeatedly(renew):
         yield
 
 
 @contextlib.contextmanager
-def _repeated(renew: Callable[[], None]) -> Iterator[None]:
-    """Call a function every RENEW_SECONDS from a thread; what a store refuses is tried the next time."""
+def _call_repeatedly(renew: Callable[[], None]) -> Iterator[None]:
+    """Call a function every RENEW_SECONDS from a thread; a StoreError waits for the next call."""
     over = threading.Event()
 
     def repeat() -> None:

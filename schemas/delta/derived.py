@@ -1,4 +1,4 @@
-"""Tables that a follow-up job makes of others: opened, and replaced as a whole in one commit."""
+"""Tables that a follow-up job makes of other tables: open one, or replace all its rows in one commit."""
 
 import uuid
 from collections.abc import Iterable, Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from schemas.delta.formats import is_of
+from schemas.delta.formats import is_of_kind
 from schemas.delta.fragments import new_name, write_tables
 from schemas.delta.places import refuse_other_content
 from schemas.delta.store import StoreError, Table
@@ -15,21 +15,21 @@ UPKEEP = ("VACUUM START", "VACUUM END", "OPTIMIZE")  # commits that leave the ro
 
 
 def open_derived(uri: str, schema: pa.Schema, options: Mapping[str, str]) -> Table | None:
-    """A table of what a follow-up job makes, None where there is none yet.
+    """Open the table of a follow-up job; None where there is no table yet.
 
     Raises:
-        StoreError: there is something else: a table, or files.
+        StoreError: a table of another kind lies there, or other files.
     """
     out = Table.open(uri, options)
     if out is None:
         refuse_other_content(uri, options)
-    elif not is_of(out.schema, schema):
+    elif not is_of_kind(out.schema, schema):
         raise StoreError(f"{uri} is a table of {', '.join(out.schema.names)}. Give another OUT.")
     return out
 
 
 def note_of(table: Table) -> dict[str, Any]:
-    """What the run said that made what a derived table holds; empty where it was no run of ours."""
+    """Metadata of the commit by which embatch wrote the table's rows; empty if another tool wrote them."""
     for commit in table.history():
         note: dict[str, Any] = commit.get("note", {})
         if commit.get("operation") not in UPKEEP and note.get("command") != "vacuum":
@@ -45,14 +45,14 @@ def write_derived(
     note: Mapping[str, Any],
     options: Mapping[str, str],
 ) -> Table:
-    """Put rows in the place of all that a derived table holds.
+    """Replace all rows of a derived table; create the table where there is none.
 
     Args:
         out: The table, None where there is none yet.
-        uri: Where it is, or will be.
+        uri: Where the table is, or will be.
         schema: Of the rows.
         rows: Written as they come.
-        note: What its history says of this run: the command, the tables read, their versions.
+        note: Metadata of the commit: the command, the tables read, their versions.
         options: For the object store.
     """
     run = uuid.uuid4().hex[:12]

@@ -21,17 +21,17 @@ _KEY = b"embatch.format"
 
 
 def since(number: int, field: pa.Field) -> pa.Field:
-    """A column that tables have from this format on."""
+    """The field, marked as a column that tables have from this format on."""
     return field.with_metadata({**(field.metadata or {}), _KEY: str(number)})
 
 
 def format_of(fields: Iterable[pa.Field]) -> int:
-    """The format of a table with these columns, a schema say."""
+    """The format of a table with these fields; 0 where no field carries a number."""
     return max((int((field.metadata or {}).get(_KEY, 0)) for field in fields), default=0)
 
 
-def stamped(schema: pa.Schema) -> pa.Schema:
-    """A schema whose first field carries a number: today's, if it does not carry one already."""
+def stamp_format(schema: pa.Schema) -> pa.Schema:
+    """The schema with today's format on its first field; a number that is there already stays."""
     first = schema.field(0)
     return schema if format_of([first]) else schema.set(0, since(FORMAT, first))
 
@@ -45,19 +45,19 @@ def refuse_newer(uri: str, schema: pa.Schema) -> None:
         )
 
 
-def is_of(schema: pa.Schema, kind: pa.Schema) -> bool:
-    """True if a table has the columns of a kind, of today or of the table's own format."""
+def is_of_kind(schema: pa.Schema, kind: pa.Schema) -> bool:
+    """True if a table has the columns of a kind of table, in today's format or in the table's older one."""
     old = {field.name for field in kind if format_of([field]) <= format_of(schema)}
     return old <= set(schema.names) <= set(kind.names)
 
 
-def lacking(schema: pa.Schema, kind: pa.Schema) -> list[pa.Field]:
-    """The columns of a kind that a table of an older format does not have yet."""
+def missing_fields(schema: pa.Schema, kind: pa.Schema) -> list[pa.Field]:
+    """The fields of a kind of table that a table of an older format does not have yet."""
     return [field for field in kind if field.name not in schema.names]
 
 
-def in_todays(rows: pa.Table, kind: pa.Schema) -> pa.Table:
-    """Rows of a table of any format with the columns of its kind; those that they lack are nulls."""
+def upgrade_rows(rows: pa.Table, kind: pa.Schema) -> pa.Table:
+    """The rows with all columns that their kind of table has today; a column that they lack is null."""
     columns = [
         rows[field.name].cast(field.type)
         if field.name in rows.column_names

@@ -21,12 +21,20 @@ _PLACE = re.compile(r"\d{19}-")
 
 
 class OutsideTable(UserError):
-    """A table whose log names a file elsewhere: whoever wrote it wants that file read."""
+    """Error: a table's log names a file outside of the table's folder.
+
+    Whoever wrote such a log may want a private file to be read.
+    """
 
 
 @dataclass(frozen=True)
 class Fragment:
     """A Parquet file of a table, committed or not.
+
+    Attributes:
+        name: path within the table's folder.
+        size_bytes: size of the file.
+        n_rows: rows in the file.
 
     Raises:
         OutsideTable: the name leads out of the table's folder.
@@ -43,18 +51,18 @@ class Fragment:
             )
 
 
-def without(files: Iterable[Fragment], others: Iterable[Fragment]) -> list[Fragment]:
-    """The files that are not among others, in their order; tables have tens of thousands."""
+def exclude(files: Iterable[Fragment], others: Iterable[Fragment]) -> list[Fragment]:
+    """The files that are not among the others, in their order."""
     known = set(others)
     return [file for file in files if file not in known]
 
 
 def new_name(run: str, task: str, instead_of: str = "") -> str:
-    """A name that no other file has: its place, the run, the task, and a random number.
+    """A unique name for a new file: a sort key, the run, the task and a random number.
 
-    A table's files are in the order of their names. The place is the time, so that they lie as they
-    were written, which is close to the source's order; a file that is written `instead_of` another
-    takes its place.
+    A table's files are sorted by name. The sort key is the time in nanoseconds, so that files stand in the
+    order in which they were written, which is close to the source's order; a file that is written
+    `instead_of` another file gets that file's sort key.
     """
     known = _PLACE.match(instead_of)
     place = known[0] if known else f"{time.time_ns():019}-"
@@ -62,7 +70,7 @@ def new_name(run: str, task: str, instead_of: str = "") -> str:
 
 
 def is_made_by(name: str, run: str) -> bool:
-    """Whether a run wrote this file and embedded its rows, rather than kept them."""
+    """True if a run embedded the rows of a file, rather than copied them from an older file."""
     place = _PLACE.match(name)
     task = name[place.end() :] if place else name
     return task.startswith(f"{run}-") and not task.startswith(f"{run}-{KEPT}-")
@@ -76,7 +84,7 @@ def write_rows(fs: pafs.FileSystem, name: str, rows: pa.Table) -> Fragment:
 def write_tables(
     fs: pafs.FileSystem, name: str, schema: pa.Schema, tables: Iterable[pa.Table]
 ) -> Fragment:
-    """Write one file of a table; it belongs to the table only once the driver commits it.
+    """Write one Parquet file, which belongs to the table only once the driver commits it.
 
     Vectors are split into byte streams and go without a dictionary, which compresses them best. No
     more than a row group is held in memory.
@@ -106,12 +114,12 @@ def write_tables(
 
 
 def windows(tables: Iterable[pa.Table], n_rows: int, n_bytes: int) -> Iterator[pa.Table]:
-    """Cut a stream of rows into tables of n_rows, or of fewer where they are long.
+    """Cut a stream of tables into tables of `n_rows`, or of fewer rows where these are long.
 
     Args:
-        tables: all of one schema; may be of any length.
-        n_rows: rows a window, 1 or more.
-        n_bytes: a window ends with the table that brings it to so many bytes.
+        tables: all of one schema, each of any length.
+        n_rows: rows of a table that is yielded, 1 or more.
+        n_bytes: a table that is yielded ends where it has reached so many bytes.
 
     Yields:
         All rows in their order; for tables of 3 and 4 rows and n_rows 5: 5 rows, then 2.

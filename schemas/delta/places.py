@@ -1,4 +1,4 @@
-"""Where tables and sources lie, folders or object stores, and what a store's errors mean.
+"""Folders and object stores in which tables and sources lie, and the meaning of a store's errors.
 
 A run has one set of options for all stores, in delta-rs's words (`AWS_REGION=eu-central-1`); what is
 not among them comes from the environment. delta-rs reads and writes the logs of tables. Files on S3,
@@ -69,27 +69,27 @@ _MISREAD_IN_URI = re.compile(rf"{_MISREAD.pattern}|[?#]|//|(?<=/)\.\.?(?=/|$)| (
 
 
 class StoreError(UserError):
-    """A table that cannot be opened, read or written; the message says what to do."""
+    """Error: a table cannot be opened, read or written; the message says what to do."""
 
 
 def in_store(place: str) -> bool:
-    """Whether a path or URI lies in an object store."""
+    """True if a path or URI lies in an object store."""
     scheme, found, _ = place.partition("://")
     return bool(found) and scheme in STORES
 
 
-def in_bucket(uri: str) -> tuple[str, str]:
-    """A URI in two: `s3://bucket` and the path in it."""
+def split_bucket(uri: str) -> tuple[str, str]:
+    """The bucket of a URI, `s3://bucket`, and the path within the bucket."""
     scheme, _, rest = uri.partition("://")
     bucket, _, path = rest.partition("/")
     return f"{scheme}://{bucket}", path
 
 
 def s3_folder(uri: str, options: Mapping[str, str]) -> pafs.FileSystem:
-    """A prefix of S3 as a filesystem.
+    """The pyarrow filesystem of a prefix in S3.
 
     Raises:
-        StoreError: a key without its secret, say.
+        StoreError: the options do not fit together, such as a key without its secret.
     """
     environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     given = {
@@ -105,7 +105,7 @@ def s3_folder(uri: str, options: Mapping[str, str]) -> pafs.FileSystem:
 
 @lru_cache(maxsize=8)
 def _s3(settings: tuple[tuple[str, str], ...]) -> pafs.S3FileSystem:
-    """One client for each set of options: it keeps its connections."""
+    """The S3 client for a set of options; one client is kept for each set, with its connections."""
     given = dict(settings)
     anonymous = _is_on(given.get("skip_signature"))
     keys = {
@@ -130,7 +130,7 @@ def _is_on(value: str | None) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """An error in one line; what is known of stores in plain words."""
+    """The error in one line, in plain words if it is a known error of stores."""
     text = " ".join(re.sub(r"\s*↳\s*", ": ", str(error)).split())
     for pattern, meaning in _MEANINGS:
         if found := re.search(pattern, text):
@@ -139,20 +139,20 @@ def reason(error: BaseException) -> str:
 
 
 def _where(text: str) -> str:
-    """Where a request went to, if an error tells it."""
+    """The host or key that a failed request went to, as ` at HOST`; empty if the error names none."""
     found = re.search(
         r"https?://[^/\s?]+|(?<=Failed to connect to )\S+|key '[^']*' in bucket '[^']*'", text
     )
     return f" at {found.group()}" if found else ""
 
 
-def passes(error: BaseException) -> bool:
-    """Whether an answer was cut off in the middle, which delta-rs takes for the end of all things."""
+def is_transient(error: BaseException) -> bool:
+    """True if the error is transient: an answer was cut off, after which delta-rs does not try again."""
     return "response body error" in str(error)
 
 
 def filesystem(uri: str, options: Mapping[str, str] | None = None) -> pafs.FileSystem:
-    """A table's folder as a pyarrow filesystem, with the same credentials as its log."""
+    """The pyarrow filesystem of a table's folder, with the same credentials as for the table's log."""
     if uri.startswith(("s3://", "s3a://")):
         return s3_folder(uri, options or {})
     if "://" in uri and not uri.startswith("file://"):
@@ -162,15 +162,19 @@ def filesystem(uri: str, options: Mapping[str, str] | None = None) -> pafs.FileS
 
 
 def settings(uri: str, options: Mapping[str, str] | None) -> dict[str, str] | None:
-    """What delta-rs is told."""
+    """Storage options for delta-rs: the user's, and the time of retries in object stores; None for none."""
     return {**(PATIENCE if in_store(uri) else {}), **(options or {})} or None
 
 
-def ask(doing: str, call: Callable[[], _T]) -> _T:
-    """What a call that reads returns; again, if an answer was cut off.
+def call_store(doing: str, call: Callable[[], _T]) -> _T:
+    """Call a function that reads from a store; call it again if the answer was cut off.
+
+    Args:
+        doing: what the call does, for the error: "Cannot DOING: …".
+        call: the function, without arguments.
 
     Raises:
-        StoreError: it failed; TableNotFoundError is left as it is.
+        StoreError: the call failed. A TableNotFoundError is raised as it is.
     """
     for n_left in reversed(range(TRIES)):
         try:
@@ -178,13 +182,13 @@ def ask(doing: str, call: Callable[[], _T]) -> _T:
         except TableNotFoundError:
             raise
         except (DeltaError, OSError, pa.ArrowInvalid) as error:  # the last: a damaged file
-            if not (n_left and passes(error)):
+            if not (n_left and is_transient(error)):
                 raise StoreError(f"Cannot {doing}: {reason(error)}") from error
     raise AssertionError("the last try returns or raises")
 
 
 def refuse_place(uri: str) -> None:
-    """Raise a StoreError where no table can be: a file is there, or delta-rs misreads the name."""
+    """Raise a StoreError if no table can be at a URI: a file is there, or delta-rs misreads the name."""
     if os.path.isfile(uri):
         raise StoreError(f"{uri} is a file. TABLE is a folder (a new one, or a table of embatch).")
     _, is_uri, path = uri.partition("://")
@@ -200,13 +204,15 @@ def refuse_place(uri: str) -> None:
 
 
 def refuse_other_content(uri: str, options: Mapping[str, str] | None = None) -> None:
-    """Raise a StoreError where a new table would lie among other files."""
+    """Raise a StoreError if a new table would lie among other files."""
     refuse_place(uri)
     names = os.listdir(uri) if os.path.isdir(uri) else []
     if in_store(uri):
-        bucket, folder = in_bucket(uri)
+        bucket, folder = split_bucket(uri)
         there = pafs.FileSelector(folder, allow_not_found=True)
-        found = ask(f"look into {uri}", lambda: filesystem(bucket, options).get_file_info(there))
+        found = call_store(
+            f"look into {uri}", lambda: filesystem(bucket, options).get_file_info(there)
+        )
         names = [info.base_name for info in found]
     if names and "_delta_log" not in names:
         raise StoreError(

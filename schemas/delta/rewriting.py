@@ -1,4 +1,4 @@
-"""Files of a table written anew by the driver: without some of their rows, or many small ones as one."""
+"""Files of a table written anew, on the driver: without some of their rows, or small files joined into one."""
 
 import contextlib
 import time
@@ -28,31 +28,32 @@ REWRITE_THREADS = 4  # each holds the rows of a file
 def rewrite(
     table: Table, run: str, gone: Mapping[Fragment, np.ndarray], made: Sequence[Fragment]
 ) -> tuple[list[Fragment], list[Fragment]]:
-    """Write files of a table without some of their rows, and with those that take their place.
+    """Write files of a table anew without the rows that go, and with the new rows in their place.
 
-    So new rows lie where the old ones lay: the next refresh finds the rows of one piece of the source
-    together, and no small files are left to join. Files of other recipes or columns take none.
+    Thus new rows lie where the old rows lay: the next run finds the rows of one piece of the source
+    together, and no small files are left to join. Files of another recipe, or with other columns, take no
+    new rows.
 
     Args:
-        table: the one that holds the files.
-        run: its name goes into theirs.
-        gone: positions of the rows that go, by file, in the table's order.
+        table: the table that holds the files.
+        run: name of the run, for the names of the files.
+        gone: positions of the rows that go, (k,) integers by file, files in the table's order.
         made: files of new rows, in the table's folder and not yet in the table.
 
     Returns:
-        The files to commit, and those of `made` whose rows are in them: all, or none.
+        The files to commit, and the files of `made` whose rows these hold: all of `made`, or none.
 
     Raises:
-        StoreError: a file of `made` is not there as it was reported.
+        StoreError: a file of `made` is missing, or its size or number of rows is not as reported.
     """
     takes: dict[Fragment, pa.Table] = {}
     if gone and made and sum(file.size_bytes for file in made) <= MERGED_BYTES:
         table.check(made)
         wanted = table.file_schema(made[0].name)
-        schemas = zip(gone, _ahead(table.file_schema, _names(gone)), strict=True)
+        schemas = zip(gone, _prefetch(table.file_schema, _names(gone)), strict=True)
         alike = [file for file, has in schemas if has.equals(wanted, check_metadata=True)]
         if alike:
-            new = pa.concat_tables(_ahead(table.read_file, sorted(_names(made))))
+            new = pa.concat_tables(_prefetch(table.read_file, sorted(_names(made))))
             weights = [len(gone[file]) for file in alike]
             takes = dict(zip(alike, _shares(new, weights), strict=True))
 
@@ -67,12 +68,12 @@ def rewrite(
         return write_tables(table.filesystem, name, parts[0].schema, parts)
 
     left = (file for file in gone if len(gone[file]) < file.n_rows or len(takes.get(file, ())))
-    written = list(_ahead(write, left, REWRITE_THREADS))
+    written = list(_prefetch(write, left, REWRITE_THREADS))
     return (written, [*made]) if takes else ([*made, *written], [])
 
 
 def _shares(new: pa.Table, weights: Sequence[int]) -> list[pa.Table]:
-    """Cut rows into parts of about these weights, in order, and no document's passages in two."""
+    """Cut rows, in order, into parts proportional to weights; a document's passages stay in one part."""
     ends = np.round(np.cumsum(weights) / sum(weights) * len(new)).astype(int)
     if "parent_id" in new.column_names and len(new):
         parents = new["parent_id"].combine_chunks()
@@ -84,7 +85,7 @@ def _shares(new: pa.Table, weights: Sequence[int]) -> list[pa.Table]:
 
 
 def discard(table: Table, files: Sequence[Fragment]) -> None:
-    """Delete files that no version holds; what cannot be deleted is left to `vacuum`."""
+    """Delete files that no version of the table holds; a file that cannot be deleted is left to `vacuum`."""
 
     def delete(file: Fragment) -> None:
         with contextlib.suppress(OSError):
@@ -95,7 +96,7 @@ def discard(table: Table, files: Sequence[Fragment]) -> None:
 
 
 def fixed_size(rows: pa.Table) -> pa.Table:
-    """Rows with vectors of fixed size, also where a foreign tool wrote lists."""
+    """The rows with vectors as lists of fixed size, also where another tool wrote lists of free size."""
     at = rows.schema.get_field_index("embedding")
     if at < 0 or pa.types.is_fixed_size_list(rows.schema.field(at).type):
         return rows
@@ -109,28 +110,28 @@ def compact(
     check: Callable[[], None] = lambda: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
-    """Join small files, when there are many, in the table's order.
+    """Join small files of a table, in its order, if there are many.
 
-    Files of different recipes stay apart, since the recipe stands in the file. Where it takes long,
-    what was joined so far is committed now and then, which also renews the claim.
+    Files of different recipes stay apart, since each file names its recipe. Where the work takes long,
+    the files joined so far are committed now and then, which also renews the claim.
 
     Args:
-        table: Whose files are joined.
-        note: What the commits say of this run.
-        check: Called between two files; may raise to end it, after what was joined is committed.
-        progress: Told how many files are joined, and how many there are to join.
+        table: The table whose files are joined.
+        note: Metadata of the commits.
+        check: Called between two files; may raise to end the work, and the files joined are committed first.
+        progress: Called with the number of files joined, and the number of files to join.
 
     Returns:
-        How many files were joined.
+        Number of files joined.
 
     Raises:
-        Refused: somebody else wrote to the table; what was committed stays.
+        Refused: another writer committed to the table; what this run committed stays.
     """
     small = [file for file in table.files() if file.size_bytes < SMALL_BYTES]
     if len(small) <= MANY_SMALL_FILES:
         return 0
     alike: dict[bytes, list[Fragment]] = defaultdict(list)
-    schemas = _ahead(table.file_schema, _names(small))
+    schemas = _prefetch(table.file_schema, _names(small))
     for file, schema in zip(small, schemas, strict=True):
         alike[schema.serialize().to_pybytes()].append(file)
     cuts = (batches(files, lambda f: f.size_bytes, COMPACTED_BYTES) for files in alike.values())
@@ -152,7 +153,7 @@ def compact(
         is_mine = all(is_made_by(file.name, note["run"]) for file in batch)
         name = new_name(note["run"], "joined" if is_mine else KEPT, batch[0].name)
         schema = table.file_schema(batch[0].name)
-        rows = _ahead(table.read_file, _names(batch))
+        rows = _prefetch(table.read_file, _names(batch))
         added.append(write_tables(table.filesystem, name, schema, rows))
         joined += batch
         n_joined += len(batch)
@@ -168,10 +169,10 @@ def compact(
     return n_joined
 
 
-def _ahead(
+def _prefetch(
     work: Callable[[_Item], _Result], items: Iterable[_Item], threads: int = CHECK_THREADS
 ) -> Iterator[_Result]:
-    """The results for all items, in order, those of a few items before they are asked for."""
+    """The results of `work` for all items, in order, computed in threads a few items ahead."""
     with ThreadPoolExecutor(threads) as pool:
         coming: deque[Future[_Result]] = deque()
         for item in items:
@@ -189,7 +190,7 @@ def _names(files: Iterable[Fragment]) -> Iterator[str]:
 def batches(
     items: Iterable[_Item], size_of: Callable[[_Item], float], limit: float
 ) -> list[list[_Item]]:
-    """Cut a sequence so that the items of a batch have no more than a limit together, or are one."""
+    """Cut a sequence into batches whose sizes sum to at most a limit; a larger item is a batch alone."""
     cut: list[list[_Item]] = []
     size = 0.0
     for item in items:

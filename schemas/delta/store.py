@@ -1,9 +1,10 @@
-"""Delta tables: opened, committed, read and swept here, and nowhere else.
+"""A Delta table at one version: open, read and commit it.
 
-Workers write Parquet files with `write_rows`; only the driver commits. What makes a commit safe is
-the fence: one handle from plan to end, never reopened, no retries, and the transaction's number.
-Whoever else writes in between makes the next commit fail (`Refused`), and the run plans again. In
-an object store that rests on conditional puts: a store that lacks them is found out after the fact.
+All other modules open, read and commit tables through `Table`. Workers write Parquet files with
+`write_rows`; only the driver commits. The fence makes a commit safe: one handle from plan to end, never
+reopened, no retries, and the transaction's number. If another writer commits in between, the next commit
+fails (`Refused`), and the run plans again. In an object store the fence needs conditional puts: a store
+that lacks them is noticed after a commit.
 """
 
 import contextlib
@@ -24,15 +25,15 @@ from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Sc
 from deltalake.exceptions import TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
-from schemas.columns import without_views
-from schemas.delta.formats import refuse_newer, stamped
+from schemas.columns import plain_schema
+from schemas.delta.formats import refuse_newer, stamp_format
 from schemas.delta.fragments import Fragment
 from schemas.delta.places import (
     TRIES,
-    ask,
+    call_store,
     filesystem,
     in_store,
-    passes,
+    is_transient,
     reason,
     refuse_other_content,
     refuse_place,
@@ -47,7 +48,7 @@ _FEATURES_READ = {"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"}
 
 
 class Refused(StoreError):
-    """Somebody else committed first: what this run planned may no longer be true."""
+    """Error: another writer committed first, so that this run's plan may no longer be true."""
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Table:
 
     Attributes:
         uri: a folder or an object-store prefix.
-        handle: the one DeltaTable of this run; its version moves only by our own commits.
+        handle: the one DeltaTable of this run; its version moves only by this run's own commits.
         options: credentials and settings for the object store.
     """
 
@@ -69,15 +70,15 @@ class Table:
     def open(
         cls, uri: str, options: Mapping[str, str] | None = None, version: int | None = None
     ) -> "Table | None":
-        """The table, at its newest or the given version; None where there is none.
+        """Open a table at its newest or the given version; None where there is no table.
 
         Raises:
-            StoreError: there is something else, the version is unknown, or it cannot be read.
+            StoreError: a file is there, the version is unknown, or the table cannot be read.
         """
         refuse_place(uri)
         storage = settings(uri, options)
         try:
-            handle = ask(f"open {uri}", lambda: DeltaTable(uri, version, storage))
+            handle = call_store(f"open {uri}", lambda: DeltaTable(uri, version, storage))
         except TableNotFoundError:
             return None
         unknown = set(handle.protocol().reader_features or ()) - _FEATURES_READ
@@ -99,10 +100,10 @@ class Table:
         note: Mapping[str, Any],
         options: Mapping[str, str] | None = None,
     ) -> "Table":
-        """Make an empty table; its first commit carries the note.
+        """Create an empty table, whose first commit carries the note.
 
         Raises:
-            Refused: somebody made it first.
+            Refused: another writer created the table first.
             StoreError: the place is not empty or cannot be written.
         """
         refuse_other_content(uri, options)
@@ -110,7 +111,7 @@ class Table:
         try:
             handle = DeltaTable.create(
                 uri,
-                stamped(schema),
+                stamp_format(schema),
                 mode="error",
                 configuration={"delta.logRetentionDuration": LOG_RETENTION},
                 storage_options=settings(uri, options),
@@ -126,17 +127,17 @@ class Table:
 
     @property
     def version(self) -> int:
-        """The version this handle stands at."""
+        """Number of the version at which the handle stands."""
         return int(self.handle.version())
 
     @property
     def schema(self) -> pa.Schema:
-        """The table's columns; Delta knows no fixed size, so vectors are plain lists here."""
+        """The table's columns; vectors are lists of free size here, since Delta knows no fixed size."""
         return pa.schema(self.handle.schema().to_arrow())
 
     @property
     def filesystem(self) -> pafs.FileSystem:
-        """The table's folder as a filesystem."""
+        """The pyarrow filesystem of the table's folder."""
         return filesystem(self.uri, self.options)
 
     def files(self) -> list[Fragment]:
@@ -151,11 +152,11 @@ class Table:
         return sorted(fragments, key=lambda fragment: fragment.name)
 
     def _count(self, name: str, known: int | None) -> int:
-        """Rows of a file; who wrote it may not have told the log."""
+        """Number of rows of a file, from the file's footer if the log does not tell it."""
         return int(self._footer(name).num_rows) if known is None else known
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows of this version in the files' order; a file that lacks a column has nulls."""
+        """The rows of this version, in the order of the files; a column that a file lacks is null."""
         wanted = self.schema.names if columns is None else columns
         nothing = pa.schema([self.schema.field(name) for name in wanted]).empty_table()
         parts = [self.read_file(file.name, wanted) for file in self.files()]
@@ -166,7 +167,7 @@ class Table:
         return rows.select(wanted)
 
     def read_file(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows of one file, in its order; columns that it lacks are left out."""
+        """The rows of one file, in the file's order; a column that the file lacks is left out."""
 
         def rows_of() -> pa.Table:
             with (
@@ -177,28 +178,28 @@ class Table:
                 wanted = None if columns is None else [c for c in columns if c in known]
                 return parquet.read(columns=wanted)
 
-        rows = ask(f"read {name} of {self.uri}", rows_of)
-        return rows.cast(without_views(rows.schema))
+        rows = call_store(f"read {name} of {self.uri}", rows_of)
+        return rows.cast(plain_schema(rows.schema))
 
     def file_schema(self, name: str) -> pa.Schema:
         """The Arrow schema in one file's footer."""
-        return without_views(self._footer(name).schema.to_arrow_schema())
+        return plain_schema(self._footer(name).schema.to_arrow_schema())
 
     def _footer(self, name: str) -> pq.FileMetaData:
         def footer() -> pq.FileMetaData:
             with self.filesystem.open_input_file(name) as source:
                 return pq.read_metadata(source)
 
-        return ask(f"read {name} of {self.uri}", footer)
+        return call_store(f"read {name} of {self.uri}", footer)
 
     def commit(
         self, note: Mapping[str, Any], add: Sequence[Fragment] = (), remove: Sequence[Fragment] = ()
     ) -> None:
-        """One new version: `add` comes, `remove` goes, all or nothing.
+        """Commit one new version: `add` comes, `remove` goes, all or nothing.
 
         Raises:
-            Refused: the table moved since this handle last saw it; nothing was committed.
-            StoreError: a file to add is not there as it was reported, or the log cannot be written.
+            Refused: another writer committed since the handle's version; nothing was committed.
+            StoreError: a file to add is missing or not as reported, or the log cannot be written.
         """
         self.check(add)
         now_ms = time.time_ns() // 1_000_000
@@ -215,37 +216,39 @@ class Table:
             schema=self.handle.schema(),
             post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
         )
-        self._fenced(note, write)
+        self._commit_next(note, write)
 
     def overwrite(
         self, note: Mapping[str, Any], schema: pa.Schema, add: Sequence[Fragment]
     ) -> None:
-        """One new version that holds `add` alone, under another schema. Raises as `commit` does."""
+        """Commit one new version that holds `add` alone, under another schema. Raises as `commit` does."""
         self.check(add)
         now_ms = time.time_ns() // 1_000_000
         actions = [_add_action(fragment, now_ms) for fragment in add]
         write = self.handle.create_write_transaction
-        self._fenced(note, partial(write, actions, mode="overwrite", schema=stamped(schema)))
+        self._commit_next(
+            note, partial(write, actions, mode="overwrite", schema=stamp_format(schema))
+        )
 
     def add_columns(self, note: Mapping[str, Any], columns: Sequence[pa.Field]) -> None:
-        """Columns that older rows have as nulls. Raises as `commit` does."""
+        """Commit new columns, which are null in older rows. Raises as `commit` does."""
         fields = Schema.from_arrow(pa.schema(columns)).fields
-        self._fenced(note, partial(self.handle.alter.add_columns, fields))
+        self._commit_next(note, partial(self.handle.alter.add_columns, fields))
 
     def describe(self, note: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
-        """Set metadata of the field `embedding`; other keys of it stay. Raises as `commit` does."""
+        """Commit metadata of the field `embedding`; its other keys stay. Raises as `commit` does."""
         write = self.handle.alter.set_column_metadata
-        self._fenced(note, partial(write, "embedding", dict(metadata)))
+        self._commit_next(note, partial(write, "embedding", dict(metadata)))
 
     def history(self, limit: int | None = None) -> Iterator[dict[str, Any]]:
-        """The commits, newest first, read as they are asked for: a table of years has thousands.
+        """The commits, newest first, read from the log in parts, since an old table has thousands.
 
-        `version`, `timestamp` (ms) and, where the commit is ours, `note`.
+        A commit has `version`, `timestamp` (ms) and, if embatch made it, `note`.
         """
         n_told, n_wanted = 0, limit or 16
         while True:
             read = partial(self.handle.history, n_wanted)
-            commits: list[dict[str, Any]] = ask(f"read the log of {self.uri}", read)
+            commits: list[dict[str, Any]] = call_store(f"read the log of {self.uri}", read)
             for commit in commits[n_told:]:
                 with contextlib.suppress(KeyError, TypeError, ValueError):
                     commit["note"] = json.loads(commit[_APPLICATION])
@@ -256,16 +259,16 @@ class Table:
 
     def checkpoint(self) -> None:
         """Write the log's state to one file, so that the table opens quickly."""
-        ask(f"write a checkpoint of {self.uri}", self.handle.create_checkpoint)
+        call_store(f"write a checkpoint of {self.uri}", self.handle.create_checkpoint)
 
     def check(self, add: Sequence[Fragment]) -> None:
-        """Raise StoreError if a file is not there as it was reported."""
+        """Raise a StoreError if a file is missing, or its size or number of rows is not as reported."""
         with ThreadPoolExecutor(CHECK_THREADS) as pool:
             list(pool.map(self._check_file, add))
 
     def _check_file(self, fragment: Fragment) -> None:
         place = f"{self.uri}/{fragment.name}"
-        info = ask(f"find {place}", lambda: self.filesystem.get_file_info(fragment.name))
+        info = call_store(f"find {place}", lambda: self.filesystem.get_file_info(fragment.name))
         if info.type != pafs.FileType.File or info.size != fragment.size_bytes:
             raise StoreError(
                 f"{place} should have {fragment.size_bytes} bytes and has {info.size}: "
@@ -275,9 +278,9 @@ class Table:
         if n_rows != fragment.n_rows:
             raise StoreError(f"{place} holds {n_rows} rows, not {fragment.n_rows}.")
 
-    def _fenced(self, note: Mapping[str, Any], write: Callable[..., object]) -> None:
-        """Commit exactly the version after this handle's, or refuse."""
-        self._guard()
+    def _commit_next(self, note: Mapping[str, Any], write: Callable[..., object]) -> None:
+        """Commit the version that follows the handle's, or raise Refused if another writer did."""
+        self._check_last_commit()
         mine = json.dumps({**note, "time": now().isoformat()})
         next_version = self.version + 1
         properties = CommitProperties(
@@ -298,14 +301,14 @@ class Table:
                     raise Refused(
                         f"Somebody else wrote version {next_version} of {self.uri}."
                     ) from error
-                if not (n_left and passes(error)):
+                if not (n_left and is_transient(error)):
                     raise StoreError(f"Cannot write to {self.uri}: {reason(error)}") from error
-        ask(f"read the log of {self.uri}", lambda: self.handle.load_as_version(next_version))
+        call_store(f"read the log of {self.uri}", lambda: self.handle.load_as_version(next_version))
         self._mine = mine
-        self._guard()
+        self._check_last_commit()
 
-    def _guard(self) -> None:
-        """Stop if somebody wrote over our last commit, as a store without conditional puts lets them."""
+    def _check_last_commit(self) -> None:
+        """Raise a StoreError if another writer replaced this run's last commit in an object store."""
         if self._mine is None or not in_store(self.uri):
             return
         if next(self.history(1)).get(_APPLICATION) != self._mine:
@@ -322,5 +325,5 @@ def _add_action(fragment: Fragment, now_ms: int) -> AddAction:
 
 
 def now() -> datetime:
-    """The time, UTC."""
+    """The current time, UTC."""
     return datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""Older versions of a table: brought back, or given up for the disk space that they hold."""
+"""Older versions of a table: restore one, or delete the files that only old versions hold."""
 
 import contextlib
 import math
@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from schemas.delta.fragments import without
-from schemas.delta.places import ask, filesystem
+from schemas.delta.fragments import exclude
+from schemas.delta.places import call_store, filesystem
 from schemas.delta.store import StoreError, Table
 
 LOG = "_delta_log"
@@ -22,10 +22,10 @@ ORPHAN_HOURS = 24  # a file that was never committed may belong to a run that is
 
 
 def restore(table: Table, note: Mapping[str, Any], version: int) -> None:
-    """Make the newest version hold what an older one held.
+    """Commit a new version with the files and the columns of an older version.
 
     Raises:
-        StoreError: no such version, or files of it were vacuumed.
+        StoreError: there is no such version, or `vacuum` deleted files of it.
     """
     past = Table.open(table.uri, table.options, version)
     assert past is not None  # the table is open
@@ -38,7 +38,7 @@ def restore(table: Table, note: Mapping[str, Any], version: int) -> None:
             f"Version {version} of {table.uri} cannot come back: vacuum took {gone[0]}."
         )
     if past.schema.equals(table.schema, check_metadata=True):
-        table.commit(note, without(wanted, held), without(held, wanted))
+        table.commit(note, exclude(wanted, held), exclude(held, wanted))
     else:
         table.overwrite(note, past.schema, wanted)
 
@@ -46,11 +46,11 @@ def restore(table: Table, note: Mapping[str, Any], version: int) -> None:
 def vacuum(table: Table, hours: float, *, dry_run: bool) -> list[str]:
     """Delete files that no version of the last `hours` holds.
 
-    Files that were never committed may belong to a run that is at work: they go only when they
-    are older than a day.
+    A file that was never committed may belong to a run that is at work: it is deleted only when it is
+    older than a day.
 
     Returns:
-        The files' names.
+        Names of the files, sorted. With `dry_run` the files stay.
     """
     there = {
         found.path
@@ -66,16 +66,16 @@ def vacuum(table: Table, hours: float, *, dry_run: bool) -> list[str]:
             enforce_retention_duration=False,
             full=everything,
         )
-        gone |= set(ask(f"vacuum {table.uri}", call))
-    return sorted(named(there, gone))
+        gone |= set(call_store(f"vacuum {table.uri}", call))
+    return sorted(match_names(there, gone))
 
 
-def named(names: Iterable[str], paths: Iterable[str]) -> list[str]:
-    """The files of a table that are among some paths.
+def match_names(names: Iterable[str], paths: Iterable[str]) -> list[str]:
+    """The names of a table's files that stand among some paths.
 
     Args:
-        names: within the table's folder.
-        paths: as deltalake tells them: of the same kind or URIs, also of files that went long ago.
+        names: paths of files within the table's folder.
+        paths: paths within the folder or URIs, as deltalake gives them, also of files deleted long ago.
     """
     by_last_part: dict[str, list[str]] = defaultdict(list)
     for path in paths:
@@ -88,9 +88,9 @@ def named(names: Iterable[str], paths: Iterable[str]) -> list[str]:
 
 
 def drop(uri: str, options: Mapping[str, str], is_ours: Callable[[pa.Schema], bool]) -> None:
-    """Delete a table of embatch: its log, newest first, then its files.
+    """Delete a table of embatch: first its log, newest commit first, then its files.
 
-    So that at each moment it is a whole table, or none. What others put there stays.
+    In this order a reader sees a whole table or none at each moment. Files of other tools stay.
 
     Args:
         uri: Where the table is.
@@ -98,7 +98,7 @@ def drop(uri: str, options: Mapping[str, str], is_ours: Callable[[pa.Schema], bo
         is_ours: True for the columns of a table that may go.
 
     Raises:
-        StoreError: it is a table of something else.
+        StoreError: the table is not one that may go.
     """
     table = Table.open(uri, options)
     if table is not None and not is_ours(table.schema):

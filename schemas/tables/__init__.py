@@ -1,1 +1,1 @@
-"""One file a kind of table: its columns, and what its metadata says."""
+"""One file a kind of table: its columns, and the meaning of its metadata."""

@@ -1,9 +1,9 @@
-"""The embeddings table: its columns, and how a source's columns become columns of it.
+"""The columns and the metadata of an embeddings table.
 
 One row an id: `id`, `content_hash`, `row_hash`, `text`, the source's other columns, `n_tokens`,
 `truncated`, `embedding`, `embedded_at`; tables of passages also hold `parent_id`, `chunk`, `start`
-and `end`. Tables of images hold `image` in place of `text`, and count no tokens. What the vectors
-are stands in the metadata of the field `embedding`.
+and `end`. Tables of images hold `image` in place of `text`, and count no tokens. The metadata of the field
+`embedding` says which model made the vectors, and how.
 """
 
 import dataclasses
@@ -27,19 +27,18 @@ PASSAGE_FIELDS = (
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What the vectors of a table are, as it stands in the metadata of the field `embedding`.
+    """Model, space and recipe of a table's vectors, kept in the metadata of the field `embedding`.
 
     Attributes:
         model: the model's name, for display.
         dim: values a vector.
-        space: two tables of one space may be compared.
-        recipe: a row embedded by another recipe is due again.
-        unit: whether every vector has norm 1.
+        space: identifier of the space: vectors of two tables with one space may be compared.
+        recipe: identifier of the recipe: a row embedded by another recipe is due again.
+        unit: True if every vector has norm 1.
         chunking: `chunk_tokens/chunk_overlap`, or empty where a row is a whole document.
-        logit_scale: what the model's training multiplied cosines by before a softmax, None if it
-            did not.
-        ingredients: what went into space and recipe, by name (weights, settings, prompt, templates …),
-            to say what differs; empty where it was not written down.
+        logit_scale: factor of cosines before a softmax in the model's training, None if there was none.
+        ingredients: the values that space and recipe are hashes of, by name (weights, settings, prompt,
+            templates …), to say what differs; empty where older versions did not write them down.
     """
 
     model: str
@@ -56,12 +55,12 @@ class Fingerprint:
         return {f"embatch.{name}": json.dumps(value) for name, value in asdict(self).items()}
 
     @property
-    def comparable(self) -> tuple[str, int, bool]:
-        """What all rows of a table must share; the recipe may differ for the time of a run."""
+    def comparison_key(self) -> tuple[str, int, bool]:
+        """Space, dimension, and True for passages: all rows of a table share these, the recipe may differ."""
         return self.space, self.dim, bool(self.chunking)
 
-    def has_vectors_of(self, other: "Fingerprint") -> bool:
-        """Whether another's vectors can be compared: of one space, or of one model under two names of it."""
+    def is_comparable_with(self, other: "Fingerprint") -> bool:
+        """True if vectors of both can be compared: one space, or one model under two names of its space."""
         if self.dim != other.dim:
             return False
         made_of = [
@@ -72,7 +71,7 @@ class Fingerprint:
 
     @property
     def field(self) -> pa.Field:
-        """The field `embedding` of a file."""
+        """The Arrow field `embedding` of a file, with its metadata."""
         return pa.field("embedding", pa.list_(pa.float32(), self.dim), metadata=self.metadata())
 
     @classmethod
@@ -105,21 +104,21 @@ def what_differs(held: Fingerprint, other: Fingerprint) -> str:
         if held.ingredients.get("weights") != other.ingredients.get("weights"):
             told.append("its weights are others")
         settings = (one.ingredients.get("settings") for one in (held, other))
-        told += _changed("settings", *settings)
+        told += _differences("settings", *settings)
     elif not held.ingredients:
         told.append("what went into the first was not written down yet")
     spaces = f"its space is {other.space}, was {held.space}"
     return "; ".join([*told[:DIFFERENCES_TOLD], spaces])
 
 
-def _changed(name: str, before: Any, now: Any) -> list[str]:  # noqa: ANN401
-    """Leaves of two JSON values that differ, by the name of the nearest object's key."""
+def _differences(name: str, before: Any, now: Any) -> list[str]:  # noqa: ANN401
+    """Differences of two JSON values, leaf by leaf, each named by the nearest object's key."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys = sorted(before.keys() | now.keys())
-        return [one for key in keys for one in _changed(key, before.get(key), now.get(key))]
+        return [one for key in keys for one in _differences(key, before.get(key), now.get(key))]
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         pairs = zip(before, now, strict=True)
-        return [one for old, new in pairs for one in _changed(name, old, new)]
+        return [one for old, new in pairs for one in _differences(name, old, new)]
     values = (DEFAULT if value is None else json.dumps(value) for value in (now, before))
     return [] if before == now else ["{} is {}, was {}".format(name, *values)]
 
@@ -151,12 +150,12 @@ def table_schema(
 
 
 def is_of_words(schema: pa.Schema) -> bool:
-    """Whether a table holds the words of a model, which no source keeps up to date."""
+    """True if a table holds the words of a model, which no source keeps up to date."""
     return {"rank", "norm", "embedding"} <= set(schema.names) and "content_hash" not in schema.names
 
 
-def without_texts(schema: pa.Schema) -> str | None:
-    """What a table of vectors is that holds no texts, for messages; None where it holds some."""
+def textless_kind(schema: pa.Schema) -> str | None:
+    """The kind of a table that holds no texts, for messages; None for a table with texts."""
     if "text" in schema.names:
         return None
     if is_of_words(schema):

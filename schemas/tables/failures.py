@@ -1,11 +1,11 @@
 """The failures table, TABLE.failures: which rows of a source have no vector, and why.
 
-A row names the source row (`id` where it has one, `source_file` and `position` always), what it
-held (`content_hash`), what was tried (`recipe`), and where (`stage`) and why (`reason`) it failed.
-Stages: `file` (it, or the rest of it, could not be read), `read` (this row could not), `id` (its id
-belongs to another row), `decode` and `embed` (the model or its preprocessing refused it), `changed`
-(another row, or none, stood there when it was read again; it has no id here, and the table is left
-with the row that it has).
+A row of this table names the source row (`id` where there is one, `source_file` and `position` always), its
+content (`content_hash`), the `recipe` that was tried, and where (`stage`) and why (`reason`) the row failed.
+Stages: `file` (the file, or the rest of it, could not be read), `read` (the row could not be read), `id`
+(the row's id belongs to another row), `decode` and `embed` (the model or its preprocessing refused the
+row), `changed` (another row, or none, stood at the address when it was read again; the failure has no id,
+and the table keeps the row that it has).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from schemas.delta.formats import in_todays, lacking
+from schemas.delta.formats import missing_fields, upgrade_rows
 from schemas.delta.fragments import Fragment, new_name, write_rows
 from schemas.delta.store import Table, now
 from schemas.keys import KEYS, from_hex, id_hashes
@@ -42,7 +42,7 @@ _IDENTITY = ("id", "content_hash", "recipe", "source", "source_file", "position"
 
 
 def identities(failures: pa.Table) -> np.ndarray:
-    """A 64-bit hash of all that is said of each failure: its row's address, content and reason.
+    """64-bit hashes of failures, each over all that identifies one: its row's address, content and reason.
 
     Returns:
         (n,) uint64.
@@ -52,8 +52,8 @@ def identities(failures: pa.Table) -> np.ndarray:
     return np.fromiter(hashes, np.uint64, len(failures))
 
 
-def sameness(failure: Mapping[str, Any]) -> tuple[object, ...]:
-    """What a failure has in common with itself on another night, when its row has moved.
+def failure_key(failure: Mapping[str, Any]) -> tuple[object, ...]:
+    """Key by which a failure is recognised in a later run, even if its row has moved.
 
     Rows without content, such as lines that are not JSON, are known by their file alone.
     """
@@ -63,49 +63,49 @@ def sameness(failure: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 class FailureLog:
-    """The failures of one table, loaded; what is added or dropped is committed at once.
+    """The failures of one table, in memory; each addition or removal is committed at once.
 
     Attributes:
-        rows: all failures, FAILURES.
+        rows: all failures, with the columns FAILURES.
     """
 
     def __init__(
         self, table_uri: str, options: Mapping[str, str] | None = None, seen: set[int] | None = None
     ) -> None:
-        """Read the log.
+        """Read the failures table.
 
         Args:
             table_uri: the table that the failures belong to.
             options: for the object store.
-            seen: identities that this run has met so far; grows with it.
+            seen: identities of failures that this run has met so far; `add` extends this set.
         """
         self.uri = f"{table_uri.rstrip('/')}.failures"
         self.options = dict(options or {})
         self.table = Table.open(self.uri, self.options)
         rows = self.table.read() if self.table else FAILURES.empty_table()
-        self.rows = in_todays(rows, FAILURES)
+        self.rows = upgrade_rows(rows, FAILURES)
         self._seen = set() if seen is None else seen
         self._identities = identities(self.rows)
 
     @property
     def seen(self) -> np.ndarray:
-        """(len(rows),) bool: met in this run."""
+        """Mask of the failures that this run has met, (len(rows),) bool."""
         return np.isin(self._identities, np.array(sorted(self._seen), np.uint64))
 
     @property
     def repeated(self) -> np.ndarray:
-        """(len(rows),) bool: the same failure stands there before."""
+        """Mask of the failures that an earlier row holds already, (len(rows),) bool."""
         _, first = np.unique(self._identities, return_index=True)
         repeated = np.ones(len(self._identities), bool)
         repeated[first] = False
         return repeated
 
     def keys(self, recipe: str, *, only_seen: bool = False) -> np.ndarray:
-        """KEYS of the failures that a plan must know, `position` being the index into `rows`.
+        """Keys of the failures that a plan considers, (k,) KEYS; `position` is the index into `rows`.
 
         Args:
-            recipe: of rows that the model refused, those under this recipe count.
-            only_seen: only what this run has met, so that all else is tried again.
+            recipe: of the rows that a model refused, only failures under this recipe are considered.
+            only_seen: consider only failures that this run has met, so that all other rows are tried again.
         """
         stages = np.array(self.rows["stage"].to_pylist(), object)
         recipes = np.array(self.rows["recipe"].to_pylist(), object)
@@ -121,14 +121,14 @@ class FailureLog:
         return keys
 
     def add(self, failures: Sequence[Mapping[str, Any]], note: Mapping[str, Any]) -> int:
-        """Record failures; those recorded already are only noted as met.
+        """Record failures; a failure that is recorded already is only marked as met in this run.
 
         Args:
-            failures: FAILURES, with or without `failed_at`.
-            note: the commit's metadata.
+            failures: rows of FAILURES, with or without `failed_at`.
+            note: metadata of the commit.
 
         Returns:
-            How many were new.
+            Number of new failures.
         """
         rows = pa.Table.from_pylist([{"failed_at": now(), **row} for row in failures], FAILURES)
         mine = identities(rows)
@@ -145,7 +145,7 @@ class FailureLog:
         return len(first)
 
     def keep(self, kept: np.ndarray, note: Mapping[str, Any]) -> None:
-        """Drop the failures that are not kept; (len(rows),) bool."""
+        """Remove the failures for which `kept`, (len(rows),) bool, is False."""
         if self.table is None or (kept.all() and len(self.table.files()) <= MANY_FILES):
             return
         self.rows, self._identities = self.rows.filter(pa.array(kept)), self._identities[kept]
@@ -154,6 +154,6 @@ class FailureLog:
 
     def _write(self, rows: pa.Table, note: Mapping[str, Any]) -> Fragment:
         assert self.table is not None  # the callers made it
-        if new := lacking(self.table.schema, FAILURES):
+        if new := missing_fields(self.table.schema, FAILURES):
             self.table.add_columns(note, new)
         return write_rows(self.table.filesystem, new_name(note["run"], "failures"), rows)

@@ -17,18 +17,18 @@ NEIGHBOURS = pa.schema(
         pa.field("similarity", pa.float32()),
     ]
 )
-BATCH = 25_000  # rows of the other table that are written at a time
+BATCH = 25_000  # ids whose neighbours are written at a time
 
 
 def neighbour_rows(
     ids: pa.Array, base_ids: pa.Array, indices: np.ndarray, similarities: np.ndarray
 ) -> Iterator[pa.Table]:
-    """Rows of NEIGHBOURS.
+    """Rows of the neighbours table, in tables of BATCH ids each.
 
     Args:
         ids: n strings.
         base_ids: strings that `indices` points into.
-        indices: (n, k) int64, best first, -1 where there is none.
+        indices: (n, k) int64, best first, -1 where there is no neighbour.
         similarities: (n, k) float32.
     """
     for start in range(0, len(ids), BATCH):
@@ -48,13 +48,13 @@ def neighbour_rows(
 def neighbours_of(
     rows: pa.Table, ids: pa.Array, base_ids: pa.Array, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The inverse of `neighbour_rows`.
+    """Neighbours of some ids, read from the neighbours table; the inverse of `neighbour_rows`.
 
     Args:
         rows: of NEIGHBOURS.
-        ids: n strings, those of whom the neighbours are asked.
+        ids: n strings, the ids whose neighbours are wanted.
         base_ids: strings that the indices will point into.
-        k: places of a row.
+        k: columns of the result, at least the highest rank in `rows`.
 
     Returns:
         Indices (n, k) int64 and similarities (n, k) float32. An index is -1 where there is no

@@ -1,4 +1,4 @@
-"""The predictions table: which class each row of a table is, by its nearest prompt.
+"""The predictions table: the class of each row of a table, given by the nearest prompt.
 
 `id`, `label` (what it truly is, null where that is not known), `predicted`, `probability`, and `top`,
 the best classes with their probabilities, best first.
@@ -28,7 +28,7 @@ def class_probabilities(vectors: np.ndarray, classes: np.ndarray, scale: float) 
     Args:
         vectors: (n, dim) float32.
         classes: (c, dim) float32, one vector a class.
-        scale: What the model was trained with; the larger, the surer.
+        scale: `logit_scale` of the model; a larger scale gives the best class a larger share.
 
     Returns:
         (n, c) float32, each row adding up to 1. For the vector [1, 0], classes [[1, 0], [0, 1]] and
@@ -41,14 +41,14 @@ def class_probabilities(vectors: np.ndarray, classes: np.ndarray, scale: float) 
 def prediction_rows(
     ids: pa.Array, labels: pa.Array, classes: list[str], probabilities: np.ndarray, n_top: int
 ) -> pa.Table:
-    """Rows of PREDICTIONS.
+    """Rows of the predictions table.
 
     Args:
         ids: n strings.
         labels: n strings, null where unknown.
         classes: c names.
         probabilities: (n, c) float32.
-        n_top: classes in `top`, at most c.
+        n_top: number of classes in `top`, at most c.
     """
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :n_top]
     best = np.take_along_axis(probabilities, order, axis=1)

@@ -1,6 +1,7 @@
-"""The table of refreshes: what each refresh of a corpus did, one row a step.
+"""The table of refreshes: the outcome of each refresh of a corpus, one row a step.
 
-A step's last row also says what it was made of, so that the next refresh knows whether it is due.
+The last row of a step also names what its result was made of, so that the next refresh knows whether the
+step is due.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from schemas.delta.formats import in_todays, lacking
+from schemas.delta.formats import missing_fields, upgrade_rows
 from schemas.delta.fragments import new_name, write_rows
 from schemas.delta.rewriting import compact
 from schemas.delta.store import Refused, StoreError, Table
@@ -46,29 +47,29 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class StepRow:
-    """What became of one step of a refresh.
+    """The outcome of one step of a refresh.
 
     Attributes:
-        refresh: its name, which begins with the time.
-        started: of the refresh.
-        command: of embatch.
-        name: of what the step makes.
+        refresh: name of the refresh, which begins with the time.
+        started: time at which the refresh began.
+        command: the command of embatch that the step runs.
+        name: name of what the step makes.
         state: `done`, `current` (nothing to do), `failed`, `skipped` (an input failed), `stopped`.
-        seconds: it took.
-        rows: in the source, or of the result.
-        new: rows that the table did not have.
-        changed: rows with a new vector or other columns.
-        vanished: rows that were removed.
-        failed: rows of the source without a vector.
-        new_failures: of these, since the refresh before.
-        rows_per_second: while embedding.
+        seconds: time that the step took.
+        rows: number of rows in the source, or in the result.
+        new: number of rows that the table did not have.
+        changed: number of rows with a new vector or other columns.
+        vanished: number of rows that were removed.
+        failed: number of rows of the source without a vector.
+        new_failures: number of failures that no earlier run recorded.
+        rows_per_second: pace while embedding.
         centroid_shift: distance that the mean vector moved; 0 to 2 where rows are unit vectors.
         neighbours_changed: share of the rows, of those there before and after, with other neighbours.
         figures: measures by name.
-        message: why it failed, or what else there is to say.
-        options: a hash of all that decides what is made of the inputs.
-        inputs: versions of the tables read, by URI.
-        version: of the table made.
+        message: why the step failed, or a remark.
+        options: hash of all settings that decide the result.
+        inputs: versions of the tables that the step read, by URI.
+        version: version of the table that the step made.
     """
 
     refresh: str
@@ -94,11 +95,11 @@ class StepRow:
 
     @property
     def title(self) -> str:
-        """Command and name."""
+        """Title of the step: its command and its name."""
         return f"{self.command} {self.name}"
 
     def row(self) -> dict[str, object]:
-        """As a row of the table."""
+        """The step as a row of the table of refreshes."""
         row = {field.name: getattr(self, field.name) for field in fields(self)}
         for name in ("figures", "inputs"):
             row[name] = None if row[name] is None else list(row[name].items())
@@ -106,13 +107,13 @@ class StepRow:
 
     @classmethod
     def of(cls, row: dict[str, object]) -> "StepRow":
-        """From a row of the table."""
+        """The step that a row of the table of refreshes describes."""
         maps = {n: None if row[n] is None else dict(row[n]) for n in ("figures", "inputs")}  # type: ignore[call-overload]
         return cls(**{**row, **maps})  # type: ignore[arg-type]
 
 
 def create(uri: str, options: Mapping[str, str], note: Mapping[str, Any]) -> Table:
-    """A table without rows; that of another, where one was made just now."""
+    """Create the table of refreshes without rows, or open it if another run has just created it."""
     try:
         return Table.create(uri, SCHEMA, {**note, "state": "begun"}, options)
     except Refused:
@@ -122,20 +123,20 @@ def create(uri: str, options: Mapping[str, str], note: Mapping[str, Any]) -> Tab
 
 
 def rows_of(table: Table | None) -> list[StepRow]:
-    """What the table of refreshes holds, oldest first."""
+    """The steps in the table of refreshes, oldest first; empty where there is no table."""
     if table is None:
         return []
-    rows = [StepRow.of(row) for row in in_todays(table.read(), SCHEMA).to_pylist()]
+    rows = [StepRow.of(row) for row in upgrade_rows(table.read(), SCHEMA).to_pylist()]
     return sorted(rows, key=lambda row: row.started)
 
 
 def record(
     uri: str, options: Mapping[str, str], note: Mapping[str, Any], steps: Sequence[StepRow]
 ) -> None:
-    """Add rows, whatever others do to the table meanwhile.
+    """Add steps to the table of refreshes, again and again while other writers commit first.
 
     Raises:
-        StoreError: others write to it all the time.
+        StoreError: other writers committed first each time, for COMMIT_TRIES tries.
     """
     for _ in range(COMMIT_TRIES):
         table = Table.open(uri, options)
@@ -143,7 +144,7 @@ def record(
         rows = pa.Table.from_pylist([step.row() for step in steps], SCHEMA)
         name = new_name(str(note["run"]), "steps")
         try:
-            if new := lacking(table.schema, SCHEMA):
+            if new := missing_fields(table.schema, SCHEMA):
                 table.add_columns(note, new)
             table.commit(note, add=[write_rows(table.filesystem, name, rows)])
         except Refused:

@@ -1,1 +1,1 @@
-"""One file a format of files."""
+"""Formats of files, one file a format."""

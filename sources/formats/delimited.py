@@ -1,8 +1,8 @@
-"""CSV and TSV. All columns stay strings: a column means the same in every stretch of every file.
+"""CSV and TSV files. All columns are strings, so that a column means the same in every part of every file.
 
 Fields may be quoted and hold newlines. A first line `sep=;`, as Excel writes it, names the delimiter of
-its file. Bytes that are no text in the file's encoding fail their row alone. Of columns with one name
-the second becomes name_2; one that was asked for may stand there once only.
+its file. Bytes that are no text in the file's encoding fail their row alone. Of two columns with one name
+the second becomes name_2; a column that was asked for by name may occur once only.
 """
 
 import csv
@@ -21,7 +21,7 @@ from sources.rows import (
     Rows,
     SourceError,
     SourceOptions,
-    unread,
+    file_failure,
 )
 
 FIELD_LIMIT = 1 << 30
@@ -30,13 +30,13 @@ TOLD_DELIMITER = re.compile(r'"?sep=(.)"?[\r\n]*$', re.IGNORECASE)
 
 
 def delimited_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
-    """The columns of the header, all strings.
+    """The columns in the header of a file, all strings.
 
     Raises:
-        SourceError: The fields are parted by something else, or an own column stands there twice.
+        SourceError: The delimiter is another one, or a column that was asked for occurs twice.
         Exception: The file cannot be read.
     """
-    table = _Opened(file, options)
+    table = _OpenFile(file, options)
     first: list[str] = next((row for row in table.reader if row), [])
     if table.lines.error:
         raise table.lines.error
@@ -47,7 +47,7 @@ def delimited_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
 
 def read_delimited(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
     """Stream the rows of a file; empty lines are no rows and are not counted."""
-    table = _Opened(file, options)
+    table = _OpenFile(file, options)
     lines, reader = table.lines, table.reader
     header: list[str] = []
     rows: list[list[str]] = []
@@ -57,7 +57,7 @@ def read_delimited(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
     lost: Exception | str | None = None
     start, position = 1 + table.n_skipped, 0
 
-    def prepared() -> Rows:
+    def prepare_rows() -> Rows:
         return prepare(
             _columns(header, rows, options),
             options,
@@ -83,7 +83,7 @@ def read_delimited(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
             continue
         if not header:
             header = _header(row, options.no_header)
-            if lost := table.mistake(row) or options.lack(header):
+            if lost := table.mistake(row) or options.describe_missing(header):
                 break
             if not options.no_header:
                 continue
@@ -96,21 +96,21 @@ def read_delimited(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
             failures.append(Failure(None, None, position, file.name, "read", reason))
         position += 1
         if len(rows) + len(failures) >= MAX_ROWS or n_chars >= MAX_BYTES:
-            yield prepared()
+            yield prepare_rows()
             rows, positions, failures, n_chars = [], [], [], 0
     if rows or failures:
-        yield prepared()
+        yield prepare_rows()
     if lost:
-        yield unread(file.name, position, lost)
+        yield file_failure(file.name, position, lost)
 
 
-class _Opened:
-    """A file that is being read.
+class _OpenFile:
+    """A delimited file that is being read.
 
     Attributes:
-        lines: Its lines.
-        reader: Its rows.
-        n_skipped: Lines before those that the reader counts.
+        lines: The lines of the file.
+        reader: Iterates over the rows, each a list of fields.
+        n_skipped: Number of lines before the first line that the reader counts.
     """
 
     def __init__(self, file: SourceFile, options: SourceOptions) -> None:
@@ -137,7 +137,7 @@ class _Opened:
         )
 
     def mistake(self, first: list[str]) -> str | None:
-        """What is wrong with the first row, if something is that the user can put right."""
+        """A mistake in the first row that the user can mend, in words; None if there is none."""
         options = self.options
         is_quoted = options.quote and self._first.lstrip().startswith(options.quote)
         if len(first) == 1 and not is_quoted:
@@ -161,7 +161,7 @@ class _Opened:
 
 
 def _header(row: list[str], no_header: bool) -> list[str]:
-    """Names of the columns: column_N where one is empty or there are none, name_2 for a second."""
+    """Names of the columns: column_N for an empty name or without a header, name_2 for a second one."""
     names: list[str] = []
     for number, title in enumerate(row, start=1):
         name = f"column_{number}" if no_header or not title.strip() else _clean(title.strip())

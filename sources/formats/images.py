@@ -1,4 +1,4 @@
-"""Image files: a file is one image, and its folder may be its label."""
+"""Image files: each file is one image, and its folder may be its label."""
 
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -17,19 +17,19 @@ IMAGE_ENDINGS = (
     *([".avif"] if features.check("avif") else []),
     *(HEIF_ENDINGS if find_spec("pillow_heif") else []),
 )
-"""Of files that are decoded on this machine; a folder's other files are left out."""
+"""Endings of image files that this machine can decode; a folder's other files are left out."""
 ALL_IMAGE_ENDINGS = tuple(dict.fromkeys((*IMAGE_ENDINGS, ".avif", *HEIF_ENDINGS)))
-"""Of files that hold images, also where decoding one says what to install."""
+"""Endings of all image files, also of those for which a library must be installed first."""
 
 
 def image_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
-    """`image`, and `label` if folders are labels."""
+    """The column `image`, and the column `label` if folders are labels."""
     label = [pa.field("label", pa.string())] if options.label_from_folder else []
     return pa.schema([pa.field("image", IMAGE), *label])
 
 
 def read_images(files: Sequence[SourceFile], options: SourceOptions) -> Iterator[Rows]:
-    """Stream files, each an image whose id is its name; none is decoded here."""
+    """Stream image files, each a row whose id is the file's name; images are not decoded here."""
 
     def table_of(contents: list[bytes], names: list[str]) -> pa.Table:
         columns = {"image": image_column(contents, names)}
@@ -41,7 +41,7 @@ def read_images(files: Sequence[SourceFile], options: SourceOptions) -> Iterator
 
 
 def image_column(contents: Sequence[bytes | None], paths: Sequence[str]) -> pa.StructArray:
-    """Images' bytes and where they came from, as `IMAGE`."""
+    """A column of IMAGE, from the bytes of images and the paths they came from."""
     parts = [pa.array(contents, pa.large_binary()), pa.array(paths, pa.string())]
     return pa.StructArray.from_arrays(parts, fields=list(IMAGE))
 

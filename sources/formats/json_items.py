@@ -1,7 +1,7 @@
 """The objects of a JSON file: one a line, in one array, or one after another over many lines.
 
-A `.json` file may have any of these forms, and its first lines tell which; all others have an object a
-line. Only the object in hand is in memory, of the forms without lines at most OBJECT_CHARS of it.
+A `.json` file may have any of these forms, and its first lines tell which; files of other endings have an
+object a line. Only one object at a time is in memory; an object over many lines has OBJECT_CHARS at most.
 """
 
 import io
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import IO, Any, NamedTuple
 
-from sources.opening import CHUNK_BYTES, Lines, SourceFile, ending, not_utf8
+from sources.opening import CHUNK_BYTES, Lines, SourceFile, ending, explain_not_utf8
 from sources.rows import SourceError, SourceOptions, failure_reason
 
 OBJECT_CHARS = 64 << 20
@@ -25,7 +25,7 @@ Record = dict[str, Any]
 
 
 class Item(NamedTuple):
-    """What stands where an object should: the object, or why there is none."""
+    """One item of a JSON file: an object, or the reason why it is no object."""
 
     record: Record | None
     reason: str
@@ -33,14 +33,14 @@ class Item(NamedTuple):
 
 
 class NotAnObject(ValueError):
-    """An item that holds no JSON object."""
+    """Error: an item holds no JSON object."""
 
 
 class Items:
-    """The items of a file up to its end or to its first error, which is kept.
+    """The items of a JSON file, up to its end or its first error, which is kept.
 
     Attributes:
-        error: What ended the file early, if anything did.
+        error: The error that ended the file early, None if there was none.
     """
 
     def __init__(self, file: SourceFile, encoding: str = "") -> None:
@@ -48,7 +48,7 @@ class Items:
         self.error: Exception | None = None
 
     def __iter__(self) -> Iterator[Item]:
-        """Items in their order; blank lines are none."""
+        """Iterate over the items in order; blank lines are no items."""
         try:
             in_lines = ending(self.file.name) != ".json" or _has_lines(self.file, self.encoding)
         except Exception as error:  # each file system has errors of its own
@@ -73,7 +73,7 @@ class Items:
             with io.TextIOWrapper(stream, "utf-8", "surrogateescape", "") as text:
                 for number, (value, written) in enumerate(_values(text), start=1):
                     try:
-                        yield Item(_checked(value, written, self.encoding), "", len(written))
+                        yield Item(_check_object(value, written, self.encoding), "", len(written))
                     except NotAnObject as error:
                         reason = f"item {number} is not a JSON object: {error}"
                         yield Item(None, reason, len(written))
@@ -82,25 +82,27 @@ class Items:
 
 
 def parse_line(raw: bytes, encoding: str = "") -> Record:
-    """The object in a line.
+    """Parse a line that holds a JSON object.
 
     Raises:
-        NotAnObject: It holds something else, with the reason.
+        NotAnObject: The line holds something else; the message says what.
     """
     try:
         written = raw.removeprefix(BOM_UTF8).decode()
         value = json.loads(written)
     except UnicodeDecodeError as error:
-        raise NotAnObject(not_utf8(f"it is not UTF-8: byte {error.start}", encoding)) from error
+        raise NotAnObject(
+            explain_not_utf8(f"it is not UTF-8: byte {error.start}", encoding)
+        ) from error
     except json.JSONDecodeError as error:
         raise NotAnObject(f"{error.msg} at character {error.pos}") from error
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, endless brackets
         raise NotAnObject(failure_reason(error)) from error
-    return _checked(value, written, encoding)
+    return _check_object(value, written, encoding)
 
 
-def not_rows(record: Record, options: SourceOptions) -> str | None:
-    """What the only object of a file holds, if that is no row but rows or columns."""
+def explain_not_rows(record: Record, options: SourceOptions) -> str | None:
+    """What a file's only object holds, in words, if it is a table of rows or columns; None if it is a row."""
     texts = [record.get(name) for name in options.text_column or ("text",)]
     nested = [name for name, value in record.items() if isinstance(value, list | dict)]
     rows = [
@@ -117,7 +119,7 @@ def not_rows(record: Record, options: SourceOptions) -> str | None:
 
 
 def _has_lines(file: SourceFile, encoding: str) -> bool:
-    """Whether one of the first two lines that tell is an object by itself."""
+    """True if one of the first two lines, apart from blank lines and {}, is an object by itself."""
     with file.open_text(encoding) as stream:
         head = stream.peek(CHUNK_BYTES)[:CHUNK_BYTES]  # type: ignore[attr-defined]
         if head.lstrip().startswith(b"["):  # perhaps a long array in one line
@@ -132,7 +134,7 @@ def _has_lines(file: SourceFile, encoding: str) -> bool:
     return False
 
 
-def _checked(value: object, written: str, encoding: str) -> Record:
+def _check_object(value: object, written: str, encoding: str) -> Record:
     if not isinstance(value, dict):
         raise NotAnObject(f"it holds a {type(value).__name__}")
     if written.count("[") + written.count("{") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
@@ -141,7 +143,7 @@ def _checked(value: object, written: str, encoding: str) -> Record:
         written.encode()
     except UnicodeEncodeError as error:
         at = len(written[: error.start].encode())
-        raise NotAnObject(not_utf8(f"it is not UTF-8: byte {at}", encoding)) from error
+        raise NotAnObject(explain_not_utf8(f"it is not UTF-8: byte {at}", encoding)) from error
     try:
         if "\\u" in written:  # escapes can spell half a character
             json.dumps(value, ensure_ascii=False).encode()
@@ -159,41 +161,41 @@ def _is_deeper(value: object, n_levels: int) -> bool:
 
 
 def _values(text: IO[str]) -> Iterator[tuple[object, str]]:
-    """The items of an array, or the values that follow each other, each with how it is written.
+    """The values of an array, or values that follow each other, each with its text in the file.
 
     Raises:
-        SourceError: What follows is no JSON, or what ended has no end.
+        SourceError: The text is no JSON, or its array has no end.
         OSError: The file cannot be read any further.
     """
-    unread = _Unread(text)
-    is_array = unread.mark() == "["
+    reader = _TextReader(text)
+    is_array = reader.mark() == "["
     if is_array:
-        unread.skip()
+        reader.skip()
     n_values = 0
-    while mark := unread.mark():
+    while mark := reader.mark():
         if is_array and mark == "]":
-            unread.skip()
-            if unread.mark():
-                raise unread.wrong("more follows the end of the array")
+            reader.skip()
+            if reader.mark():
+                raise reader.wrong("more follows the end of the array")
             return
         if is_array and n_values:
             if mark != ",":
-                raise unread.wrong("a comma or the end of the array is missing")
-            unread.skip()
-            unread.mark()
-        yield unread.value()
+                raise reader.wrong("a comma or the end of the array is missing")
+            reader.skip()
+            reader.mark()
+        yield reader.value()
         n_values += 1
-    if unread.error:
-        raise unread.error
+    if reader.error:
+        raise reader.error
     if is_array:
-        raise unread.wrong("the array has no end: the file was cut off")
+        raise reader.wrong("the array has no end: the file was cut off")
 
 
-class _Unread:
-    """What is left of a text, of which a part is in memory.
+class _TextReader:
+    """The part of a text that is not parsed yet, of which a stretch is in memory.
 
     Attributes:
-        error: What ended the text early, if anything did.
+        error: The error that ended the text early, None if there was none.
     """
 
     def __init__(self, text: IO[str]) -> None:
@@ -204,7 +206,7 @@ class _Unread:
         self._ended = self._has_values = False
 
     def mark(self) -> str:
-        """The next character that is not white space, which stays there; empty at the end."""
+        """Return the next character that is not white space, without taking it; empty at the end."""
         while True:
             found = _WHITESPACE.match(self._buffer, self._at)
             assert found is not None  # it may be empty
@@ -218,10 +220,10 @@ class _Unread:
         self._at += 1
 
     def value(self) -> tuple[object, str]:
-        """Take a value, and how it is written.
+        """Take one JSON value; return it with its text in the file.
 
         Raises:
-            SourceError: It is no JSON, or too long.
+            SourceError: The text is no JSON, or the value is too long.
         """
         while True:
             try:
@@ -241,13 +243,13 @@ class _Unread:
         return value, written
 
     def wrong(self, why: str, at: int | None = None) -> SourceError:
-        """The error that something stands where it should not."""
+        """The error for a character that does not belong where it stands."""
         place = self._n_before + (self._at if at is None else at)
         expected = "" if self._has_values else f". {FORMS}"
         return SourceError(f"{why[0].lower()}{why[1:]} at character {place:,}{expected}")
 
     def _more(self) -> None:
-        """Read on, twice as far each time, so that a long value is not tried too often."""
+        """Read more text, twice as much each time, so that a long value is not parsed too often."""
         parts = [self._buffer[self._at :]]
         n_wanted = max(CHUNK_BYTES, len(parts[0]))
         while n_wanted > 0 and not self._ended:

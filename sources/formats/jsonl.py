@@ -1,7 +1,7 @@
-"""JSON: each object a row, each key a column; see `sources.formats.json_items` for the forms that a file may have.
+"""JSON files: each object is a row, each key a column; `sources.formats.json_items` lists a file's forms.
 
-Keys may be missing in some objects. A column whose values have no common type holds text: strings as
-they are, all else as JSON (see `schemas.cells`).
+Objects may lack keys. A column whose values have no common type holds text: strings as they are, all
+else as JSON (see `schemas.cells`).
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from itertools import chain, islice
 import pyarrow as pa
 
 from schemas.cells import json_type
-from sources.formats.json_items import Items, Record, not_rows
+from sources.formats.json_items import Items, Record, explain_not_rows
 from sources.opening import SourceFile, ending
 from sources.prepare import id_of, prepare, text_of
 from sources.rows import (
@@ -20,7 +20,7 @@ from sources.rows import (
     Rows,
     SourceError,
     SourceOptions,
-    unread,
+    file_failure,
 )
 
 SAMPLE_ROWS = 1000
@@ -30,8 +30,8 @@ def jsonl_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
     """Columns and types of the first thousand objects.
 
     Raises:
-        SourceError: The file is of another form than is read.
-        Exception: It cannot be read, or not one of its first thousand items is an object.
+        SourceError: The file is one object that holds a table, not a row.
+        Exception: The file cannot be read, or none of its first thousand items is an object.
     """
     items = Items(file, options.encoding)
     sample = list(islice(items, SAMPLE_ROWS))
@@ -40,7 +40,7 @@ def jsonl_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
         raise items.error
     if not records and sample:
         raise ValueError(sample[0].reason)
-    if _is_only(file, len(sample), records) and (why := not_rows(records[0], options)):
+    if _is_only(file, len(sample), records) and (why := explain_not_rows(records[0], options)):
         raise SourceError(why)
     names = dict.fromkeys(name for record in records for name in record)
     return pa.schema([(name, json_type([r.get(name) for r in records])) for name in names])
@@ -57,8 +57,8 @@ def read_jsonl(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
     rest = iter(items)
     first = list(islice(rest, 2))
     only = [item.record for item in first if item.record is not None]
-    if _is_only(file, len(first), only) and (why := not_rows(only[0], options)):
-        yield unread(file.name, position, why)
+    if _is_only(file, len(first), only) and (why := explain_not_rows(only[0], options)):
+        yield file_failure(file.name, position, why)
         return
     for item in chain(first, rest):
         if item.record is not None:
@@ -69,27 +69,27 @@ def read_jsonl(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
         position += 1
         n_bytes += item.n_bytes
         if len(records) + len(failures) >= MAX_ROWS or n_bytes >= MAX_BYTES:
-            yield _prepared(records, positions, failures, file, options)
+            yield _prepare_records(records, positions, failures, file, options)
             records, positions, failures, n_bytes = [], [], [], 0
     if records or failures:
-        yield _prepared(records, positions, failures, file, options)
+        yield _prepare_records(records, positions, failures, file, options)
     if items.error:
-        yield unread(file.name, position, items.error)
+        yield file_failure(file.name, position, items.error)
 
 
 def _is_only(file: SourceFile, n_items: int, records: list[Record]) -> bool:
-    """Whether a file is one object alone, which may be another thing than a row."""
+    """True if a .json file is one object alone, which may be something else than a row."""
     return ending(file.name) == ".json" and n_items == len(records) == 1
 
 
-def _prepared(
+def _prepare_records(
     records: list[Record],
     positions: list[int],
     failures: list[Failure],
     file: SourceFile,
     options: SourceOptions,
 ) -> Rows:
-    """Rows of records; their values are given as they are, for Arrow's types depend on neighbours."""
+    """Prepare rows from objects. Values stay Python values, since Arrow would infer types from neighbours."""
     names = dict.fromkeys(name for record in records for name in record if options.wants(name))
     columns = {
         name: pa.array((text_of(record.get(name)) for record in records), pa.large_string())

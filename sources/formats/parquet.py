@@ -1,4 +1,4 @@
-"""Parquet files, cut into pieces of whole row groups; only the columns needed are read."""
+"""Parquet files, cut into pieces of whole row groups; only the columns that are needed are read."""
 
 from collections.abc import Iterable, Iterator
 
@@ -8,14 +8,22 @@ import pyarrow.parquet as pq
 from sources.class_names import class_names, with_class_names
 from sources.opening import SourceFile
 from sources.prepare import prepare
-from sources.rows import MAX_BYTES, MAX_ROWS, Piece, Rows, SourceOptions, failure_reason, unread
+from sources.rows import (
+    MAX_BYTES,
+    MAX_ROWS,
+    Piece,
+    Rows,
+    SourceOptions,
+    failure_reason,
+    file_failure,
+)
 
 PIECE_BYTES = 64 << 20
 PIECE_ROWS = 100_000
 
 
 def parquet_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
-    """The columns of the file; names of classes that `datasets` wrote stand for their numbers.
+    """The columns of a file; a column of class numbers that `datasets` wrote is one of strings, their names.
 
     Raises:
         Exception: The file cannot be read.
@@ -28,7 +36,7 @@ def parquet_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
 
 
 def parquet_parts(file: SourceFile) -> list[Piece]:
-    """Cut a file into parts of whole row groups, their size in bytes uncompressed.
+    """Cut a file into parts of whole row groups, each with its uncompressed size in bytes.
 
     A part ends before the row group that would carry it over 64 MB or 100,000 rows. Empty where
     the file has no row groups.
@@ -63,19 +71,19 @@ def read_parquet(
     position: int = 0,
     absent: Iterable[pa.Field] = (),
 ) -> Iterator[Rows]:
-    """Stream the row groups [start, stop) of a file, or all; a bad one costs no other its rows.
+    """Stream the rows of a file or of some row groups; a bad row group costs no other its rows.
 
     Args:
-        file: To read.
+        file: The file to read.
         options: Which columns are which.
-        part: The row groups; None is all.
-        position: Of the part's first row.
+        part: Row groups [start, stop); None is all.
+        position: Position of the part's first row.
         absent: Columns that are null where the file lacks them.
     """
     try:
         stream = file.open(jumps=True)
     except Exception as error:  # each file system has errors of its own
-        yield unread(file.name, position, error)
+        yield file_failure(file.name, position, error)
         return
     with stream:
         try:
@@ -84,11 +92,11 @@ def read_parquet(
             )
             names, classes = parquet.schema_arrow.names, class_names(parquet.schema_arrow)
         except Exception as error:
-            yield unread(file.name, position, error)
+            yield file_failure(file.name, position, error)
             return
         lacking = [f for f in absent if f.name not in names and options.needs(f.name)]
-        if lack := options.lack([*names, *(field.name for field in lacking)]):
-            yield unread(file.name, position, lack)
+        if lack := options.describe_missing([*names, *(field.name for field in lacking)]):
+            yield file_failure(file.name, position, lack)
             return
         wanted = [name for name in names if options.needs(name)]
         for number in range(*(part or (0, parquet.num_row_groups))):
@@ -105,5 +113,5 @@ def read_parquet(
                     yield prepare(table, options, file.name, positions, numbers=file.number)
                     first += len(table)
             except Exception as error:
-                yield unread(file.name, first, f"row group {number}: {failure_reason(error)}")
+                yield file_failure(file.name, first, f"row group {number}: {failure_reason(error)}")
             position += group.num_rows

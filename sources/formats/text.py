@@ -1,4 +1,4 @@
-"""Text files: a file is one document, or each line of it is one."""
+"""Text files: each file is one document, or each of its lines is one."""
 
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
@@ -8,18 +8,18 @@ import pyarrow as pa
 from sources.formats.whole import read_whole
 from sources.opening import Lines, SourceFile
 from sources.prepare import prepare
-from sources.rows import MAX_BYTES, MAX_ROWS, Rows, SourceOptions, unread
+from sources.rows import MAX_BYTES, MAX_ROWS, Rows, SourceOptions, file_failure
 
 
 def text_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
-    """One column, `text`."""
+    """The column `text`."""
     with file.open_text(options.encoding) as stream:
         stream.read(1)
     return pa.schema([("text", pa.string())])
 
 
 def read_documents(files: Sequence[SourceFile], options: SourceOptions) -> Iterator[Rows]:
-    """Stream files, each a document whose id is its name."""
+    """Stream text files, each a document whose id is the file's name."""
 
     def table_of(contents: list[bytes], _: list[str]) -> pa.Table:
         return text_table(contents)
@@ -28,7 +28,7 @@ def read_documents(files: Sequence[SourceFile], options: SourceOptions) -> Itera
 
 
 def read_lines(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
-    """Stream a file whose lines are documents; blank lines are no rows and are not counted."""
+    """Stream a file whose lines are documents; blank lines are not counted as rows."""
     texts: list[bytes] = []
     n_bytes = position = 0
 
@@ -55,9 +55,9 @@ def read_lines(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
     if texts:
         yield rows()
     if lines.error:
-        yield unread(file.name, position + len(texts), lines.error)
+        yield file_failure(file.name, position + len(texts), lines.error)
 
 
 def text_table(texts: list[bytes]) -> pa.Table:
-    """A table whose column `text` is not validated: prepare tells which rows are not UTF-8."""
+    """A table with the column `text`, not yet validated: `prepare` finds the rows that are not UTF-8."""
     return pa.table({"text": pa.array(texts, pa.large_binary())})

@@ -1,4 +1,4 @@
-"""WebDataset: tar files in which what belongs together follows each other under one key.
+"""WebDataset: tar files in which consecutive members with one key are one sample.
 
     000017.jpg  000017.txt  000017.json  000017.cls
 
@@ -9,8 +9,8 @@ the key, `shard-0.tar/000017`.
 Of several images under one key each is a row. A name with more dots, such as `000017.left.jpg`, is an
 id as it stands, `shard-0.tar/000017.left.jpg`, whatever stands beside it; its caption is
 `000017.left.txt`, else that of the key. Of `000017.jpg` and `000017.png` the first by name has the key
-for its id, and the other one its whole name. Columns that no image takes are failures, files of other
-kinds are left out. Nothing is unpacked to disk.
+for its id, and the other image its whole name. Columns that belong to no image are failures, files of
+other kinds are left out. Nothing is unpacked to disk.
 """
 
 import itertools
@@ -24,7 +24,7 @@ import pyarrow as pa
 from sources.formats.images import ALL_IMAGE_ENDINGS, image_column
 from sources.opening import SourceFile
 from sources.prepare import prepare
-from sources.rows import IMAGE, MAX_BYTES, MAX_ROWS, Failure, Rows, SourceOptions, unread
+from sources.rows import IMAGE, MAX_BYTES, MAX_ROWS, Failure, Rows, SourceOptions, file_failure
 
 COLUMNS = {".txt": "caption", ".json": "json", ".cls": "label"}
 MAX_MEMBER_BYTES = 512 << 20
@@ -42,7 +42,7 @@ class _Name(NamedTuple):
 
 
 class _Item(NamedTuple):
-    """An image and its columns; or what could not be read, with a reason; or the ending of another file."""
+    """An image and its columns; or a member that failed, with a reason; or the ending of a member left out."""
 
     id: str
     path: str
@@ -52,8 +52,8 @@ class _Item(NamedTuple):
     left_out: str = ""
 
 
-class _Watched:
-    """A stream that is read once from start to end, and remembers the last block of it."""
+class _TailStream:
+    """A stream that is read once from start to end, and keeps its last block."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -66,14 +66,14 @@ class _Watched:
 
 
 def webdataset_schema(file: SourceFile, options: SourceOptions) -> pa.Schema:
-    """The columns of every sample; raises where the file is no tar."""
+    """The columns of every sample; raises an error if the file is no tar."""
     with file.open() as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
         tar.next()
     return SCHEMA
 
 
 def read_webdataset(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
-    """Stream a tar's images; members that no image takes are failures, or left out."""
+    """Stream the images of a tar; a member that belongs to no image is a failure, or left out."""
     items: list[_Item] = []
     n_bytes = position = 0
     error = None
@@ -86,7 +86,7 @@ def read_webdataset(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
 
     try:
         with file.open() as stream:
-            watched = _Watched(stream)
+            watched = _TailStream(stream)
             with tarfile.open(fileobj=cast(IO[bytes], watched), mode="r|") as tar:
                 for item in _items(tar):
                     items.append(item)
@@ -99,11 +99,11 @@ def read_webdataset(file: SourceFile, options: SourceOptions) -> Iterator[Rows]:
     if items:
         yield rows()
     if error:
-        yield unread(file.name, position, error)
+        yield file_failure(file.name, position, error)
 
 
 def _items(tar: tarfile.TarFile) -> Iterator[_Item]:
-    """What is in a tar, in order, but for the columns, which come with their images."""
+    """The items of a tar, in order; columns come with their images."""
     members = ((_name(member), member) for member in tar if not member.isdir())
     shown = (found for found in members if not found[0].path.rpartition("/")[2].startswith("."))
     for _, sample in itertools.groupby(shown, lambda found: found[0].key):
@@ -121,7 +121,7 @@ def _name(member: tarfile.TarInfo) -> _Name:
 def _sample(
     tar: tarfile.TarFile, members: Iterable[tuple[_Name, tarfile.TarInfo]]
 ) -> Iterator[_Item]:
-    """The images under one key, and what none of them takes."""
+    """The images under one key, and failures for the members that belong to none of them."""
     sample, stem = _Sample(), ""
     for name, member in members:
         if sample.n_bytes >= MAX_BYTES and name.stem != stem:  # one key may be a whole tar's
@@ -136,14 +136,14 @@ def _sample(
         if reason:
             yield _Item(name.path, name.path, reason=reason)
     yield from sample.rows()
-    yield from sample.alone()
+    yield from sample.failures()
 
 
 class _Sample:
-    """The members under one key that follow each other.
+    """Consecutive members of a tar under one key.
 
     Attributes:
-        n_bytes: Of the images that wait to become rows.
+        n_bytes: Size of the images that wait to become rows.
     """
 
     def __init__(self) -> None:
@@ -154,7 +154,7 @@ class _Sample:
         self._lonely: dict[tuple[str, str], _Name] = {}  # texts that no image has taken so far
 
     def objection(self, name: _Name, member: tarfile.TarInfo) -> str:
-        """Why a member is not read; empty if it is."""
+        """The reason why a member is not read; empty if it is read."""
         if not member.isfile():
             return "a link or a device, which is not followed"
         if member.size > MAX_MEMBER_BYTES:
@@ -166,7 +166,7 @@ class _Sample:
         return ""
 
     def add(self, name: _Name, data: bytes) -> str:
-        """Take a member; returns why it cannot be taken, empty if it can."""
+        """Add a member; return the reason why it cannot be added, empty if it was added."""
         if name.ending not in COLUMNS:
             self._images.append((name, data))
             self.n_bytes += len(data)
@@ -180,7 +180,7 @@ class _Sample:
         return ""
 
     def rows(self) -> Iterator[_Item]:
-        """The images so far, each with its columns; they wait no longer."""
+        """Take the images that wait, each with its columns."""
         plain = [name.path for name, _ in self._images if name.stem == name.key]
         first = min(plain, default="")
         for name, data in self._images:
@@ -196,8 +196,8 @@ class _Sample:
         self._has_rows |= bool(self._images)
         self._images, self.n_bytes = [], 0
 
-    def alone(self) -> Iterator[_Item]:
-        """The columns that no image has taken, one item for each stem."""
+    def failures(self) -> Iterator[_Item]:
+        """Failures for the columns that belong to no image, one for each stem."""
         for _, group in itertools.groupby(self._lonely.values(), lambda name: name.stem):
             names = list(group)
             endings = ", ".join(name.ending for name in names)
@@ -233,8 +233,8 @@ def _rows(items: Sequence[_Item], file: SourceFile, options: SourceOptions, posi
     return prepared._replace(left_out=others)
 
 
-def _check_end(tar: tarfile.TarFile, watched: _Watched) -> None:
-    """Read on to the end, since tarfile takes a header that it cannot read for the end of a tar.
+def _check_end(tar: tarfile.TarFile, watched: _TailStream) -> None:
+    """Raise an error if a tar does not end as a tar should; tarfile stops quietly at a broken header.
 
     Raises:
         ValueError: More follows, or the blocks of zeros that end a tar are missing.

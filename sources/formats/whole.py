@@ -1,4 +1,4 @@
-"""Files of which each is one item, a text or an image; its id is its name."""
+"""Files of which each is one row, a text or an image; the id is the file's name."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from sources.opening import SourceFile
 from sources.prepare import prepare
-from sources.rows import MAX_BYTES, MAX_ROWS, Rows, SourceOptions, failure_reason, unread
+from sources.rows import MAX_BYTES, MAX_ROWS, Rows, SourceOptions, failure_reason, file_failure
 
 THREADS = 16  # that read small files of an object store: each waits for the network, not for a core
 
@@ -20,13 +20,13 @@ def read_whole(
     *,
     is_text: bool = False,
 ) -> Iterator[Rows]:
-    """Stream files, each of one row.
+    """Stream rows of whole files, one row a file.
 
     Args:
-        files: Of one kind.
+        files: Files of one kind.
         options: Which columns are which.
         table_of: Makes rows of files' contents and names.
-        is_text: Contents are wanted as UTF-8, whatever encoding the files are in.
+        is_text: Convert contents to UTF-8 from the encoding of the files.
     """
     contents: list[bytes] = []
     read: list[SourceFile] = []
@@ -40,12 +40,12 @@ def read_whole(
             table, options, names, places, numbers=numbers, ids=names, is_text_file=is_text
         )
 
-    def opened(file: SourceFile) -> IO[bytes]:
+    def open_file(file: SourceFile) -> IO[bytes]:
         return file.open_text(options.encoding) if is_text else file.open()
 
-    for file, content in zip(files, _contents(files, opened), strict=True):
+    for file, content in zip(files, _contents(files, open_file), strict=True):
         if isinstance(content, Exception):
-            yield unread(file.name, 0, failure_reason(content))
+            yield file_failure(file.name, 0, failure_reason(content))
             continue
         contents.append(content)
         read.append(file)
@@ -58,13 +58,13 @@ def read_whole(
 
 
 def _contents(
-    files: Sequence[SourceFile], opened: Callable[[SourceFile], IO[bytes]]
+    files: Sequence[SourceFile], open_file: Callable[[SourceFile], IO[bytes]]
 ) -> Iterator[bytes | Exception]:
-    """What is in each file, or why it cannot be read. A piece of many files is of few bytes."""
+    """The content of each file, or the error that came up when it was read."""
 
     def content(file: SourceFile) -> bytes | Exception:
         try:
-            with opened(file) as stream:
+            with open_file(file) as stream:
                 return stream.read()
         except Exception as error:  # each file system has errors of its own
             return error

@@ -16,7 +16,7 @@ from benchmarks.reckon import IMAGE_WINDOW, WAVE_SECONDS, Work, reckon, work_of
 from jobs.sync.due import due_by_piece
 from schemas.keys import KEYS
 from schemas.plan import make_plan
-from sources.rows import Piece, numbered
+from sources.rows import Piece, number_files
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
@@ -121,7 +121,7 @@ def test_reads_of_the_source_are_those_of_a_real_plan(monkeypatch):
     current = np.ones(100, bool)
     plan = make_plan(source, stored, source[:0], current_file=current, wave_rows=wave_rows)
     assert len(np.unique(plan.drops["where"])) == 100
-    pieces = numbered(Piece((str(file),), 1) for file in range(-(-n // WORK.piece_rows)))
+    pieces = number_files(Piece((str(file),), 1) for file in range(-(-n // WORK.piece_rows)))
     read = len(due_by_piece(plan.due, pieces)) * WORK.piece_rows / n
     monkeypatch.setattr("benchmarks.reckon.WAVE_ROWS", wave_rows)
     rates = ZEROS | {"plan_rows": 2}

@@ -395,7 +395,7 @@ def test_a_second_refresh_leaves_or_waits(tmp_path):
     run(path)
     held = table(tmp_path, "refreshes")
     note = {**claim.identity("another"), "command": "refresh"}
-    with claim.held(held, note, wait=False):
+    with claim.hold(held, note, wait=False):
         with pytest.raises(TableBusy, match=r"refreshes is being written by run another on "):
             run(path)
         waiting = threading.Thread(target=run, args=(path,), kwargs={"wait": True}, daemon=True)
@@ -413,7 +413,7 @@ def test_a_claim_is_renewed_while_a_step_takes_long(tmp_path, monkeypatch):
     monkeypatch.setattr(claim, "RENEW_SECONDS", 0.1)
     held = table(tmp_path, "refreshes")
     note = {**claim.identity("another"), "command": "refresh"}
-    with claim.renewed(held.uri, {}, note):
+    with claim.renew_by_uri(held.uri, {}, note):
         time.sleep(1)
     notes = [commit.get("note", {}) for commit in table(tmp_path, "refreshes").history()]
     assert sum(one.get("run") == "another" for one in notes) >= 2

@@ -252,7 +252,7 @@ def check_groups(plan, stored, wave_rows):
     assert np.flatnonzero(groups).tolist() == touched
     assert sorted(set(groups[touched].tolist())) == list(range(1, plan.n_groups + 1))
     assert (
-        plan.expected().tolist()
+        plan.n_due_by_group().tolist()
         == np.bincount(plan.due["group"], minlength=plan.n_groups + 1).tolist()
     )
     files_of = defaultdict(set)
@@ -472,7 +472,7 @@ def test_one_row_of_each_kind():
     }
     assert drops_of(plan) == [(0, 1), (1, 0), (1, 1)]
     assert plan.group_of_file.tolist() == [1, 1]
-    assert plan.expected().tolist() == [2, 2]
+    assert plan.n_due_by_group().tolist() == [2, 2]
 
 
 @pytest.mark.parametrize("prune", [False, True])
@@ -484,7 +484,7 @@ def test_a_row_that_cannot_be_read_any_more_leaves_the_table_unless_another_has_
     )
     assert counts_of(plan) == {"unchanged": 2}
     assert (plan.withdrawn, plan.deleted, drops_of(plan)) == (1, 0, [(0, 0)])
-    assert (plan.group_of_file.tolist(), plan.expected().tolist()) == ([1, 0], [0, 0])
+    assert (plan.group_of_file.tolist(), plan.n_due_by_group().tolist()) == ([1, 0], [0, 0])
 
 
 def test_an_empty_source_leaves_the_table_and_with_prune_empties_it():
@@ -492,7 +492,7 @@ def test_an_empty_source_leaves_the_table_and_with_prune_empties_it():
     plan = plan_of([], stored)
     assert (len(plan.fate), len(plan.due), len(plan.drops), plan.n_groups) == (0, 0, 0, 0)
     assert plan.group_of_file.tolist() == [0, 0]
-    assert plan.expected().tolist() == [0]
+    assert plan.n_due_by_group().tolist() == [0]
     plan = plan_of([], stored, prune=True)
     assert (plan.deleted, len(plan.due)) == (3, 0)
     assert drops_of(plan) == [(0, 0), (0, 1), (1, 0)]
@@ -508,7 +508,7 @@ def test_an_empty_table_takes_every_row():
 def test_nothing_against_nothing_is_an_empty_plan():
     plan = make_plan(NOTHING, NOTHING, NOTHING, current_file=np.zeros(0, bool), prune=True)
     assert (len(plan.fate), len(plan.due), len(plan.drops), plan.deleted) == (0, 0, 0, 0)
-    assert plan.expected().tolist() == [0]
+    assert plan.n_due_by_group().tolist() == [0]
 
 
 def test_a_renamed_row_takes_its_old_vector():
@@ -607,14 +607,14 @@ def test_files_are_grouped_until_enough_rows_wait_for_them():
         wave: plan_of(source, stored, wave_rows=wave).group_of_file.tolist() for wave in (1, 2, 99)
     }
     assert groups == {1: [1, 0, 2, 3, 4], 2: [1, 0, 1, 2, 2], 99: [1, 0, 1, 1, 1]}
-    assert plan_of(source, stored, wave_rows=2).expected().tolist() == [0, 2, 2]
+    assert plan_of(source, stored, wave_rows=2).n_due_by_group().tolist() == [0, 2, 2]
 
 
 def test_files_that_only_lose_rows_stand_in_a_group_too():
     stored = [[Held(0, 0, 0)], [Held(1, 1, 0)], [Held(2, 2, 0)]]
     plan = plan_of([[Row(1, 1, 1)]], stored, prune=True, wave_rows=1)
     assert plan.group_of_file.tolist() == [1, 1, 2]
-    assert (plan.deleted, plan.expected().tolist()) == (2, [0, 1, 0])
+    assert (plan.deleted, plan.n_due_by_group().tolist()) == (2, [0, 1, 0])
 
 
 def test_rows_of_passages_go_and_come_as_documents():

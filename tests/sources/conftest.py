@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 
 from sources import Piece, Source, SourceOptions, open_source
-from sources.rows import FAILURE_SCHEMA, IMAGE, MAX_ROWS, PREPARED_FIELDS, numbered
+from sources.rows import FAILURE_SCHEMA, IMAGE, MAX_ROWS, PREPARED_FIELDS, number_files
 
 settings.register_profile("no deadline", deadline=None)  # machines are shared
 settings.load_profile("no deadline")
@@ -51,7 +51,7 @@ def read_source(path: Path | str, **options: object) -> Read:
 def _read(source: Source, pieces: list[Piece]) -> Read:
     result = Read(source, pieces, [], [], [])
     addresses = []
-    for piece in numbered(pieces):
+    for piece in number_files(pieces):
         for table, failures, left_out in source.read(piece):
             result.left_out.update(left_out)
             assert failures.schema == FAILURE_SCHEMA

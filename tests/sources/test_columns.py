@@ -1,7 +1,13 @@
 import pyarrow as pa
 import pytest
 
-from sources.columns import guessed_text, is_image, is_text, with_columns, with_partition_columns
+from sources.columns import (
+    is_image,
+    is_text,
+    text_guess_remarks,
+    with_columns,
+    with_partition_columns,
+)
 from sources.rows import SourceError, SourceOptions
 
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -20,9 +26,9 @@ def test_text_is_the_column_of_that_name_else_the_only_one_of_strings():
 
 def test_only_a_text_that_was_guessed_is_remarked():
     given = SourceOptions("p")
-    (remark,) = guessed_text(given, found({"id": INT, "title": STRING}))
+    (remark,) = text_guess_remarks(given, found({"id": INT, "title": STRING}))
     assert "'title' is taken for the text" in remark
-    assert guessed_text(given, found({"text": STRING})) == []
+    assert text_guess_remarks(given, found({"text": STRING})) == []
 
 
 def test_images_are_found_by_their_type_or_by_the_name_of_bytes():

@@ -6,7 +6,7 @@ import pytest
 from xxhash import xxh3_128_hexdigest
 
 from sources import SourceError
-from sources.feeds import FeedSource, described
+from sources.feeds import FeedSource, parse_fetch_name
 
 LONG = "This item of news is long enough to be kept by the reader. Number "
 
@@ -119,5 +119,5 @@ def test_feeds_have_the_columns_they_have(feeds, read):
 
 def test_names_say_category_feed_and_time():
     expected = ("sport", "kicker", datetime(2024, 3, 1, 18, 30, tzinfo=UTC))
-    assert described("sport/de/kicker-2024-03-01/18-30.txt") == expected
-    assert described("sport/a-b-2024-03-01/18-30.txt.gz")[1] == "a-b"
+    assert parse_fetch_name("sport/de/kicker-2024-03-01/18-30.txt") == expected
+    assert parse_fetch_name("sport/a-b-2024-03-01/18-30.txt.gz")[1] == "a-b"

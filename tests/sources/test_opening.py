@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sources import SourceError, SourceOptions
-from sources.opening import as_utf8, looks_like
+from sources.opening import as_utf8, guess_encoding
 
 WIDE = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
 MARKED = ("utf-8-sig", "utf-16", "utf-16-be", "utf-32", "utf-32-be")
@@ -172,10 +172,10 @@ texts = st.lists(st.lists(scripts, min_size=1, max_size=6).map(" ".join), min_si
 
 @given(texts.map("\n".join), st.sampled_from(WIDE))
 def test_wide_text_is_recognised_in_any_script_and_utf8_never(text, encoding):
-    assert looks_like(text.encode(encoding)) == encoding
-    assert looks_like(text.encode()) is None
+    assert guess_encoding(text.encode(encoding)) == encoding
+    assert guess_encoding(text.encode()) is None
     damaged = f"{text}\n{text}".encode().replace(b"\n", b"\0\0\0\0\n", 1)
-    assert looks_like(damaged) is None
+    assert guess_encoding(damaged) is None
 
 
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), st.sampled_from(MARKED), st.integers(1, 9))  # fmt: skip

@@ -73,4 +73,4 @@ def test_a_version_of_many_files_comes_back_at_once(now, monkeypatch):
 def test_many_files_that_vacuum_took_are_named_at_once():
     names = [f"part={number % 7}/{number:09}.parquet" for number in range(N_FILES)]
     gone = [f"s3://bucket/table/{name}" for name in names[::2]] + ["longer-000000001.parquet"]
-    assert versions.named(names, gone) == names[::2]
+    assert versions.match_names(names, gone) == names[::2]

@@ -165,7 +165,7 @@ def test_who_is_overtaken_while_reading_is_told(tmp_path, table, monkeypatch):
     mine, theirs = Table.open(str(table)), Table.open(str(table))
 
     def read_for_long():
-        with claim.kept(mine, claim.identity("run")):
+        with claim.renew_by_handle(mine, claim.identity("run")):
             theirs.commit(claim.identity("other"))
             time.sleep(0.3)
 

@@ -7,7 +7,7 @@ from jobs.sync.due import due_by_piece
 from jobs.sync.workers import tasks_of
 from schemas.delta.fragments import windows
 from schemas.plan import DUE
-from sources.rows import Piece, file_name, numbered
+from sources.rows import Piece, file_name, number_files
 
 LENGTHS = st.lists(st.integers(0, 12), max_size=8)
 
@@ -35,7 +35,7 @@ def test_read_tasks_gather_pieces_with_few_due_rows(pieces, n_rows):
     due = np.zeros(sum(pieces), DUE)
     due["file"] = np.repeat(np.arange(len(pieces)), pieces)
     due["position"] = np.arange(len(due))
-    read = numbered(Piece((f"{number}",), 1) for number in range(len(pieces)))
+    read = number_files(Piece((f"{number}",), 1) for number in range(len(pieces)))
     tasks = tasks_of(due, read, n_rows)
     assert [row for task in tasks for row in task["position"].tolist()] == list(range(len(due)))
     assert all(len(task) <= n_rows or len(set(task["file"])) == 1 for task in tasks)
@@ -43,7 +43,7 @@ def test_read_tasks_gather_pieces_with_few_due_rows(pieces, n_rows):
 
 
 def test_due_rows_are_cut_by_pieces_of_parts_and_of_several_files():
-    pieces = numbered(
+    pieces = number_files(
         [
             Piece(("a",), 1, (0, 2), 0),
             Piece(("a",), 1, (2, 3), 100),

@@ -218,7 +218,7 @@ def test_release_of_what_is_gone_is_silent(tmp_path):
 def test_a_held_table_is_free_again_also_after_an_error(table, uri):
     @contextlib.contextmanager
     def failing():
-        with claim.held(table, a_run("me"), wait=False) as held:
+        with claim.hold(table, a_run("me"), wait=False) as held:
             assert (held_by(uri, run="you"), held.version) == ("me", 3)
             yield
             raise StoreError("mine")

@@ -12,7 +12,7 @@ from jobs.embed import run as embed
 from jobs.refresh import RefreshConfig
 from jobs.sync.config import EmbedConfig
 from schemas.delta import formats
-from schemas.delta.formats import FORMAT, format_of, in_todays, is_of, since
+from schemas.delta.formats import FORMAT, format_of, is_of_kind, since, upgrade_rows
 from schemas.delta.store import StoreError, Table
 from schemas.delta.versions import restore
 from schemas.tables import failures, refreshes
@@ -144,17 +144,17 @@ def test_refreshes_of_old_tables_lack_a_new_column_until_the_next_one(old, with_
 def test_a_kind_of_table_is_known_by_its_columns_of_its_own_format():
     later = since(FORMAT + 1, pa.field("distance", pa.float32()))
     kind = NEIGHBOURS.append(later)
-    assert is_of(NEIGHBOURS, kind)
-    assert is_of(kind, kind)
-    assert not is_of(NEIGHBOURS.remove(1), kind)
-    assert not is_of(NEIGHBOURS.append(pa.field("of", pa.string())), kind)
-    assert not is_of(kind.remove(1), kind)
-    assert not is_of(projection_schema(2), projection_schema(3))
-    assert not is_of(projection_schema(3), projection_schema(2))
+    assert is_of_kind(NEIGHBOURS, kind)
+    assert is_of_kind(kind, kind)
+    assert not is_of_kind(NEIGHBOURS.remove(1), kind)
+    assert not is_of_kind(NEIGHBOURS.append(pa.field("of", pa.string())), kind)
+    assert not is_of_kind(kind.remove(1), kind)
+    assert not is_of_kind(projection_schema(2), projection_schema(3))
+    assert not is_of_kind(projection_schema(3), projection_schema(2))
 
 
 def test_rows_of_an_old_format_have_todays_columns_in_todays_order():
     kind = pa.schema([pa.field("id", pa.string()), since(7, pa.field("n", pa.int32()))])
     rows = pa.table({"gone": [1.0], "id": pa.array(["a"], pa.large_string())})
-    assert in_todays(rows, kind).equals(pa.table({"id": ["a"], "n": [None]}, schema=kind))
+    assert upgrade_rows(rows, kind).equals(pa.table({"id": ["a"], "n": [None]}, schema=kind))
     assert format_of(kind) == 7

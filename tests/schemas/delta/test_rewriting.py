@@ -120,14 +120,14 @@ def test_a_signal_ends_it_after_the_files_at_hand(in_parts, monkeypatch):
 
 
 def test_work_is_done_ahead_in_order_and_an_error_is_raised_in_its_turn():
-    assert list(rewriting._ahead(str, range(50), 4)) == [str(number) for number in range(50)]
+    assert list(rewriting._prefetch(str, range(50), 4)) == [str(number) for number in range(50)]
 
     def fails(number):
         if number == 20:
             raise OSError("the 20th")
         return number
 
-    results = rewriting._ahead(fails, range(50), 4)
+    results = rewriting._prefetch(fails, range(50), 4)
     assert [next(results) for _ in range(20)] == list(range(20))
     with pytest.raises(OSError, match="the 20th"):
         next(results)

@@ -15,7 +15,7 @@ from schemas.columns import (
     SchemaError,
     common_schema,
     delta_type,
-    fitted,
+    fit_columns,
     labels_as_text,
     source_columns,
 )
@@ -25,8 +25,8 @@ from schemas.tables.embeddings import (
     PASSAGE_FIELDS,
     Fingerprint,
     table_schema,
+    textless_kind,
     what_differs,
-    without_texts,
 )
 from schemas.vectors import vector_column, vectors_of
 
@@ -197,7 +197,7 @@ def test_a_column_of_any_type_can_be_written_and_read_back(
     assert read["id"].to_pylist() == ids.to_pylist()
     assert there is None or read[field.name].to_pylist() == there
     assert delta_type(read[field.name].type) == read[field.name].type  # and the next run agrees
-    fitted(columns, table.schema)
+    fit_columns(columns, table.schema)
 
 
 @pytest.mark.parametrize("kind", NOTHING_LEFT, ids=str)
@@ -326,7 +326,7 @@ def test_values_of_both_files_can_be_cast_to_the_common_type(left, right):
 def test_a_source_fits_a_table_whose_columns_are_as_wide(full_schema):
     table = full_schema.append(pa.field("n", pa.int64()))
     columns = {"label": pa.field("label", pa.int8()), "n": pa.field("n", pa.int8()), "x": pa.field("x", pa.bool_())}  # fmt: skip
-    held, missing = fitted(columns, table)
+    held, missing = fit_columns(columns, table)
     assert held == {"label": pa.field("label", pa.string()), "n": pa.field("n", pa.int64()), "x": columns["x"]}  # fmt: skip
     assert missing == [pa.field("x", pa.bool_())]
 
@@ -334,7 +334,7 @@ def test_a_source_fits_a_table_whose_columns_are_as_wide(full_schema):
 def test_a_column_that_the_table_holds_in_a_narrower_type_is_refused():
     table = pa.schema([("id", pa.string()), ("n", pa.int8())])
     with pytest.raises(SchemaError, match="'n' is double in the source and int8 in the table.*--columns"):  # fmt: skip
-        fitted({"n": pa.field("n", pa.float64())}, table)
+        fit_columns({"n": pa.field("n", pa.float64())}, table)
 
 
 # -- casts ----------------------------------------------------------------------------------------
@@ -438,13 +438,13 @@ def test_a_table_has_the_columns_of_its_design():
 
 
 def test_a_table_without_texts_says_what_it_is():
-    assert without_texts(table_schema([], FINGERPRINT)) is None
+    assert textless_kind(table_schema([], FINGERPRINT)) is None
     bare = table_schema([], FINGERPRINT, with_text=False)
-    assert without_texts(bare) == "a table embedded with --no-text"
+    assert textless_kind(bare) == "a table embedded with --no-text"
     images = table_schema([], FINGERPRINT, modality="image")
-    assert without_texts(images) == "a table of images"
+    assert textless_kind(images) == "a table of images"
     words = pa.schema([("rank", pa.int64()), ("norm", pa.float32()), FINGERPRINT.field])
-    assert without_texts(words) == "a table of words"
+    assert textless_kind(words) == "a table of words"
 
 
 # -- vectors --------------------------------------------------------------------------------------
@@ -523,9 +523,9 @@ def test_what_differs_between_two_models_of_one_name(changes, expected):
     unit = changes.get("unit", True)
     other = Fingerprint("m", 2, "s2", "r", unit=unit, ingredients=ingredients | changed)
     assert what_differs(held, other) == f"{expected}its space is s2, was s1"
-    assert held.has_vectors_of(other) is (expected == "")
+    assert held.is_comparable_with(other) is (expected == "")
     old = Fingerprint("m", 2, "s1", "r")
     assert what_differs(old, other).endswith(
         "what went into the first was not written down yet; its space is s2, was s1"
     )
-    assert not old.has_vectors_of(Fingerprint("m", 2, "s2", "r"))
+    assert not old.is_comparable_with(Fingerprint("m", 2, "s2", "r"))

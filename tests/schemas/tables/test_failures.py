@@ -5,7 +5,7 @@ import pytest
 from schemas.delta.store import Refused, Table
 from schemas.keys import hex_of, id_hashes
 from schemas.plan import KNOWN_CONFLICT, KNOWN_EMBED
-from schemas.tables.failures import FAILURES, MANY_FILES, FailureLog, identities, sameness
+from schemas.tables.failures import FAILURES, MANY_FILES, FailureLog, failure_key, identities
 
 from ..conftest import note
 
@@ -90,11 +90,11 @@ def test_a_failure_is_another_if_anything_but_its_run_differs(log, changed):
 
 def test_a_failure_on_another_night_is_the_same_by_its_content_else_by_its_file():
     row, nameless = failure(0), failure(0, id=None, content_hash=None)
-    assert sameness(row) == sameness(failure(9) | {"id": "id-0", "source_file": "b.jsonl"})
-    assert sameness(nameless) == sameness(nameless | {"position": 9, "reason": "line 9"})
+    assert failure_key(row) == failure_key(failure(9) | {"id": "id-0", "source_file": "b.jsonl"})
+    assert failure_key(nameless) == failure_key(nameless | {"position": 9, "reason": "line 9"})
     others = [{"content_hash": HASHES[1]}, {"id": "b"}, {"stage": "read"}, {"recipe": "r"}]
-    assert all(sameness(row | other) != sameness(row) for other in others)
-    assert sameness(nameless | {"source_file": "b.jsonl"}) != sameness(nameless)
+    assert all(failure_key(row | other) != failure_key(row) for other in others)
+    assert failure_key(nameless | {"source_file": "b.jsonl"}) != failure_key(nameless)
 
 
 def test_identities_do_not_depend_on_run_or_time():
