@@ -69,11 +69,11 @@ def bare(folder: str, precision: str) -> EngineCall:
 
     from actors.checkpoints import resolve
     from actors.engine.engine import Engine
-    from actors.engine.precision import load_sound
+    from actors.engine.precision import load_with_precision
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     sample = [Path(__file__).read_text(encoding="utf-8")[:n] for n in (50, 200, 800)]
-    encoder, remarks = load_sound(resolve(folder), device, None, precision, sample)
+    encoder, remarks = load_with_precision(resolve(folder), device, None, precision, sample)
     engine = Engine(encoder)
 
     def call(texts: list[str]) -> tuple[np.ndarray, Answer]:
@@ -84,13 +84,13 @@ def bare(folder: str, precision: str) -> EngineCall:
         vectors = np.concatenate([encoded.vectors for encoded in done])
         seconds = time.perf_counter() - started
         n_tokens = sum(int(encoded.n_tokens.sum()) for encoded in done)
-        n_computed = sum(encoded.work.n_computed for encoded in done)
+        n_computed = sum(encoded.usage.n_computed for encoded in done)
         return vectors, {
             "seconds": seconds,
             "tokens": n_tokens,
             "padding_waste": 1 - n_tokens / n_computed,
             "precision": encoder.setup.precision,
-            "token_budget": engine.budget.chosen,
+            "token_budget": engine.budget.best,
             "remarks": remarks,
         }
 

@@ -31,9 +31,9 @@ def profile(folder: str, texts: list[str]) -> list[dict[str, Any]]:
 
     from actors.checkpoints import resolve
     from actors.engine.engine import Engine
-    from actors.engine.precision import load_sound
+    from actors.engine.precision import load_with_precision
 
-    encoder, _ = load_sound(resolve(folder), "cuda", None, "auto", texts)
+    encoder, _ = load_with_precision(resolve(folder), "cuda", None, "auto", texts)
     engine = Engine(encoder)
     engine.encode(texts)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
