@@ -1,4 +1,4 @@
-"""Who turns rows into vectors: the models, their encoders, and the engine that plans batches.
+"""Models, their encoders, and the engine that runs them in batches: all that turns rows into vectors.
 
-Nothing here imports ray: an encoder runs as well in a test, in a notebook or on a GPU box.
+Nothing here imports Ray, so that an encoder also runs in a test, in a notebook or on a GPU machine.
 """

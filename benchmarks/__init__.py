@@ -1,1 +1,1 @@
-"""Side by side runs; each appends what it measured to `benchmarks/results/`."""
+"""Benchmarks; each is a command that appends its figures to `benchmarks/results/`."""

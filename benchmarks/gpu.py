@@ -1,9 +1,9 @@
-"""The bare engine beside sentence-transformers on a GPU, and where its time goes; needs no Ray.
+"""Speed of embatch's engine and of sentence-transformers on a GPU, and a profile; needs no Ray.
 
     python -m benchmarks.gpu                            # BERT-base with random weights, 5 minutes
     python -m benchmarks.gpu --model FOLDER --json
 
-As `benchmarks.encode`, with `encode` in fp32, fp16 and bf16 beside the engine in fp32 and auto.
+Compared as in `benchmarks.encode`: `encode` in fp32, fp16 and bf16, and the engine in fp32 and auto.
 """
 
 import argparse
@@ -26,14 +26,14 @@ PROFILED_OPERATORS = 15
 
 
 def profile(folder: str, texts: list[str]) -> list[dict[str, Any]]:
-    """The operators that take most of the GPU's time, in milliseconds, with their share."""
+    """GPU operators that take the most time, each with its milliseconds and share."""
     import torch
 
     from actors.checkpoints import resolve
     from actors.engine.engine import Engine
-    from actors.engine.precision import load_sound
+    from actors.engine.precision import load_with_precision
 
-    encoder, _ = load_sound(resolve(folder), "cuda", None, "auto", texts)
+    encoder, _ = load_with_precision(resolve(folder), "cuda", None, "auto", texts)
     engine = Engine(encoder)
     engine.encode(texts)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
@@ -51,7 +51,7 @@ def profile(folder: str, texts: list[str]) -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    """Measure, print, append; returns 1 where there is no GPU."""
+    """Measure, print the result and append it to the results; returns 1 where there is no GPU."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

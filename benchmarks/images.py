@@ -1,14 +1,14 @@
-"""Images a second of the whole job beside sentence-transformers' `encode` of opened images.
+"""Images a second of `embatch embed` and of sentence-transformers' `encode`.
 
     python -m benchmarks.images
     python -m benchmarks.images --parts speed --images 200 --rounds 1 --json
 
-ViT-B/32 with random weights and CLIP's own preprocessing; photos of Flickr8k. Each engine is a
-process of its own, they take turns, and a ratio is the median over rounds. `sentence-transformers`
-opens the files with Pillow and encodes them; `embatch` is `embatch embed` from a folder to a table,
-from the moment its model is loaded until everything is committed, also of a folder in which one file
-of fifty is broken. Decoding alone is timed on all cores. `memory` is the peak at four times the
-images. About twenty minutes on two cores.
+The model is ViT-B/32 with random weights and CLIP's own preprocessing, the images photos of Flickr8k. Each
+engine is a process of its own; they take turns, and a ratio is the median over rounds. The engine
+`sentence-transformers` opens the files with Pillow and encodes them. `embatch` embeds a folder into a
+table, timed from the moment that its model is loaded until everything is committed; it also embeds a folder
+in which one file of fifty is broken. Decoding alone is timed on all cores. The part `memory` compares the
+peak memory at four times as many images. About twenty minutes on two cores.
 """
 
 import argparse
@@ -37,7 +37,7 @@ PARTS = ("speed", "memory")
 
 
 def model_folder(folder: Path) -> str:
-    """CLIP ViT-B/32 with random weights, the real tokenizer and preprocessing."""
+    """Write CLIP ViT-B/32 with random weights, and the real tokenizer and preprocessing, to a folder."""
     import torch
     import transformers
 
@@ -51,7 +51,7 @@ def model_folder(folder: Path) -> str:
 
 
 def write_photos(folder: Path, n: int) -> None:
-    """N distinct files; beyond a thousand the same photos come again with a byte behind their end."""
+    """Write n distinct files; after the first thousand, photos repeat with bytes added behind their end."""
     folder.mkdir()
     with zipfile.ZipFile(DATA / "flickr8k_1000" / "images.zip") as archive:
         names = [name for name in archive.namelist() if name.lower().endswith(".jpg")]
@@ -60,8 +60,8 @@ def write_photos(folder: Path, n: int) -> None:
             (folder / f"{index:06}.jpg").write_bytes(photo + bytes(index // len(names)))
 
 
-def break_some(folder: Path, photos: Path) -> None:
-    """The same photos, but one of ONE_BROKEN_OF is a file that is broken in one of ten ways."""
+def copy_with_broken(folder: Path, photos: Path) -> None:
+    """Copy photos to a folder, but replace one of ONE_BROKEN_OF by a file broken in one of ten ways."""
     from tests.support.pictures import write_broken
 
     folder.mkdir()
@@ -72,8 +72,8 @@ def break_some(folder: Path, photos: Path) -> None:
             write_broken(folder, index // ONE_BROKEN_OF)  # type: ignore[no-untyped-call]
 
 
-def reference(model: str, photos: str, out: str) -> dict[str, Any]:
-    """sentence-transformers, with its defaults."""
+def run_reference(model: str, photos: str, out: str) -> dict[str, Any]:
+    """Time sentence-transformers with its defaults, and write its vectors to the file `out`."""
     from PIL import Image
     from sentence_transformers import SentenceTransformer
 
@@ -91,8 +91,8 @@ def reference(model: str, photos: str, out: str) -> dict[str, Any]:
     return {"seconds": seconds}
 
 
-def job(model: str, photos: str, out: str) -> dict[str, Any]:
-    """The whole of `embatch embed`."""
+def run_job(model: str, photos: str, out: str) -> dict[str, Any]:
+    """Time a whole run of `embatch embed`, and write its vectors to the file `out`."""
     from jobs.embed import run
     from jobs.runtime.native_stderr import native_noise_in_a_file
     from jobs.sync.config import EmbedConfig
@@ -118,8 +118,8 @@ def job(model: str, photos: str, out: str) -> dict[str, Any]:
     }
 
 
-def in_a_process(engine: str, model: str, photos: Path, out: Path) -> dict[str, Any]:
-    """One engine's answer, with its peak memory."""
+def run_engine(engine: str, model: str, photos: Path, out: Path) -> dict[str, Any]:
+    """Run an engine in a process of its own; its figures and its peak memory."""
     asked = json.dumps([engine, model, str(photos), str(out)])
     with (
         subprocess.Popen(
@@ -137,8 +137,8 @@ def in_a_process(engine: str, model: str, photos: Path, out: Path) -> dict[str, 
     return answer | {"peak_memory_mb": round(memory.peak_mb, 1)}
 
 
-def decoding(model: str, photos: Path) -> float:
-    """Images a second that reading and preparing alone reach, on all cores."""
+def decoding_rate(model: str, photos: Path) -> float:
+    """Images a second of decoding and preparing alone, on all cores."""
     from actors.engine.hardware import cores
     from actors.images.pixels import decode, read_preprocess
 
@@ -150,19 +150,19 @@ def decoding(model: str, photos: Path) -> float:
     return len(files) / (time.perf_counter() - started)
 
 
-def speed(n: int, rounds: int, model: str, folder: Path) -> dict[str, Any]:
-    """The engines in turns, and decoding alone."""
+def measure_speed(n: int, rounds: int, model: str, folder: Path) -> dict[str, Any]:
+    """Measure the engines in turns, and decoding alone."""
     write_photos(folder / "photos", n)
-    break_some(folder / "broken", folder / "photos")
+    copy_with_broken(folder / "broken", folder / "photos")
     sets = dict.fromkeys(ENGINES, folder / "photos") | {BROKEN: folder / "broken"}
     answers: dict[str, list[dict[str, Any]]] = {engine: [] for engine in ENGINES}
     for turn in range(rounds):
         for engine in ENGINES if turn % 2 == 0 else ENGINES[::-1]:
             print(f"{turn + 1}/{rounds} {engine}", file=sys.stderr, flush=True)
             out = folder / f"{engine}.npy"
-            answers[engine].append(in_a_process(engine, model, sets[engine], out))
+            answers[engine].append(run_engine(engine, model, sets[engine], out))
     base, mine = (np.load(folder / f"{engine}.npy") for engine in (REFERENCE, JOB))
-    decoded = decoding(model, folder / "photos")
+    decoded = decoding_rate(model, folder / "photos")
     seconds = {
         engine: np.array([answer["seconds"] for answer in answers[engine]]) for engine in ENGINES
     }
@@ -181,14 +181,14 @@ def speed(n: int, rounds: int, model: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def memory(n: int, model: str, folder: Path) -> dict[str, Any]:
-    """Peak memory of the job, its workers and Ray, over n images and over TIMES as many."""
+def measure_memory(n: int, model: str, folder: Path) -> dict[str, Any]:
+    """Measure the peak memory of a run, workers and Ray included, for n images and for TIMES as many."""
     peaks = {}
     for count in (n, TIMES * n):
         print(f"{JOB}, {count} images", file=sys.stderr, flush=True)
         photos = folder / f"photos-{count}"
         write_photos(photos, count)
-        peaks[count] = in_a_process(JOB, model, photos, folder / "out.npy")["peak_memory_mb"]
+        peaks[count] = run_engine(JOB, model, photos, folder / "out.npy")["peak_memory_mb"]
     return {
         "peak_memory_mb": peaks,
         "peak_ratio": round(peaks[TIMES * n] / peaks[n], 3),
@@ -197,7 +197,7 @@ def memory(n: int, model: str, folder: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure, print, append; returns 1 if memory grew by more than ALLOWED."""
+    """Measure, print the result and append it to the results; returns 1 if memory grew by more than ALLOWED."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -209,7 +209,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.child:
         engine, *rest = arguments.child
-        print(json.dumps((reference if engine == REFERENCE else job)(*rest)))
+        print(json.dumps((run_reference if engine == REFERENCE else run_job)(*rest)))
         return 0
     parts = arguments.parts.split(",")
     if unknown := set(parts) - set(PARTS):
@@ -222,9 +222,9 @@ def main() -> int:
         folder = Path(work)
         model = model_folder(folder / "model")
         if "speed" in parts:
-            result |= speed(arguments.images, arguments.rounds, model, folder)
+            result |= measure_speed(arguments.images, arguments.rounds, model, folder)
         if "memory" in parts:
-            result |= memory(2 * arguments.images, model, folder)
+            result |= measure_memory(2 * arguments.images, model, folder)
     append("images", {"options": vars(arguments), **result})
     print(json.dumps(result, indent=None if arguments.json else 1))
     return int(result.get("peak_ratio", 0) > ALLOWED)

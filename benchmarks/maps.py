@@ -1,10 +1,10 @@
-"""A map of real news beside umap-learn's own: time and trustworthiness.
+"""Time and trustworthiness of a map of real news, by embatch and by umap-learn.
 
     python -m benchmarks.maps
     python -m benchmarks.maps --rounds 1 --json
 
-10kGNAD embedded by all-MiniLM-L6-v2. Both are UMAP with the same settings and a seed, another one
-each round; ours is given exact neighbours. What umap-learn compiles is compiled before.
+The vectors are 10kGNAD's, by all-MiniLM-L6-v2. Both maps are UMAP with the same settings and seed, which
+changes each round; embatch gives UMAP exact neighbours. umap-learn's functions are compiled beforehand.
 """
 
 import argparse
@@ -30,8 +30,8 @@ def news() -> np.ndarray:
     return Engine(resolve(MODEL).load()).encode(articles()).vectors
 
 
-def theirs(vectors: np.ndarray, seed: int) -> np.ndarray:
-    """umap-learn as it comes, with a seed."""
+def fit_umap_learn(vectors: np.ndarray, seed: int) -> np.ndarray:
+    """Map by umap-learn with its defaults and a seed: points (n, 2) float32 of vectors (n, dim) float32."""
     import umap
 
     points: np.ndarray = umap.UMAP(metric="cosine", random_state=seed, n_jobs=1).fit_transform(
@@ -41,7 +41,7 @@ def theirs(vectors: np.ndarray, seed: int) -> np.ndarray:
 
 
 def main() -> int:
-    """Measure, print, append."""
+    """Measure, print the result and append it to the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -55,7 +55,7 @@ def main() -> int:
 
     vectors = news()
     engines: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
-        "umap-learn": theirs,
+        "umap-learn": fit_umap_learn,
         "embatch": lambda rows, seed: fit_umap(rows, 2, seed),
     }
     seconds: dict[str, list[float]] = {name: [] for name in engines}

@@ -2,9 +2,9 @@
 
     python -m benchmarks.memory --rows 50000
 
-Embeds short texts with a model that is a hash, so that what is measured is everything but the
-model. Memory is the proportional set size (shared pages shared out) summed over the driver, its
-workers and Ray's own processes, sampled every half second. About three minutes on two cores.
+Embeds short texts with a hash function in the place of a model, so that all but the model is measured.
+Memory is the proportional set size (a shared page is divided among its processes), summed over the driver,
+its workers and Ray's own processes, sampled every half second. About three minutes on two cores.
 """
 
 import argparse
@@ -21,17 +21,17 @@ from benchmarks.record import ROLES, ROOT, PeakMemory, append
 
 TIMES = 4
 ALLOWED = 1.15
-HASH = "hash"  # the model that is none
+HASH = "hash"  # name of the hash function that stands for a model
 DIM = 384
 
 
 class Run(NamedTuple):
-    """One run in a process of its own.
+    """A run in a process of its own.
 
     Attributes:
-        summary: What `embatch embed --json` prints.
-        seconds: From the start of the process to its end.
-        memory: Its peaks.
+        summary: Summary that `embatch embed --json` prints.
+        seconds: Time from the start of the process to its end.
+        memory: Peak memory of the run.
     """
 
     summary: dict[str, Any]
@@ -39,7 +39,7 @@ class Run(NamedTuple):
     memory: PeakMemory
 
 
-def corpus(path: Path, n_rows: int) -> None:
+def write_corpus(path: Path, n_rows: int) -> None:
     """Write n short texts as JSON lines."""
     with path.open("w", encoding="utf-8") as file:
         for i in range(n_rows):
@@ -55,14 +55,14 @@ def run_embed(
     *,
     with_ray: bool = False,
 ) -> Run:
-    """Embed a source of JSON lines with ids in a child process, and watch it.
+    """Embed a source of JSON lines with ids in a child process, and measure its time and memory.
 
     Args:
-        source: File or folder.
-        table: Of the vectors.
-        model: As `embatch embed --model` takes it, or HASH.
-        seconds_a_row: What HASH sleeps, to stand for a model that computes.
-        with_ray: Start Ray also where so few rows are due that the run would do without.
+        source: File or folder of the source.
+        table: Folder of the table.
+        model: Name of a model, as `embatch embed --model` takes it, or HASH.
+        seconds_a_row: Time that HASH sleeps for each row, like a model that computes.
+        with_ray: True to start Ray even if the run would not start it for so few rows.
 
     Raises:
         RuntimeError: The run failed; its messages are on stderr.
@@ -94,9 +94,9 @@ def run_embed(
 
 
 def measure(n_rows: int, folder: Path, model: str = HASH) -> dict[str, float]:
-    """One run over n rows into a new table: seconds and peaks, MB."""
+    """Measure a run over n rows into a new table: its seconds, and its peak memory in MB."""
     source = folder / f"{n_rows}.jsonl"
-    corpus(source, n_rows)
+    write_corpus(source, n_rows)
     run = run_embed(source, folder / f"table-{n_rows}", model)
     if run.summary["embedded"] != n_rows:
         raise RuntimeError(f"expected {n_rows} rows to be embedded: {run.summary}")
@@ -110,7 +110,7 @@ def measure(n_rows: int, folder: Path, model: str = HASH) -> dict[str, float]:
 
 
 def embed(source: str, table: str, model: str, seconds_a_row: float, with_ray: bool) -> None:
-    """The child: embed, and print the summary."""
+    """Embed in this process and print the summary; the arguments are those of `run_embed`."""
     from jobs.embed import run
     from jobs.runtime.native_stderr import native_noise_in_a_file
     from jobs.runtime.ray_cluster import cluster
@@ -129,7 +129,7 @@ def embed(source: str, table: str, model: str, seconds_a_row: float, with_ray: b
 
 
 def main() -> int:
-    """Measure, print, append; returns 1 if memory grew by more than ALLOWED."""
+    """Measure, print the result and append it to the results; returns 1 if memory grew by more than ALLOWED."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,12 +1,13 @@
-"""Exact neighbours of a set of vectors with itself, beside faiss's exact index.
+"""Time of exact nearest neighbours among a set of vectors, by embatch and by faiss's exact index.
 
     python -m benchmarks.neighbours
     python -m benchmarks.neighbours --quick --json
     python -m benchmarks.neighbours --rows 1000000 --queries 10000 --rounds 1
 
-Unit vectors around 200 centres, as texts of so many topics give. Both engines use all cores, in turns,
-each in a process of its own, and a ratio is the median over rounds. `exact` is the share of neighbours
-that both name; where they differ, faiss's float32 sums have swapped two that are nearly as near.
+Unit vectors lie around 200 centres, like those of texts of as many topics. Both engines use all cores,
+take turns, and run in processes of their own; a ratio is the median over rounds. `exact` is the share of
+neighbours that both engines find; where they differ, faiss's float32 sums have swapped two neighbours at
+nearly the same distance.
 """
 
 import argparse
@@ -27,7 +28,7 @@ ENGINES = ("faiss", "embatch")
 
 
 def vectors(n: int) -> np.ndarray:
-    """(n, DIM) float32, unit rows."""
+    """Random vectors around CENTRES centres, (n, DIM) float32, unit rows."""
     chance = np.random.default_rng(SEED)
     centres = chance.standard_normal((CENTRES, DIM), np.float32)
     rows = np.empty((n, DIM), np.float32)
@@ -39,8 +40,15 @@ def vectors(n: int) -> np.ndarray:
     return rows
 
 
-def child(engine: str, n: int, n_queries: int, out: str) -> dict[str, Any]:
-    """One engine's time and neighbours."""
+def run_engine(engine: str, n: int, n_queries: int, out: str) -> dict[str, Any]:
+    """Time an engine in this process, and write the neighbours' indices, (queries, K) int64, to `out`.
+
+    Args:
+        engine: One of ENGINES.
+        n: Number of vectors.
+        n_queries: Number of vectors whose neighbours are looked for; 0 is all, without themselves.
+        out: File to write.
+    """
     from actors.engine.hardware import cores, setup_for
     from benchmarks.ceiling import matmul_ceiling
 
@@ -77,7 +85,7 @@ def child(engine: str, n: int, n_queries: int, out: str) -> dict[str, Any]:
 
 
 def measure(n: int, n_queries: int, rounds: int, out: str) -> dict[str, Any]:
-    """All figures."""
+    """Compare the engines over some rounds; arguments as of `run_engine`, with `out` a folder."""
     answers: dict[str, list[dict[str, Any]]] = {engine: [] for engine in ENGINES}
     found = {}
     for turn in range(rounds):
@@ -113,7 +121,7 @@ def measure(n: int, n_queries: int, rounds: int, out: str) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure, print, append."""
+    """Measure, print the result and append it to the results."""
     import tempfile
 
     parser = argparse.ArgumentParser(
@@ -129,7 +137,7 @@ def main() -> int:
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        print(json.dumps(child(*arguments.child)))
+        print(json.dumps(run_engine(*arguments.child)))
         return 0
     if arguments.quick:
         arguments.rows, arguments.rounds = 50_000, 1

@@ -1,10 +1,10 @@
-"""How long a browser takes to draw a page of many points, and to answer a click and a search.
+"""Time for a browser to draw a report's page of many points, and to answer a search.
 
     python -m benchmarks.page
     python -m benchmarks.page --points 200000 --json
 
-The table holds random vectors of texts of a few words; the map is made by PCA. Headless Chromium, as
-`playwright install chromium` puts it or at /usr/bin/chromium, draws without a GPU.
+The table holds random texts of a few words; the map is made by PCA. Headless Chromium, the one at
+/usr/bin/chromium or that of `playwright install chromium`, draws without a GPU.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import append
-from benchmarks.refreshes import text, write_model
+from benchmarks.refreshes import random_text, write_model
 from jobs.embed import run as embed
 from jobs.project import ProjectConfig
 from jobs.project import run as project
@@ -32,11 +32,12 @@ PATIENCE_MS = 120_000
 
 
 def write_page(folder: Path, n_points: int) -> Path:
-    """A page of so many random texts."""
+    """Write a page with a map of n_points random texts."""
     chance = np.random.default_rng(0)
     write_model(folder / "words.txt", chance)
     rows = (
-        {"id": f"d{i:07}", "text": text(chance), "label": "abc"[i % 3]} for i in range(n_points)
+        {"id": f"d{i:07}", "text": random_text(chance), "label": "abc"[i % 3]}
+        for i in range(n_points)
     )
     with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
@@ -49,10 +50,11 @@ def write_page(folder: Path, n_points: int) -> Path:
 
 
 def measure(page_file: Path) -> dict[str, float]:
-    """Open a page and use it.
+    """Open a page in a browser and search in it.
 
     Returns:
-        `load_seconds` until all points are drawn, `search_seconds` until rows are found, `points`.
+        `load_seconds` until all points are drawn, `search_seconds` until rows are found, and `points`, the
+        number of points drawn.
     """
     from playwright.sync_api import sync_playwright
 
@@ -79,7 +81,7 @@ def measure(page_file: Path) -> dict[str, float]:
 
 
 def main() -> int:
-    """Measure, print, append."""
+    """Measure, print the result and append it to the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,9 +1,9 @@
-"""What `benchmarks.simulate` reckons with: measured rates, GPUs and models by their data sheets.
+"""Figures that `benchmarks.simulate` calculates with: measured rates, and data sheets of GPUs and models.
 
-    python -m benchmarks.rates    # all of it, as JSON
+    python -m benchmarks.rates    # prints all of them as JSON
 
 RECORDS names the measurements that count, so that a new one changes no table until it is named here.
-No GPU was measured: GPUS and ENCODERS hold what vendors and papers say, ASSUMED what we guess.
+No GPU was measured: GPUS and ENCODERS hold figures of vendors and papers, ASSUMED our guesses.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.ceiling import Sizes
 from benchmarks.record import RESULTS
 
-RECORDS = {  # file of results: which of its records counts, by its time
+RECORDS = {  # by file of results, the time of the record that counts
     "costs": "2026-11-22T12:10:33+00:00",
     "driver": "2026-11-22T12:08:30+00:00",
     "encode": "2026-11-22T02:11:15+00:00",
@@ -34,18 +34,19 @@ ASSUMED = {
     "driver_gb": 128.0,
 }
 REQUESTS = {"check": 4, "schema": 2, "read": 3, "write": 5, "delete": 3}
-"""To the store for one file, one after the other; counted with an S3 server on one machine."""
+"""Number of requests to an object store for one file, one after the other, counted with an S3 server."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU and its share of a machine.
+    """A GPU and its share of a machine.
 
     Attributes:
-        tflops: Dense bf16 peak, NVIDIA's data sheets; of the A10G, made for AWS, by public lists.
-        cores: Virtual ones of the machine, a GPU.
-        dollars: An hour on demand: AWS list prices of 2025, us-east-1, Linux (g6.xlarge, g5.xlarge,
-            p4d.24xlarge and p5.48xlarge after June), divided by the number of GPUs.
+        tflops: Peak of dense bf16 products, by NVIDIA's data sheets; for the A10G, which is made for AWS,
+            by public lists.
+        cores: Number of the machine's virtual cores for each GPU.
+        dollars: Price of an hour on demand: AWS list prices of 2025, us-east-1, Linux (g6.xlarge,
+            g5.xlarge, p4d.24xlarge and p5.48xlarge after June), divided by the number of GPUs.
     """
 
     tflops: float
@@ -55,11 +56,16 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A transformer's shape.
+    """Sizes of a transformer, and its assumed efficiency on a GPU.
 
     Attributes:
-        low, high: Shares of a GPU's peak that it is assumed to reach.
-        first_flops: Before the layers.
+        layers: Number of layers.
+        hidden: Number of features of a token.
+        up: Number of features inside the feed-forward network.
+        dim: Length of a vector.
+        low: Share of a GPU's peak that it is assumed to reach at least, in [0, 1].
+        high: Share that it is assumed to reach at most.
+        first_flops: Floating point operations for a row before the layers.
     """
 
     layers: int
@@ -71,7 +77,7 @@ class Encoder:
     first_flops: float = 0.0
 
     def flops(self, n_tokens: float) -> float:
-        """Floating point operations of the matrix products for one row, 2 a product and sum."""
+        """Floating point operations of the matrix products for a row; a multiplication and addition are 2."""
         return Sizes(self.layers, self.hidden, self.up).flops(n_tokens) + self.first_flops
 
 
@@ -91,10 +97,10 @@ ENCODERS = {
 
 
 def record_of(name: str) -> dict[str, Any]:
-    """The record that RECORDS names.
+    """Record of a benchmark's results that RECORDS names.
 
     Raises:
-        KeyError: it is not there.
+        KeyError: There is no such record.
     """
     lines = (RESULTS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     records: dict[str, dict[str, Any]] = {}
@@ -103,8 +109,8 @@ def record_of(name: str) -> dict[str, Any]:
     return records[RECORDS[name]]
 
 
-def measured() -> Rates:
-    """What RECORDS say; those of `costs` and `driver` keep their names."""
+def measured_rates() -> Rates:
+    """Measured rates by name, from the records in RECORDS; names have units."""
     values: Rates = record_of("driver")["measured"] | record_of("costs")["measured"]
     results = record_of("encode")["results"]
     mixed = {result["engine"]: result for result in results if result["corpus"] == "mixed"}
@@ -130,7 +136,7 @@ def measured() -> Rates:
 
 
 def main() -> int:
-    """Print everything."""
+    """Print all figures as JSON."""
     print(
         json.dumps(
             {
@@ -138,7 +144,7 @@ def main() -> int:
                 "encoders": {name: asdict(encoder) for name, encoder in ENCODERS.items()},
                 "assumed": ASSUMED,
                 "requests": REQUESTS,
-                "measured": measured(),
+                "measured": measured_rates(),
             },
             indent=1,
         )

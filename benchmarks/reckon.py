@@ -1,7 +1,7 @@
-"""What one run over n rows takes, reckoned from rates: time, memory, commits, files and bytes.
+"""Calculate the cost of one run over n rows from rates: time, memory, commits, files and bytes.
 
-`benchmarks.simulate` shows it; `benchmarks.rates` says what it is reckoned from. It follows the
-constants and the order of work of `jobs/sync/loop.py`, and a test holds it against a real plan.
+`benchmarks.simulate` shows the figures; `benchmarks.rates` has the rates. The calculation follows the
+constants and the order of steps of `jobs/sync/loop.py`, and a test compares it with a real plan.
 """
 
 import math
@@ -19,25 +19,25 @@ from schemas.plan import WAVE_ROWS
 from sources.formats.parquet import PIECE_BYTES, PIECE_ROWS
 
 WAVE_SECONDS = 30.0
-CHECKPOINT_COMMITS = 100  # after so many deltalake writes one by itself
-IMAGE_WINDOW = WINDOW_BYTES // (224 * 224 * 3)  # rows
+CHECKPOINT_COMMITS = 100  # commits after which deltalake writes a checkpoint by itself
+IMAGE_WINDOW = WINDOW_BYTES // (224 * 224 * 3)  # rows of a window of images
 MODEL_OF = {"documents": "MiniLM-L6", "images": "CLIP ViT-B/32"}
 WORKERS, CHANGED = 16, 0.01
 
 
 @dataclass(frozen=True)
-class Work:
-    """What is embedded, and what a row of it takes.
+class Workload:
+    """A kind of rows to embed, and the cost of one row.
 
     Attributes:
-        model: Of ENCODERS.
-        tokens: After truncation.
-        source_bytes: In the source.
-        row_bytes: In the table, compressed.
-        piece_rows: Rows that one read task reads, all of them also where few are due.
-        window: Rows that come to lie in one file at first.
-        scan_us: Processor time to read its keys.
-        item_us: Processor time to read it again and to tokenise or decode it.
+        model: Name in ENCODERS.
+        tokens: Tokens of a row, after truncation.
+        source_bytes: Bytes of a row in the source.
+        row_bytes: Bytes of a row in the table, compressed.
+        piece_rows: Rows of a piece, which one task reads; it reads all of them even if few are due.
+        window: Rows of a window, which are written to one file at first.
+        scan_us: Processor time to read a row's keys, in µs.
+        item_us: Processor time to read a row again and to tokenise or decode it, in µs.
     """
 
     model: str
@@ -50,28 +50,36 @@ class Work:
     item_us: float
 
     def rate(self, gpu: Gpu, share: float) -> float:
-        """Rows a second of one GPU at a share of its peak, or what the cores beside it can feed it."""
+        """Rows a second of a GPU at a share of its peak, or, if that is less, of the cores that feed it."""
         fed = gpu.cores * 1e6 / self.item_us
         return min(share * gpu.tflops * 1e12 / ENCODERS[self.model].flops(self.tokens), fed)
 
 
-def work_of(kind: str, m: Rates, model: str = "") -> Work:
-    """`documents` are whole news articles in Parquet, `images` photos in tars; all have ids."""
+def workload_of(kind: str, m: Rates, model: str = "") -> Workload:
+    """Workload of a kind: `documents`, whole news articles in Parquet, or `images`, photos in tars.
+
+    Args:
+        kind: "documents" or "images"; rows of both have ids.
+        m: `measured_rates()`.
+        model: Name in ENCODERS; "" takes that of MODEL_OF.
+    """
     model = model or MODEL_OF[kind]
     row = m["key_bytes_a_row"] + m["other_bytes_a_row"]
     row += ENCODERS[model].dim * m["vector_bytes_a_value"]
     if kind == "images":
         scan, tar, window = m["scan_image_us"], ASSUMED["images_a_tar"], IMAGE_WINDOW
         item = m["decode_us"] + scan
-        return Work(model, IMAGE_TOKENS, m["image_bytes"], row, tar, window, scan, item)
+        return Workload(model, IMAGE_TOKENS, m["image_bytes"], row, tar, window, scan, item)
     text, scan = m["source_text_bytes_a_row"], m["scan_document_us"]
     piece, row = min(PIECE_ROWS, PIECE_BYTES / text), row + m["text_bytes_a_row"]
-    return Work(model, m["tokens"], text, row, piece, WINDOW_ROWS, scan, m["tokenize_us"] + scan)
+    return Workload(
+        model, m["tokens"], text, row, piece, WINDOW_ROWS, scan, m["tokenize_us"] + scan
+    )
 
 
 def reckon(
     n: int,
-    work: Work,
+    workload: Workload,
     m: Rates,
     run: str,
     rate: float,
@@ -81,18 +89,19 @@ def reckon(
     changed: float = CHANGED,
     request_ms: float = ASSUMED["request_ms"],
 ) -> dict[str, float]:
-    """One run of n rows.
+    """Calculate the cost of one run over n rows.
 
     Args:
-        n: rows of the source.
-        work: what a row takes.
-        m: `measured()`.
-        run: of RUNS: everything is new, or rows changed that lie scattered, or together.
-        rate: rows a second of each worker.
-        workers: with one GPU each.
-        cores: of each worker.
-        changed: share of the rows, in a refresh.
-        request_ms: of one request to the store.
+        n: Number of rows of the source.
+        workload: Cost of a row.
+        m: `measured_rates()`.
+        run: "first" if all rows are new; "scattered" or "together" if a share of them changed, over all
+            files or next to each other.
+        rate: Rows a second of each worker.
+        workers: Number of workers, with one GPU each.
+        cores: Number of cores of each worker.
+        changed: Share of the rows that changed, in [0, 1], unless run is "first".
+        request_ms: Time of one request to the object store.
 
     Returns:
         Quantities with units in their names. `wall_hours` is the sum of `keys`, `plan`, the longest
@@ -100,30 +109,34 @@ def reckon(
     """
     first, request = run == "first", request_ms / 1e3
     due = n if first else n * changed
-    file_rows = max(1, COMPACTED_BYTES // work.row_bytes)
+    file_rows = max(1, COMPACTED_BYTES // workload.row_bytes)
     files = math.ceil(n / file_rows)
     hit = {"first": 0, "scattered": 1 - (1 - changed) ** file_rows, "together": changed}[run]
     touched = math.ceil(files * hit)
     groups = max(1, min(touched, math.ceil(due / WAVE_ROWS)))
-    small = math.ceil(due / work.window) + (0 if first else groups)
+    small = math.ceil(due / workload.window) + (0 if first else groups)
     # Each group reads the pieces of its rows. Files lie as they were written: where one group ends,
     # as many pieces as there were workers go on in the next.
     again = due / n
     if run == "scattered":
-        again = 1 - (1 - changed) ** work.piece_rows + (groups - 1) * workers * work.piece_rows / n
+        again = (
+            1
+            - (1 - changed) ** workload.piece_rows
+            + (groups - 1) * workers * workload.piece_rows / n
+        )
         again = min(again, groups)
 
     crowd = workers * cores * 1e6
-    source_bytes, key_bytes = n * work.source_bytes, 0 if first else n * m["key_bytes_a_row"]
+    source_bytes, key_bytes = n * workload.source_bytes, 0 if first else n * m["key_bytes_a_row"]
     scan = source_bytes / workers / ASSUMED["network_bytes_a_second"]
-    scan = max(scan, n * work.scan_us / crowd)
+    scan = max(scan, n * workload.scan_us / crowd)
     held = 0 if first else n * m["scan_table_us"] / 1e6
     held += 0 if first else files * REQUESTS["read"] * request / SCAN_THREADS
     kind = "first" if first else "refresh"
     plan = n * m[f"plan_{kind}_us_a_row"] / 1e6 * math.log(max(n, 2)) / math.log(m["plan_rows"])
     model = due / workers / rate
     reading = again * scan
-    row_seconds = work.row_bytes * m["rewrite_us_a_byte"] / 1e6
+    row_seconds = workload.row_bytes * m["rewrite_us_a_byte"] / 1e6
     anew = (REQUESTS["read"] + REQUESTS["write"]) * request
     writing = touched * (file_rows * row_seconds + anew)
     asked = (small + touched) * REQUESTS["check"]  # of several files at once, here and below
@@ -134,7 +147,7 @@ def reckon(
         asked += touched * REQUESTS["schema"] + small * (REQUESTS["read"] + REQUESTS["delete"])
     writing += asked * request / CHECK_THREADS
     working = max(model, reading)  # workers do not wait for commits
-    portions = min(groups, math.ceil(touched * file_rows * work.row_bytes / PORTION_BYTES))
+    portions = min(groups, math.ceil(touched * file_rows * workload.row_bytes / PORTION_BYTES))
     commits = portions + math.ceil(working / WAVE_SECONDS) + 2  # at most; the claim and the end
     listed = small / 2 if first else files
     commit_ms = m["commit_ms"] + m["commit_us_a_file_in_the_table"] * listed / 1e3
@@ -150,7 +163,7 @@ def reckon(
     adds, removes = touched + (0 if merges else small + joined), touched + joins * small
     log = commits * m["commit_bytes"] + adds * m["add_bytes"] + removes * m["remove_bytes"]
     checkpoints = commits // CHECKPOINT_COMMITS * listed * m["checkpoint_bytes_a_file"]
-    copied = touched * file_rows * work.row_bytes + (joins * due + added) * work.row_bytes
+    copied = touched * file_rows * workload.row_bytes + (joins * due + added) * workload.row_bytes
     row = m["driver_bytes_a_row"] if first else m["plan_refresh_bytes_a_row"]
     seconds = m["start_seconds"] + scan + held + plan + max(working, driver) + joining
     return {
@@ -171,7 +184,7 @@ def reckon(
         "log_gb": (log + checkpoints) / 1e9,
         "source_reads": 1 + again,
         "read_tb": (source_bytes * (1 + again) + key_bytes + copied) / 1e12,
-        "written_tb": (due * work.row_bytes + copied) / 1e12,
-        "vectors_tb": n * ENCODERS[work.model].dim * m["vector_bytes_a_value"] / 1e12,
-        "table_tb": n * work.row_bytes / 1e12,
+        "written_tb": (due * workload.row_bytes + copied) / 1e12,
+        "vectors_tb": n * ENCODERS[workload.model].dim * m["vector_bytes_a_value"] / 1e12,
+        "table_tb": n * workload.row_bytes / 1e12,
     }

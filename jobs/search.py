@@ -150,9 +150,9 @@ class Search:
 
     def _model(self, modality: str) -> Model:
         model = resolve(self._name, modality=modality, word_weights=self._word_weights)
-        if modality == "text" and (model.spec.questions or dpr.is_of_passages(model)):
+        if modality == "text" and (model.spec.questions or dpr.is_passage_encoder(model)):
             self._refuse_other(model)
-            partner, known_by = dpr.partner_of(model)
+            partner, known_by = dpr.find_partner(model)
             if known_by == "name":
                 print(
                     f"embatch: questions are embedded by {partner.folder}, the partner of {model.name}"
@@ -173,15 +173,15 @@ class Search:
             ModelError: nothing says so; the message says what to write.
         """
         made_by = self._made_by.get("given_model", "")
-        if model.space == self._fingerprint.space or not dpr.is_of_questions(model):
+        if model.space == self._fingerprint.space or not dpr.is_question_encoder(model):
             return False
-        if not os.path.isdir(made_by) or not dpr.is_of_passages(passages := resolve(made_by)):
+        if not os.path.isdir(made_by) or not dpr.is_passage_encoder(passages := resolve(made_by)):
             return False
         self._refuse_other(passages)
         with contextlib.suppress(ModelError):
-            if dpr.partner_of(passages).model.folder == model.folder:
+            if dpr.find_partner(passages).model.folder == model.folder:
                 return True
-        raise ModelError(dpr.refusal(passages, model))
+        raise ModelError(dpr.refusal_message(passages, model))
 
     def _refuse_other(self, model: Model) -> None:
         held = self._fingerprint

@@ -1,1 +1,1 @@
-"""One file a family of models: what turns tokens or pixels into vectors."""
+"""Encoders, which turn tokens or pixels into vectors: one file for each family of models."""

@@ -1,7 +1,7 @@
-"""CLIP's two towers, straight from safetensors: texts and images become vectors of one space.
+"""CLIP's two towers, read from safetensors: both give vectors of one space, for texts and for images.
 
-`PackedClipText` is a network for `actors.encoders.transformer`, which tokenises for it; `ClipImageEncoder`
-is an encoder of its own, whose tokens are the patches of an image. Vectors equal transformers'
+`PackedClipText` is a network inside `TransformerEncoder`, which tokenises its texts. `ClipImageEncoder` is
+a complete encoder, whose tokens are the patches of an image. Vectors equal transformers'
 `CLIPModel.get_text_features` and `get_image_features`, brought to unit length. Source: Radford et
 al. 2021; Dosovitskiy et al. 2020 for the image tower.
 
@@ -25,7 +25,7 @@ from actors.engine.engine import Tokens
 from actors.engine.hardware import DTYPES, cores, on_lane, on_threads, setup_for
 from actors.files.layout import Layout, read_layout
 from actors.images.pixels import Preprocess
-from actors.kernels.attention import attention, to_device
+from actors.kernels.attention import fastest_attention, to_device
 from actors.kernels.linear import Linear, fastest_linear
 from actors.models import ModelError
 
@@ -33,7 +33,7 @@ Norm = tuple[torch.Tensor, torch.Tensor]
 
 
 def _quick_gelu(x: torch.Tensor) -> torch.Tensor:
-    """The gelu of OpenAI's weights, in place: x * sigmoid(1.702 x)."""
+    """Activation of OpenAI's CLIP weights, computed in place: x * sigmoid(1.702 x)."""
     gate = 1.702 * x
     return x.mul_(gate.sigmoid_())
 
@@ -42,11 +42,11 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "quick_gelu": _quick_gelu,
     "gelu": torch.ops.aten.gelu_.default,
 }
-ARGMAX_EOS = 2  # what early configs say: then a text's vector is taken at its highest token id
+ARGMAX_EOS = 2  # eos_token_id of early configs: there the token with the highest id ends a text
 
 
 class _Tensors:
-    """Weights of one model folder by name, read when asked for, in float32."""
+    """Tensors of a model folder by name, in float32; each is read from its file when it is asked for."""
 
     def __init__(self, layout: Layout) -> None:
         self._folder = layout.folder
@@ -66,13 +66,22 @@ class _Tensors:
         return tensor.float()
 
     def pair(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight and bias."""
+        """Weight and bias of a layer, float32."""
         return self[f"{name}.weight"], self[f"{name}.bias"]
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """One layer's weights, on their device; norms come before what they are named for."""
+    """Functions and norms of one layer of a tower, with its weights on the device.
+
+    Attributes:
+        norm: Gain and shift before the attention.
+        qkv: Makes query, key and value, (tokens, 3 * hidden).
+        out: Output of the attention.
+        up_norm: Gain and shift before the feed-forward network.
+        up: First linear layer of the feed-forward network.
+        down: Second one.
+    """
 
     norm: Norm
     qkv: Linear
@@ -83,7 +92,7 @@ class _Layer:
 
 
 class _Tower:
-    """The layers that both towers are made of, over the tokens of many sequences in one row."""
+    """Layers of a tower, for texts or images, over the tokens of many sequences without padding."""
 
     def __init__(
         self, tensors: _Tensors, name: str, config: dict[str, Any], device: str, dtype: str
@@ -102,16 +111,22 @@ class _Tower:
         self._layers = [self._load(tensors, path.format(index)) for index in range(n_layers)]
 
     def put(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A weight on the device, as the layers have it."""
+        """Copy a weight to the device, in the layers' type."""
         return tensor.to(self.device, self.dtype)
 
-    def norm(self, x: torch.Tensor, weights: Norm) -> torch.Tensor:
-        """Layer norm."""
-        return F.layer_norm(x, weights[0].shape, *weights, self._epsilon)
+    def norm(self, x: torch.Tensor, gain_and_shift: Norm) -> torch.Tensor:
+        """Layer norm of x (tokens, hidden)."""
+        return F.layer_norm(x, gain_and_shift[0].shape, *gain_and_shift, self._epsilon)
 
     def __call__(self, x: torch.Tensor, lengths: np.ndarray, *, causal: bool) -> torch.Tensor:
-        """States (tokens, hidden) after the last layer."""
-        attend = attention(self.n_heads, lengths, self.device, self.dtype, causal=causal)
+        """States (tokens, hidden) after the last layer.
+
+        Args:
+            x: (tokens, hidden), states before the first layer; changed in place.
+            lengths: (n,) int64, tokens of each sequence.
+            causal: True if a token sees no later token.
+        """
+        attend = fastest_attention(self.n_heads, lengths, self.device, self.dtype, causal=causal)
         for layer in self._layers:
             x = layer.out(attend(layer.qkv(self.norm(x, layer.norm)))).add_(x)
             x = layer.down(self._activate(layer.up(self.norm(x, layer.up_norm)))).add_(x)
@@ -138,10 +153,14 @@ class _Tower:
 
 
 class PackedClipText:
-    """The text tower; called with token ids, it gives one vector a text."""
+    """CLIP's text tower; a call turns token ids into one vector a text."""
 
     def __init__(self, layout: Layout, *, device: str = "cpu", dtype: str = "float32") -> None:
-        """Load the weights; raises ModelError where some are missing."""
+        """Load the weights.
+
+        Raises:
+            ModelError: The folder lacks weights.
+        """
         config, tensors = layout.config["text_config"], _Tensors(layout)
         self._tower = tower = _Tower(tensors, "text_model", config, device, dtype)
         self._end = int(config.get("eos_token_id", ARGMAX_EOS))
@@ -152,7 +171,7 @@ class PackedClipText:
         self._projection = tensors["text_projection.weight"].to(device)
 
     def __call__(self, ids: list[list[int]]) -> torch.Tensor:
-        """Vectors (n, dim) float32 on the device, in order, not normalised."""
+        """Vectors (n, dim) float32 of n texts, on the device, not normalised."""
         tower = self._tower
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         starts = np.cumsum(lengths) - lengths
@@ -166,19 +185,19 @@ class PackedClipText:
         return F.linear(pooled, self._projection)
 
     def _end_of(self, ids: list[int]) -> int:
-        """Index of the token whose state is the text's; a text without it has its first one's."""
+        """Index of the token that ends a text, whose state becomes the vector; 0 if there is none."""
         if self._end == ARGMAX_EOS:
             return ids.index(max(ids))
         return ids.index(self._end) if self._end in ids else 0
 
 
 class ClipImageEncoder:
-    """The image tower on one device.
+    """CLIP's image tower on one device, with its tokenizer, which cuts images into patches.
 
     Attributes:
         dim: Length of a vector.
-        max_tokens: Patches of an image.
-        setup: How it computes.
+        max_tokens: Number of patches of an image.
+        setup: Device, precision and degree of parallelism.
     """
 
     def __init__(
@@ -195,14 +214,15 @@ class ClipImageEncoder:
 
         Args:
             folder: A model folder.
-            preprocess: What the images went through.
-            device: As torch names it.
-            threads: Cores; None takes the machine's.
+            preprocess: Resizing, cropping and scaling of the images.
+            device: Name of the device, in torch's words.
+            threads: Number of cores; None takes all of the machine.
             precision: "fp32", "bf16" or "fp16".
-            normalize: Whether to give unit rows.
+            normalize: True to give unit rows.
 
         Raises:
-            ModelError: See `read_layout`; or weights are missing, or images have another size.
+            ModelError: As `read_layout`; or weights are missing, or preprocess gives images of another
+                size than the tower takes.
         """
         layout = read_layout(folder)
         config, tensors = layout.config["vision_config"], _Tensors(layout)
@@ -212,7 +232,7 @@ class ClipImageEncoder:
                 f"{folder} takes images of {edge} x {edge} and prepares them as {preprocess.shape}."
             )
         self.setup = setup_for(device, precision, threads or cores(), packed=True)
-        with on_threads(self.setup):  # layouts of weights are tried, as they will be used
+        with on_threads(self.setup):  # linear layers are timed with the threads they will run on
             tower = _Tower(tensors, "vision_model", config, device, DTYPES[precision])
         self._tower = tower
         name = "vision_model.embeddings."
@@ -231,13 +251,13 @@ class ClipImageEncoder:
         self._normalize = normalize
 
     def tokenize(self, images: np.ndarray) -> Tokens:
-        """Patches of images.
+        """Cut images into patches.
 
         Args:
             images: (n, height, width, 3) uint8.
 
         Returns:
-            For each image (patches, 3 * pixels of a patch) uint8, row by row; none is cut.
+            For each image an array (max_tokens, 3 * pixels of a patch) uint8, patches row by row.
         """
         n, edge, size = len(images), images[0].shape[0], self._patch
         whole = edge // size * size  # a rest at the right and the bottom is seen by no patch
@@ -248,7 +268,7 @@ class ClipImageEncoder:
         return Tokens(list(patches), np.zeros(n, dtype=bool))
 
     def forward(self, ids: list[np.ndarray]) -> np.ndarray:
-        """Vectors of one micro-batch of patches: (n, dim) float32, unit rows if normalising."""
+        """Vectors of n images, given as patches: (n, dim) float32, unit rows if normalize."""
         tower, n = self._tower, len(ids)
         with torch.inference_mode(), on_lane(self.setup):
             pixels = to_device(np.concatenate(ids), tower.device).float()

@@ -1,6 +1,6 @@
-"""DPR's two encoders, of passages and of questions: a BERT's first token, perhaps projected.
+"""DPR's two encoders, of passages and of questions: a BERT, whose first token's state is the vector.
 
-Vectors equal `pooler_output` of transformers' `DPRContextEncoder` or `DPRQuestionEncoder`. torch is
+A linear projection may follow. Vectors equal `pooler_output` of transformers' `DPRContextEncoder` or `DPRQuestionEncoder`. torch is
 imported when a network is made, not with this file. Source: Karpukhin et al. 2020.
 
     TransformerEncoder(folder, network=packed_dpr, normalize=False)
@@ -19,10 +19,12 @@ PARTS = {"DPRContextEncoder": "ctx_encoder.", "DPRQuestionEncoder": "question_en
 
 
 def dpr_class(layout: Layout) -> str:
-    """Which of DPR's encoders a folder holds; AutoModel takes each for the question encoder.
+    """Class name of the DPR encoder in a folder, by its config.json.
+
+    transformers' AutoModel would load either encoder as the question encoder.
 
     Raises:
-        ModelError: Its config.json names none of the two.
+        ModelError: config.json names neither of the two classes.
     """
     names = layout.config.get("architectures") or []
     if len(names) != 1 or names[0] not in PARTS:
@@ -34,15 +36,15 @@ def dpr_class(layout: Layout) -> str:
 
 
 def dpr_dim(layout: Layout) -> int:
-    """Length of a vector: that of the projection, or of the hidden states where there is none."""
+    """Length of a vector: that of the projection or, without one, of the hidden states."""
     return int(layout.config.get("projection_dim") or layout.config["hidden_size"])
 
 
 def packed_dpr(layout: Layout, *, device: str = "cpu", dtype: str = "float32") -> "PackedBert":
-    """A network for `actors.encoders.transformer`.
+    """Load a DPR encoder's network, for `actors.encoders.transformer.TransformerEncoder`.
 
     Raises:
-        ModelError: The folder lacks weights, or has settings that its network does not know.
+        ModelError: The folder lacks weights, or has settings that the network does not support.
     """
     from actors.kernels.packed import PackedBert
 

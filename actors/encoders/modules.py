@@ -1,7 +1,8 @@
-"""Any text encoder, hosted by the modules that sentence-transformers or transformers have for it.
+"""Text encoders of any kind, computed by the modules of sentence-transformers and transformers.
 
-The way for what `actors.kernels.packed` does not know. Micro-batches are padded on the right. torch,
-transformers and sentence-transformers are imported when a network is made, not with this file.
+They are used for all models that `actors.kernels.packed` does not support. Micro-batches are padded on the
+right. torch, transformers and sentence-transformers are imported when a network is made, not with this
+module.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class PaddedModules:
-    """A network of somebody else's modules; called with token ids, it gives one vector a text.
+    """A network of sentence-transformers' modules; a call turns token ids into one vector a text.
 
     Attributes:
-        tokenizer: The one that the modules take their ids from.
+        tokenizer: Tokenizer of the modules.
     """
 
     def __init__(
@@ -36,13 +37,13 @@ class PaddedModules:
 
         Args:
             layout: A model folder.
-            device: As torch names it.
-            dtype: Of the transformer, as torch names it; what follows it is computed in float32.
-            pooling: For a folder that names none; None takes the default.
-            prompt: What precedes each text, for poolings that leave it out.
+            device: Name of the device, in torch's words.
+            dtype: Type of the transformer, in torch's words; later modules compute in float32.
+            pooling: Pooling of a folder that names none; None takes sentence-transformers' default.
+            prompt: Text that precedes each text, for poolings that leave it out.
 
         Raises:
-            ModelError: Weights are missing, or it is no text encoder.
+            ModelError: Weights are missing, or the model is no text encoder.
         """
         import torch
 
@@ -65,7 +66,7 @@ class PaddedModules:
         self._prompt_tokens = _prompt_tokens(self.tokenizer, prompt)
 
     def __call__(self, ids: list[list[int]]) -> "torch.Tensor":
-        """Vectors (n, dim) float32 on the device, in order."""
+        """Vectors (n, dim) float32 of n texts, on the device."""
         import torch
 
         # Always on the right: padding on the left would shift positions that count from the start.
@@ -94,7 +95,7 @@ class PaddedModules:
 
 
 def load_modules(layout: Layout, device: str = "cpu") -> Any:  # noqa: ANN401
-    """A folder as a SentenceTransformer in float32; the transformer comes first.
+    """Load a folder as a SentenceTransformer in float32, whose first module is the transformer.
 
     Raises:
         ModelError: Weights are missing.
@@ -114,6 +115,6 @@ def load_modules(layout: Layout, device: str = "cpu") -> Any:  # noqa: ANN401
 
 
 def _prompt_tokens(tokenizer: Any, prompt: str) -> int:  # noqa: ANN401
-    """Tokens that a pooling without the prompt leaves out, counted as sentence-transformers does."""
+    """Number of tokens that a pooling without the prompt leaves out, as sentence-transformers counts."""
     ids = tokenizer(prompt)["input_ids"] if prompt else []
     return len(ids) - 1 if ids and ids[-1] in tokenizer.all_special_ids else len(ids)

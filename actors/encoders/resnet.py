@@ -1,4 +1,4 @@
-"""A vision-only baseline: ResNet's pooled features of images, hosted by transformers.
+"""A baseline for images alone: ResNet's pooled features, computed by transformers.
 
 Vectors equal `ResNetModel(...).pooler_output`, brought to unit length. Source: He et al. 2015.
 
@@ -23,8 +23,8 @@ class ResNetEncoder:
 
     Attributes:
         dim: Length of a vector.
-        max_tokens: Rows of pixels of an image, which stand for tokens here.
-        setup: How it computes.
+        max_tokens: Number of rows of pixels of an image; a row counts as a token here.
+        setup: Device, precision and degree of parallelism.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class ResNetEncoder:
         self.dim = int(network.config.hidden_sizes[-1])
 
     def tokenize(self, images: np.ndarray) -> Tokens:
-        """The images as they are, (n, height, width, 3) uint8."""
+        """Each image as it is, uncut; images (n, height, width, 3) uint8."""
         return Tokens(list(images), np.zeros(len(images), dtype=bool))
 
     def forward(self, ids: list[np.ndarray]) -> np.ndarray:
-        """Vectors of one micro-batch of images: (n, dim) float32, unit rows if normalising."""
+        """Vectors of n images: (n, dim) float32, unit rows if normalize."""
         with torch.inference_mode(), on_lane(self.setup):
             pixels = to_device(np.stack(ids), self._device).float()
             pixels = pixels.mul_(self._gain).add_(self._shift).to(self._dtype)

@@ -1,10 +1,10 @@
-"""Host any text encoder in the layout of sentence-transformers or transformers.
+"""Encoder of texts for any model folder of sentence-transformers or transformers.
 
 Reads a folder (config, tokenizer, safetensors); gives vectors equal to
 `SentenceTransformer(folder).encode(texts, prompt=prompt, normalize_embeddings=normalize)`. The BERT
-family runs without padding (`actors.kernels.packed`), anything else on the modules that
-sentence-transformers has for it (`actors.encoders.modules`). torch is imported when an encoder is made, not
-with this file, so that folders can be read without it.
+family is computed without padding (`actors.kernels.packed`), all other models by sentence-transformers'
+modules (`actors.encoders.modules`). torch is imported when an encoder is made, not with this module, so
+that folders can be read without it.
 
     TransformerEncoder(folder).forward([[101, 7592, 102]])
 """
@@ -28,7 +28,7 @@ from actors.models import ModelError
 if TYPE_CHECKING:
     import torch
 
-LONG_TEXT_CHARS = 100_000  # beyond it a prefix is tokenised first
+LONG_TEXT_CHARS = 100_000  # of a longer text, this prefix is tokenised first
 Network = Callable[..., Callable[[list[list[int]]], "torch.Tensor"]]
 WORD_BOUNDARY = re.compile(r"\S\s+\S")
 
@@ -39,7 +39,7 @@ class TransformerEncoder:
     Attributes:
         dim: Length of a vector.
         max_tokens: Tokens after which a text is cut, special tokens included.
-        setup: How it computes.
+        setup: Device, precision and degree of parallelism.
     """
 
     def __init__(
@@ -59,18 +59,18 @@ class TransformerEncoder:
 
         Args:
             folder: A model folder.
-            device: As torch names it.
-            threads: For torch and the tokenizer; None takes the machine's.
+            device: Name of the device, in torch's words.
+            threads: Number of cores for torch and the tokenizer; None takes all of the machine.
             precision: "fp32", "bf16" or "fp16".
-            max_tokens: None takes the model's own.
-            prompt: Put before each text.
-            pooling: For a folder that names none; None takes the default of sentence-transformers.
-            normalize: Whether to give unit rows.
-            network: Makes the network of a family that has its own, without padding; None takes
-                `PackedBert` where it computes the same as the folder's modules, else these.
+            max_tokens: Tokens after which a text is cut; None takes the model's own limit.
+            prompt: Text to put before each text.
+            pooling: Pooling of a folder that names none; None takes sentence-transformers' default.
+            normalize: True to give unit rows.
+            network: Function that makes the network of a family that has its own, without padding; None
+                takes `PackedBert` if it gives the same vectors as the folder's modules, else the modules.
 
         Raises:
-            ModelError: See `read_layout`; or weights are missing, or the tokenizer is a slow one.
+            ModelError: As `read_layout`; or weights are missing, or the folder has no fast tokenizer.
         """
         layout = read_layout(folder) if network else read_text_layout(folder)
         if pooling is not None and not layout.plain:
@@ -89,15 +89,17 @@ class TransformerEncoder:
             from transformers import AutoTokenizer
 
             self.setup = setup_for(device, precision, threads, packed=True)
-            with on_threads(self.setup):  # layouts of weights are tried, as they will be used
+            with on_threads(
+                self.setup
+            ):  # linear layers are timed with the threads they will run on
                 self._network = network(layout, device=device, dtype=dtype)
             tokenizer = AutoTokenizer.from_pretrained(layout.modules[0][1], local_files_only=True)
         else:
             self.setup = setup_for(device, precision, threads, packed=False)
-            hosted = PaddedModules(
+            padded = PaddedModules(
                 layout, device=device, dtype=dtype, pooling=pooling, prompt=prompt
             )
-            self._network, tokenizer = hosted, hosted.tokenizer
+            self._network, tokenizer = padded, padded.tokenizer
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(f"{folder} has no fast tokenizer: save it with a tokenizer.json.")
         self.max_tokens = layout.max_tokens if max_tokens is None else max_tokens
@@ -122,7 +124,7 @@ class TransformerEncoder:
         self.dim = self.forward(self.tokenize(["a"]).ids).shape[1]
 
     def tokenize(self, texts: list[str]) -> Tokens:
-        """Token ids of the texts, with the prompt and special tokens, cut at max_tokens."""
+        """Token ids of texts, with the prompt and special tokens, cut at max_tokens."""
         texts = [self._prompt + text for text in texts] if self._prompt else texts
         short = [text[:LONG_TEXT_CHARS] for text in texts]
         encodings = self._tokenizer.encode_batch_fast(short)
@@ -133,7 +135,7 @@ class TransformerEncoder:
         return Tokens([e.ids for e in encodings], truncated)
 
     def forward(self, ids: list[list[int]]) -> np.ndarray:
-        """Vectors of one micro-batch: (n, dim) float32, in order, unit rows if normalising."""
+        """Vectors of n texts, given as token ids: (n, dim) float32, unit rows if normalize."""
         import torch
 
         with torch.inference_mode(), on_lane(self.setup):
@@ -144,15 +146,15 @@ class TransformerEncoder:
         return out
 
     def spans(self, text: str) -> np.ndarray:
-        """Character offsets (n_tokens, 2) int64 of the tokens: no prompt, no special ones, uncut."""
+        """Character offsets (n_tokens, 2) int64 of all tokens of a text, without prompt and special tokens."""
         offsets = self._whole.encode(text, add_special_tokens=False).offsets
         return np.array(offsets, dtype=np.int64).reshape(-1, 2)
 
     def _is_enough(self, prefix: str) -> bool:
-        """Whether a prefix surely gives the same first tokens as the whole text.
+        """True if a prefix of a text certainly has the same first max_tokens tokens as the whole text.
 
-        It does if words are tokenised one by one, and a word begins and ends between the last
-        token kept and the cut.
+        That is so if words are tokenised one by one, and a word ends and another begins between the last
+        of these tokens and the end of the prefix.
         """
         encoding = self._tokenizer.encode(prefix)
         if not (self._splits and self._cut_right and encoding.overflowing):
@@ -162,6 +164,6 @@ class TransformerEncoder:
 
 
 def _splits_at_spaces(tokenizer: Any) -> bool:  # noqa: ANN401
-    """Whether words are tokenised each for itself."""
+    """True if a tokenizer splits texts at spaces, so that words are tokenised one by one."""
     splitter = tokenizer.pre_tokenizer
     return splitter is not None and len(splitter.pre_tokenize_str("a b")) > 1

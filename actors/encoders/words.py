@@ -1,8 +1,9 @@
-"""Texts as the mean of their words' vectors: word2vec, GloVe and fastText as encoders.
+"""Word vectors as an encoder: a text's vector is the mean of its words' vectors.
 
-A text's words are its runs of letters, digits and underscores, apostrophes inside them included. A
-word is looked up as it stands, then in lower case; what fastText does not hold is made of its parts.
-With a file of weights (`embatch words weights`) rare words count more than frequent ones.
+The vectors are word2vec's, GloVe's or fastText's. Words are runs of letters, digits and underscores, with
+apostrophes inside them. A word is looked up as it stands, then in lower case; fastText makes vectors of
+other words from parts of them. With a file of `embatch words weights`, rare words count more than frequent
+ones.
 
     encoder = resolve("GoogleNews-vectors.bin").load()
     vectors = encoder.forward(encoder.tokenize(["Berlin is in Germany"]).ids)
@@ -24,18 +25,24 @@ WORD = regex.compile(r"[\w\p{M}]+(?:['’][\w\p{M}]+)*")  # with combining marks
 
 
 class WordEncoder:
-    """A file of word vectors in memory; an `actors.engine.engine.Encoder`."""
+    """A file of word vectors in memory; an `actors.engine.engine.Encoder`.
+
+    Attributes:
+        dim: Length of a vector.
+        max_tokens: Words after which a text is cut.
+        setup: The default: fp32, on a CPU.
+    """
 
     setup = Setup()
     max_tokens = MOST_TOKENS
 
-    def __init__(self, path: str, *, encoding: str = "utf-8", weights: str = "") -> None:
-        """Read all words.
+    def __init__(self, path: str, *, encoding: str = "utf-8", word_weights: str = "") -> None:
+        """Read all words and vectors.
 
         Args:
             path: A file that `open_vocabulary` reads.
-            encoding: Of its words.
-            weights: A file of JSON that says how many of how many documents hold a word; empty
+            encoding: Encoding of its words.
+            word_weights: A JSON file with the number of documents, and of those that hold each word; ""
                 weighs all words alike.
 
         Raises:
@@ -54,13 +61,15 @@ class WordEncoder:
                     self._index.setdefault(word, row)
             n += len(block.words)
         self._vectors = np.concatenate(parts) if parts else np.zeros((0, self.dim), np.float32)
-        self._weights, self._rarest = read_weights(weights) if weights else ({}, 1.0)
+        self._word_weights, self._rarest = (
+            read_word_weights(word_weights) if word_weights else ({}, 1.0)
+        )
 
     def tokenize(self, texts: list[str]) -> Tokens:
-        """The words that have vectors, as they are looked up.
+        """Words of texts that have vectors, in the form in which they are looked up.
 
         Raises:
-            ValueError: No word of a text is known.
+            ValueError: No word of a text has a vector.
         """
         ids, n_unknown = [], 0
         for text in texts:
@@ -74,13 +83,13 @@ class WordEncoder:
         return Tokens([words[: self.max_tokens] for words in ids], truncated, n_unknown)
 
     def _known(self, word: str) -> str | None:
-        """The form of a word that has a vector."""
-        if (form := form_in(self._index, word)) is not None:
+        """Form of a word that has a vector, or None: as it stands, or in lower case."""
+        if (form := find_form(self._index, word)) is not None:
             return form
         return word if self._subwords is not None and self._subwords(word) is not None else None
 
     def vector(self, word: str) -> np.ndarray | None:
-        """(dim,) float32 as trained; None for a word that has none."""
+        """Vector of a word as trained, (dim,) float32 of any length; None if the word has none."""
         row = self._index.get(word)
         if row is not None:
             vector: np.ndarray = self._vectors[row]
@@ -88,29 +97,34 @@ class WordEncoder:
         return self._subwords(word) if self._subwords is not None else None
 
     def forward(self, ids: list[list[str]]) -> np.ndarray:
-        """Vectors (n, dim) float32, unit rows: of each text the weighted mean of its words'."""
+        """Vectors of n texts, given as words: (n, dim) float32, unit rows, weighted means of words' vectors."""
         means = np.zeros((len(ids), self.dim), np.float32)
         for row, words in enumerate(ids):
             vectors = np.stack([v for word in words if (v := self.vector(word)) is not None])
-            weights = [self._weights.get(word.lower(), self._rarest) for word in words]
-            means[row] = np.average(vectors, axis=0, weights=weights if self._weights else None)
+            weights = [self._word_weights.get(word.lower(), self._rarest) for word in words]
+            means[row] = np.average(
+                vectors, axis=0, weights=weights if self._word_weights else None
+            )
         norms = np.linalg.norm(means, axis=1, keepdims=True)
         unit: np.ndarray = means / np.where(norms > 0, norms, np.nan)  # no direction: not finite
         return unit
 
     def spans(self, text: str) -> np.ndarray:
-        """Character offsets (n_words, 2) int64 of a text's words, those without vectors included."""
+        """Character offsets (n_words, 2) int64 of all words of a text, with or without vectors."""
         found = [match.span() for match in WORD.finditer(text)]
         return np.array(found or [(0, len(text))], np.int64)
 
 
-def form_in(words: Container[str], word: str) -> str | None:
-    """The form in which words hold a word: as it stands, else in lower case; None where in neither."""
+def find_form(words: Container[str], word: str) -> str | None:
+    """Find a word among words, as it stands, else in lower case; None if neither form is among them."""
     return next((form for form in (word, word.lower()) if form in words), None)
 
 
-def read_weights(path: str) -> tuple[dict[str, float], float]:
-    """Inverse document frequencies, log(n / n_with_word) + 1, and that of a word in no document.
+def read_word_weights(path: str) -> tuple[dict[str, float], float]:
+    """Read document frequencies, and turn them into weights of words: inverse document frequencies.
+
+    Returns:
+        Weight of each word, and the weight of a word that is in no document.
 
     Source: Spärck Jones 1972; the form is scikit-learn's `TfidfTransformer` with `smooth_idf`:
     ln((1 + n) / (1 + n_with_word)) + 1.
@@ -119,8 +133,8 @@ def read_weights(path: str) -> tuple[dict[str, float], float]:
         ModelError: The file is missing or none of `embatch words weights`.
     """
     try:
-        held = json.loads(Path(path).read_text(encoding="utf-8"))
-        n, counts = int(held["documents"]), dict(held["words"])
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        n, counts = int(content["documents"]), dict(content["words"])
         weights = {word: math.log((1 + n) / (1 + count)) + 1 for word, count in counts.items()}
     except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
         raise ModelError(

@@ -1,1 +1,1 @@
-"""The engine: batches by tokens, precision, devices."""
+"""The engine: it sizes batches by tokens, checks the precision, and knows the device."""

@@ -1,21 +1,21 @@
-"""How many texts make a micro-batch: a budget of tokens, and how it is found for a machine."""
+"""Size of a micro-batch: its token budget, and the trials that find the fastest budget on a machine."""
 
 import threading
 
 import numpy as np
 
-TRIALS = 5  # batches of each budget before one is chosen: one that warms up, and two pairs
+TRIALS = 5  # batches of each candidate before the fastest is known: one to warm up, and two pairs
 
 
 def batch_rows(lengths: np.ndarray, token_budget: int, *, padded: bool) -> int:
-    """How many of the first texts make a micro-batch.
+    """Number of texts, from the start of a sorted list, that fit a micro-batch.
 
-    Longest first means that memory runs out at the first batches or never.
+    The longest texts come first, so that memory runs out at the first batches or never.
 
     Args:
         lengths: (n,) int, tokens a text, longest first, n at least 1.
         token_budget: The most tokens that a batch may compute.
-        padded: Whether every text of a batch costs as much as the longest.
+        padded: True if every text of a batch costs as much as the longest.
 
     Returns:
         1 or more, also where the first text alone is over the budget.
@@ -28,20 +28,24 @@ def batch_rows(lengths: np.ndarray, token_budget: int, *, padded: bool) -> int:
 
 
 class TokenBudget:
-    """How many tokens a micro-batch takes: tries candidates on the first batches, keeps the fastest.
+    """Token budget of a micro-batch: the fastest of several candidates, tried on the first batches.
 
-    The fastest is the one with the most tokens a second, padding left out, which any encoder can be
-    measured by. Texts come longest first, and attention costs a token of a long text more, so that the
+    The fastest candidate computes the most tokens a second; padding counts as no token, so that all
+    encoders are measured alike. Texts come longest first, and attention costs a token of a long text more, so that the
     rate rises from batch to batch and would flatter the candidate that is tried last. So they are tried
     to and fro, a, b, c, c, b, a: after the round that warms up, over pairs of rounds, all lie equally
     early on average.
 
     Attributes:
-        limit: More than this did not fit in memory.
-        chosen: The fastest candidate of those that were tried; before, the first one that fits.
+        limit: The largest budget that is still allowed; it falls when a batch does not fit in memory.
     """
 
     def __init__(self, candidates: tuple[int, ...]) -> None:
+        """Set the budgets to try; the first is used until all were tried.
+
+        Raises:
+            ValueError: A budget is below 1.
+        """
         if min(candidates) < 1:
             raise ValueError(f"token_budget is {min(candidates)}, expected 1 or more")
         self.limit = max(candidates)
@@ -51,8 +55,8 @@ class TokenBudget:
         self._rates: dict[int, list[float]] = {candidate: [] for candidate in candidates}
 
     @property
-    def chosen(self) -> int:
-        """See the class."""
+    def best(self) -> int:
+        """The fastest candidate of those fully tried; until one is, the first candidate within `limit`."""
         fitting = [candidate for candidate in self._rates if candidate <= self.limit]
         tried = [candidate for candidate in fitting if len(self._rates[candidate]) == TRIALS]
         if tried:
@@ -60,10 +64,11 @@ class TokenBudget:
         return next(iter(fitting), self.limit)
 
     def next(self, at_most: int | None = None) -> int:
-        """The budget for the next batch.
+        """Token budget of the next batch.
 
         Args:
-            at_most: What is left, shared out among the lanes, so that they end together.
+            at_most: Tokens that are left of the window, divided by the number of lanes, so that all
+                lanes end at about the same time; None for a single lane.
         """
         with self._lock:
             bound = self.limit
@@ -75,28 +80,38 @@ class TokenBudget:
                 if candidate <= bound and n < TRIALS
             ]
             if not untried or len(self._rates) == 1:
-                return min(self.chosen, bound)
+                return min(self.best, bound)
             n_tried = min(self._handed_out[candidate] for candidate in untried)
             to_and_fro = untried if n_tried % 2 == 0 else untried[::-1]
             budget = min(to_and_fro, key=lambda candidate: self._handed_out[candidate])
             self._handed_out[budget] += 1
             return budget
 
-    def ran(self, budget: int, n_tokens: float, seconds: float) -> None:
-        """Note how long a batch of one budget took; padding is none of its tokens."""
+    def record_time(self, budget: int, n_tokens: float, seconds: float) -> None:
+        """Record the time of a batch.
+
+        Args:
+            budget: Of the batch, as `next` gave it.
+            n_tokens: Tokens of the batch, padding not counted.
+            seconds: Time to compute the batch.
+        """
         with self._lock:
             rates = self._rates.get(budget, [])
             if len(rates) < TRIALS:
                 rates.append(n_tokens / max(seconds, 1e-9))
 
-    def failed(self, budget: int) -> None:
-        """Note that a batch told nothing; another one will be tried."""
+    def record_failure(self, budget: int) -> None:
+        """Record that a batch gave no time, so that its budget is tried on another batch."""
         with self._lock:
             n_tried = len(self._rates.get(budget, ()))
             if n_tried < self._handed_out.get(budget, 0):
                 self._handed_out[budget] -= 1
 
-    def ran_out_of_memory(self, cost: int) -> None:
-        """Note what did not fit."""
+    def record_out_of_memory(self, cost: int) -> None:
+        """Lower the limit to half of a batch that did not fit in memory.
+
+        Args:
+            cost: Tokens of that batch, padding included.
+        """
         with self._lock:
             self.limit = max(1, min(self.limit, cost // 2))

@@ -1,9 +1,9 @@
-"""Plan a window of texts or images into micro-batches, run them through an encoder, keep the order.
+"""Cut a window of texts or images into micro-batches, run them through an encoder, keep the order.
 
-Reads items and an `Encoder`, writes one (n, dim) float32 array. Items are tokenised once, sorted
-by length and cut by a budget of tokens, so that next to nothing is padded; what does not fit in
-memory is split; a row that fails is named with its reason and the others go on. Call it from two
-threads, and one window is tokenised while the other one computes.
+Reads items and an `Encoder`, gives one (n, dim) float32 array. Items are tokenised once, sorted by
+length and cut into micro-batches by a token budget, so that hardly anything is padded. A micro-batch that
+does not fit in memory is split. A row that fails is reported with its reason, and the other rows go on.
+Called from two threads, the engine tokenises one window while it computes the other.
 
     engine = Engine(resolve("all-MiniLM-L6-v2").load())
     engine.encode(["a text", "another"]).vectors
@@ -22,9 +22,9 @@ import numpy as np
 from actors.engine.batches import TokenBudget, batch_rows
 from schemas.errors import named_error_line
 
-UNPLANNED = 0  # the budget of a batch that is what another one was split into
+UNPLANNED = 0  # stands for the budget of a half of a batch that was split
 NOT_FINITE = "the model gave a vector that is not finite"
-# How torch (GPU, then CPU allocator) and the system word it when memory runs out.
+# Messages of torch (GPU, then CPU allocator) and of the operating system when memory runs out.
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
@@ -33,12 +33,12 @@ Items = list[str] | np.ndarray
 
 
 class Tokens(NamedTuple):
-    """Tokens of n items, special ones included, none longer than the encoder's max_tokens.
+    """Tokens of n items, special tokens included, at most the encoder's max_tokens of each.
 
     Attributes:
-        ids: One list of token ids a text, or one array of patches an image.
-        truncated: (n,) bool, whether text was cut off.
-        n_unknown: Words without a vector, which no id stands for.
+        ids: n lists of token ids, one a text; or n arrays of patches, one an image.
+        truncated: (n,) bool, True where a text was cut.
+        n_unknown: Number of words without a vector; no id stands for them.
     """
 
     ids: list[Any]
@@ -48,15 +48,15 @@ class Tokens(NamedTuple):
 
 @dataclass(frozen=True)
 class Setup:
-    """How an encoder computes.
+    """Device, precision and degree of parallelism of an encoder.
 
     Attributes:
-        device: As torch names it.
+        device: Name of the device, in torch's words.
         precision: "fp32", "bf16" or "fp16".
-        lanes: Micro-batches that it can compute at once, each from a thread of its own.
-        padded: Whether a micro-batch costs its number of texts times its longest one.
-        budgets: Tokens a micro-batch that are worth trying; the first is used until all were tried.
-        threads: That torch has in a lane, on a CPU; 0 leaves them as they are.
+        lanes: Number of micro-batches that the encoder computes at once, each in its own thread.
+        padded: True if a micro-batch costs its number of texts times the tokens of its longest text.
+        budgets: Token budgets worth trying; the first is used until all were tried.
+        threads: Number of torch's threads in a lane, on a CPU; 0 leaves torch's setting as it is.
     """
 
     device: str = "cpu"
@@ -68,34 +68,40 @@ class Setup:
 
 
 class Encoder(Protocol):
-    """What a model family offers to the engine."""
+    """A loaded model, as the engine calls it; every family of models has one.
+
+    Attributes:
+        dim: Length of a vector.
+        max_tokens: Tokens after which an item is cut.
+        setup: Device, precision and degree of parallelism.
+    """
 
     dim: int
     max_tokens: int
     setup: Setup
 
     def tokenize(self, items: Any, /) -> Tokens:  # noqa: ANN401
-        """Tokens of the Items, with the prompt, cut at max_tokens."""
+        """Tokens of some Items, with the prompt, cut at max_tokens."""
 
     def forward(self, ids: list[Any]) -> np.ndarray:
-        """Vectors (n, dim) float32 of one micro-batch, in order; padding is done inside."""
+        """Vectors (n, dim) float32 of one micro-batch of n items, in order; the encoder itself pads."""
 
 
 class TextEncoder(Encoder, Protocol):
     """An encoder whose documents can be cut into passages."""
 
     def spans(self, text: str) -> np.ndarray:
-        """Character offsets (n_tokens, 2) int64, increasing; no special tokens, nothing cut."""
+        """Character offsets (n_tokens, 2) int64 of all tokens of the uncut text, without special tokens."""
 
 
 @dataclass(frozen=True)
-class Work:
-    """What computing a window took.
+class Usage:
+    """Tokens and seconds that it took to embed a window.
 
     Attributes:
-        n_computed: Tokens that went through the network, padding included.
+        n_computed: Number of tokens that went through the network, padding included.
         busy_seconds: Time in which the encoder computed, averaged over its lanes.
-        n_unknown: Words without a vector, where the encoder is a list of words.
+        n_unknown: Number of words without a vector, where the encoder is a file of word vectors.
     """
 
     n_computed: int = 0
@@ -104,32 +110,33 @@ class Work:
 
 
 class Encoded(NamedTuple):
-    """Vectors of n texts in their order.
+    """Vectors of n items, in the order of the items.
 
     Attributes:
         vectors: (n, dim) float32; unit rows if the model normalises; zeros where a row failed.
-        n_tokens: (n,) int32, special tokens and prompt included, patches of an image; 0 where tokenising failed.
-        truncated: (n,) bool.
-        errors: Reason of each failed row, by its index.
-        work: What it took.
+        n_tokens: (n,) int32, tokens of a text with special tokens and prompt, or patches of an image;
+            0 where the tokenizer failed.
+        truncated: (n,) bool, True where a text was cut.
+        errors: Reason of each failed row, by the row's index.
+        usage: Tokens and seconds that it took.
     """
 
     vectors: np.ndarray
     n_tokens: np.ndarray
     truncated: np.ndarray
     errors: dict[int, str]
-    work: Work
+    usage: Usage
 
 
 class Engine:
-    """Runs texts through one encoder, on all its lanes. May be called from several threads."""
+    """Runs items through one encoder, on all its lanes; several threads may call it at once."""
 
     def __init__(self, encoder: Encoder, *, token_budget: int = 0) -> None:
-        """Start the lanes.
+        """Start a thread for each lane.
 
         Args:
             encoder: A loaded model.
-            token_budget: Tokens a micro-batch; 0 finds out what is fastest here.
+            token_budget: Tokens of a micro-batch; 0 tries several budgets and keeps the fastest.
         """
         self.encoder = encoder
         self.budget = TokenBudget((token_budget,) if token_budget else encoder.setup.budgets)
@@ -139,11 +146,11 @@ class Engine:
     def encode(self, items: Items) -> Encoded:
         """Embed items; a row that fails is reported in `errors` and stops no other row.
 
-        A micro-batch that raises is halved down to the row at fault. After memory ran out no later
-        batch of this engine is larger than the halves.
+        A micro-batch that raises an error is halved again and again, down to the row at fault. Once
+        memory ran out, no later batch of this engine is larger than half of the batch that did not fit.
 
         Args:
-            items: May be empty, which gives vectors of shape (0, dim).
+            items: n texts or images; none gives vectors of shape (0, dim).
         """
         errors: dict[int, str] = {}
         tokens = _tokenize(self.encoder, items, errors)
@@ -156,32 +163,32 @@ class Engine:
         for lane in lanes:
             lane.result()
         seconds = window.seconds / len(lanes)
-        work = Work(window.n_computed, seconds, tokens.n_unknown)
-        return Encoded(vectors, n_tokens, tokens.truncated, errors, work)
+        usage = Usage(window.n_computed, seconds, tokens.n_unknown)
+        return Encoded(vectors, n_tokens, tokens.truncated, errors, usage)
 
     def _lane(self, window: "_Window") -> None:
-        """Work on a window until nothing of it is left."""
+        """Compute micro-batches of a window, in one lane, until none is left."""
         while (batch := self._next(window)) is not None:
             rows, budget = batch
             seconds = self._compute(window, rows)
             if seconds is None:
-                self.budget.failed(budget)
+                self.budget.record_failure(budget)
                 continue
-            self.budget.ran(budget, int(window.n_tokens[rows].sum()), seconds)
+            self.budget.record_time(budget, int(window.n_tokens[rows].sum()), seconds)
             with window.lock:
                 window.seconds += seconds
                 window.n_computed += self._cost(window.n_tokens[rows])
 
     def _next(self, window: "_Window") -> tuple[np.ndarray, int] | None:
-        """The next micro-batch of a window, and the budget that it was cut by."""
+        """Rows (k,) int64 of the next micro-batch, and its token budget; None if no row is left."""
         lanes = self.encoder.setup.lanes
         with window.lock:
-            if window.again:
-                rows = window.again.pop()
+            if window.to_retry:
+                rows = window.to_retry.pop()
                 if self._cost(window.n_tokens[rows]) <= self.budget.limit or len(rows) == 1:
                     return rows, UNPLANNED
                 half = len(rows) // 2
-                window.again.append(rows[half:])
+                window.to_retry.append(rows[half:])
                 return rows[:half], UNPLANNED
             if window.start == len(window.rows):
                 return None
@@ -193,16 +200,16 @@ class Engine:
             return window.rows[window.start - n : window.start], budget
 
     def _cost(self, lengths: np.ndarray) -> int:
-        """Tokens that a micro-batch computes, longest text first."""
+        """Number of tokens that a micro-batch computes, padding included; lengths (k,) int32, longest first."""
         padded = self.encoder.setup.padded
         return int(lengths[0]) * len(lengths) if padded else int(lengths.sum())
 
     def _compute(self, window: "_Window", rows: np.ndarray) -> float | None:
-        """Fill in a micro-batch's vectors; the seconds it took, None where it was split instead."""
+        """Compute a micro-batch and store its vectors; returns its seconds, or None if it failed."""
         started = time.perf_counter()
         out, why, no_memory = self._forward(window, rows, alone=False)
         if no_memory:
-            self.budget.ran_out_of_memory(self._cost(window.n_tokens[rows]))
+            self.budget.record_out_of_memory(self._cost(window.n_tokens[rows]))
             if self.encoder.setup.lanes > 1:  # the others may hold what this one lacked
                 out, why, no_memory = self._forward(window, rows, alone=True)
         if out is not None:
@@ -215,34 +222,34 @@ class Engine:
         else:
             half = len(rows) // 2
             with window.lock:
-                window.again += [rows[half:], rows[:half]]
+                window.to_retry += [rows[half:], rows[:half]]
         return None
 
     def _forward(
         self, window: "_Window", rows: np.ndarray, *, alone: bool
     ) -> tuple[np.ndarray | None, str, bool]:
-        """Vectors, or why there are none and whether memory ran out.
+        """Vectors (k, dim) float32 or None, the reason of a failure, and True if memory ran out.
 
         The error itself ends here: its traceback would hold the tensors of the batch that failed.
         """
         try:
-            with self._room.entered(alone=alone):
+            with self._room.enter(alone=alone):
                 return self.encoder.forward([window.ids[row] for row in rows]), "", False
         except Exception as error:  # whatever a model raises is one row's failure, not the run's
             return None, named_error_line(error), _is_out_of_memory(error)
 
 
 class _Room:
-    """Where lanes compute side by side, or one of them alone."""
+    """A lock that many lanes share, or one lane has to itself (a readers-writer lock)."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._n_inside = 0
-        self._n_alone = 0  # waiting to be alone, or being it
+        self._n_alone = 0  # lanes that have the lock to themselves, or wait for that
 
     @contextlib.contextmanager
-    def entered(self, *, alone: bool) -> Iterator[None]:
-        """Wait until there is room, and take it."""
+    def enter(self, *, alone: bool) -> Iterator[None]:
+        """Wait for the lock, and hold it during the block."""
         with self._changed:
             self._n_alone += alone
             self._changed.wait_for(
@@ -260,23 +267,37 @@ class _Room:
 
 @dataclass
 class _Window:
-    """Items on their way through the lanes; rows are sorted by length, longest first."""
+    """State of one call of `Engine.encode`, which all lanes share.
+
+    Attributes:
+        ids: Tokens of each item.
+        n_tokens: (n,) int32, tokens of each item.
+        rows: (k,) int64, items to compute, longest first.
+        vectors: (n, dim) float32, filled in batch by batch.
+        errors: Reasons of failed rows, by the row's index.
+        n_left: Number of tokens of the rows that no lane has taken yet.
+        start: Index in rows of the first row that no lane has taken yet.
+        to_retry: Rows of halves of batches that failed.
+        n_computed: Number of tokens computed so far, padding included.
+        seconds: Time that all lanes together computed.
+        lock: Held to change the state.
+    """
 
     ids: list[Any]
     n_tokens: np.ndarray
     rows: np.ndarray
     vectors: np.ndarray
     errors: dict[int, str]
-    n_left: int  # tokens of rows that no lane has taken yet
+    n_left: int
     start: int = 0
-    again: list[np.ndarray] = field(default_factory=list)
+    to_retry: list[np.ndarray] = field(default_factory=list)
     n_computed: int = 0
     seconds: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 def _tokenize(encoder: Encoder, items: Items, errors: dict[int, str]) -> Tokens:
-    """Tokenise all items at once, or one by one where that raises, so that only bad rows fail."""
+    """Tokenise all items at once; if that raises, one by one, so that only bad rows fail."""
     if len(items) == 0:
         return Tokens([], np.zeros(0, dtype=bool))
     try:
@@ -299,7 +320,7 @@ def _tokenize(encoder: Encoder, items: Items, errors: dict[int, str]) -> Tokens:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether the error says that memory ran out; by name, since this module has no torch."""
+    """True if an error says that memory ran out; it is known by its name, as torch is not imported here."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return any(words in str(error).lower() for words in OUT_OF_MEMORY)

@@ -1,8 +1,8 @@
-"""What this machine offers an encoder: lanes, token budgets, threads.
+"""Lanes, token budgets and threads that suit this machine.
 
-On a CPU each lane is a thread of its own with a micro-batch of its own, and torch works on one
-thread in it: no thread ever waits for another inside a layer, and a micro-batch stays in the caches
-of one core. On a GPU two lanes with a stream each let copies of one hide behind the other.
+On a CPU each lane is a thread with a micro-batch of its own, and torch uses one thread in it: no thread
+waits for another inside a layer, and a micro-batch stays in the caches of one core. On a GPU there are
+two lanes, each with a stream, so that one copies data while the other computes.
 """
 
 import contextlib
@@ -19,20 +19,20 @@ _lane = threading.local()
 
 
 def cores() -> int:
-    """Cores that this process may use: by affinity, the cgroup's quota and LOKY_MAX_CPU_COUNT."""
+    """Number of cores that this process may use, by affinity, cgroup quota and LOKY_MAX_CPU_COUNT."""
     import joblib
 
     return int(joblib.cpu_count())
 
 
 def setup_for(device: str, precision: str, threads: int, *, packed: bool) -> Setup:
-    """How an encoder computes best.
+    """The fastest setup of an encoder on this machine.
 
     Args:
-        device: As torch names it.
-        precision: Of the computation.
-        threads: Cores that the encoder may use.
-        packed: Whether the encoder takes texts without padding and from several threads at once.
+        device: Name of the device, in torch's words.
+        precision: "fp32", "bf16" or "fp16".
+        threads: Number of cores that the encoder may use.
+        packed: True if the encoder needs no padding, and several threads may call it at once.
     """
     import torch
 
@@ -49,10 +49,11 @@ def setup_for(device: str, precision: str, threads: int, *, packed: bool) -> Set
 
 @contextlib.contextmanager
 def on_threads(setup: Setup) -> Iterator[None]:
-    """While an encoder works: torch has as many threads as suit it, in the calling thread alone.
+    """Give torch an encoder's number of threads during the block, in the calling thread alone.
 
-    Whoever else computes in this process (a reader, a training) has its own again afterwards, and other
-    threads keep theirs meanwhile. It costs less than a microsecond.
+    Other threads keep their number meanwhile, and the calling thread has its old number afterwards, so
+    that other torch code in the process (a reader, a training) is not changed. This costs less than a
+    microsecond.
     """
     import torch
 
@@ -68,7 +69,7 @@ def on_threads(setup: Setup) -> Iterator[None]:
 
 
 def on_lane(setup: Setup) -> contextlib.AbstractContextManager[object]:
-    """Around a forward pass: on a GPU, the calling thread's own stream; on a CPU, its threads."""
+    """A context for a forward pass: the calling thread's own stream on a GPU, `on_threads` on a CPU."""
     if not setup.device.startswith("cuda"):
         return on_threads(setup)
     import torch

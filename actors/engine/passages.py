@@ -1,6 +1,6 @@
-"""Cut long documents into passages of so many tokens.
+"""Cut long documents into passages of a fixed number of tokens.
 
-Reads a document's token spans (`Encoder.spans`), gives character ranges.
+Reads the character offsets of a document's tokens (`TextEncoder.spans`), gives those of its passages.
 
     passages(encoder.spans(text), chunk_tokens=200, overlap=20)
 """
@@ -11,15 +11,15 @@ from schemas.errors import UsageError
 
 
 def passages(spans: np.ndarray, chunk_tokens: int, overlap: int) -> list[tuple[int, int]]:
-    """Character ranges of the passages that a long document is cut into.
+    """Character ranges of the passages of a long document.
 
-    Windows of chunk_tokens tokens, each beginning chunk_tokens - overlap after the one before; the
-    last ends at the last token, and none lies within another.
+    A passage has chunk_tokens tokens and begins chunk_tokens - overlap tokens after the one before. The
+    last passage ends at the last token, and no passage lies within another.
 
     Args:
-        spans: (n_tokens, 2) int64, character offsets from `Encoder.spans`.
-        chunk_tokens: Tokens a passage, special tokens not counted.
-        overlap: Tokens that neighbouring passages share, in [0, chunk_tokens).
+        spans: (n_tokens, 2) int64, character offsets from `TextEncoder.spans`.
+        chunk_tokens: Number of tokens of a passage, special tokens not counted.
+        overlap: Number of tokens that neighbouring passages share, in [0, chunk_tokens).
 
     Returns:
         (begin, end) pairs, `text[begin:end]` is the passage; empty for no tokens.

@@ -1,8 +1,8 @@
-"""Which precision a model may compute in here: the fastest that leaves its vectors where fp32 has them.
+"""Choose the fastest precision that gives a model nearly the vectors of fp32.
 
-A sample is embedded both ways before the first batch.
+A sample of the items is embedded in both precisions, and compared, before the first batch.
 
-    encoder, remarks = load_sound(model, "cuda", None, "auto", texts)
+    encoder, remarks = load_with_precision(model, "cuda", None, "auto", texts)
 """
 
 import time
@@ -16,60 +16,60 @@ from actors.images.pixels import Preprocess
 from schemas.errors import named_error_line
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-MIN_COSINE = 0.999  # between a text's two vectors
+MIN_COSINE = 0.999  # between the two vectors of an item: in a half precision and in fp32
 SAMPLE_TEXTS, SAMPLE_TOKENS = 32, 2048
-NOTABLY_SLOW = 0.8  # times as fast as fp32: who asked for it is told
-WORTHWHILE = 1.1  # times as fast as fp32, else "auto" stays with it
+NOTABLY_SLOW = 0.8  # times as fast as fp32: below it, a remark warns the user
+WORTHWHILE = 1.1  # times as fast as fp32: below it, "auto" keeps fp32
 
 
 class HostedModel(Protocol):
-    """What a worker needs of a model; `actors.checkpoints.Model` is one."""
+    """A model as a worker needs it: it can be loaded; `actors.checkpoints.Model` is one."""
 
     @property
     def name(self) -> str:
-        """For display."""
+        """Name of the model, for messages."""
 
     @property
     def dim(self) -> int:
-        """Values a vector."""
+        """Length of a vector."""
 
     @property
     def preprocess(self) -> Preprocess | None:
-        """What happens to images; None where texts are embedded."""
+        """Resizing, cropping and scaling of images; None for a model of texts."""
 
     @property
     def templates(self) -> tuple[str, ...]:
-        """What class names are put into; empty where texts are none: their lines are not averaged."""
+        """Sentences for class names, whose vectors are averaged; empty where texts are no class names."""
 
     @property
     def unit(self) -> bool:
-        """Whether vectors have unit length."""
+        """True if vectors have unit length."""
 
     def load(self, device: str, threads: int | None, precision: str) -> Encoder:
-        """The model in this process's memory, ready to embed."""
+        """Load the model into this process."""
 
 
-def load_sound(
+def load_with_precision(
     model: HostedModel,
     device: str,
     threads: int | None,
     wanted: str,
     items: Items,
-    look_at: Callable[[Encoder], None] | None = None,
+    inspect: Callable[[Encoder], None] | None = None,
 ) -> tuple[Encoder, list[str]]:
-    """Load a model in the precision asked for, unless that moves its vectors.
+    """Load a model in the wanted precision, or in fp32 if that precision changes its vectors too much.
 
     Args:
-        model: To load.
-        device: As torch names it.
-        threads: Cores for it; None takes the machine's.
-        wanted: One of PRECISIONS. "auto" is fp16, else bf16 on a GPU, bf16 on a CPU with bf16
-            instructions where it proves faster, else fp32.
-        items: A sample is taken of them; none leaves the precision unchecked.
-        look_at: Is given the encoder in fp32, which is loaded whatever is taken.
+        model: The model to load.
+        device: Name of the device, in torch's words.
+        threads: Number of cores for the encoder; None takes all of the machine.
+        wanted: One of PRECISIONS. "auto" tries fp16, then bf16, on a GPU, and bf16 on a CPU with bf16
+            instructions; it takes the first that is accurate and WORTHWHILE times as fast, else fp32.
+        items: Items to take the sample from; without any, the precision is not checked.
+        inspect: Function to call with the encoder in fp32, which is loaded for it in any case.
 
     Returns:
-        The encoder, and what the user should know: a precision that was refused.
+        The encoder, and remarks for the user: each precision that was refused, and why.
     """
     exact: Encoder | None = None
     remarks: list[str] = []
@@ -78,11 +78,11 @@ def load_sound(
         nonlocal exact
         if exact is None:
             exact = loaded or model.load(device, threads, "fp32")
-            if look_at is not None:
-                look_at(exact)
+            if inspect is not None:
+                inspect(exact)
         return exact
 
-    for precision in precisions(wanted, device):
+    for precision in precisions_to_try(wanted, device):
         if precision == "fp32":
             break
         try:
@@ -112,12 +112,12 @@ def load_sound(
     return in_fp32(), remarks
 
 
-def precisions(wanted: str, device: str) -> tuple[str, ...]:
-    """Precisions in the order in which they are tried; the last, fp32, is always sound.
+def precisions_to_try(wanted: str, device: str) -> tuple[str, ...]:
+    """Precisions in the order of their trials; the last is fp32, which needs no check.
 
     Args:
         wanted: One of PRECISIONS.
-        device: As torch names it.
+        device: Name of the device, in torch's words.
     """
     if wanted != "auto":
         return (wanted, "fp32") if wanted != "fp32" else ("fp32",)
@@ -130,7 +130,7 @@ def precisions(wanted: str, device: str) -> tuple[str, ...]:
 
 
 def _sample(encoder: Encoder, items: Items) -> list[Any]:
-    """Tokens of a few items of all lengths, SAMPLE_TOKENS in all or one item."""
+    """Tokens of a few items, short and long: up to SAMPLE_TOKENS in all, or one longer item."""
     by_length = sorted((item for item in items if len(item)), key=len)
     chosen = (
         {int(at) for at in np.linspace(0, len(by_length) - 1, SAMPLE_TEXTS)} if by_length else ()
@@ -149,7 +149,7 @@ def _sample(encoder: Encoder, items: Items) -> list[Any]:
 
 
 def _compare(encoder: Encoder, exact: Encoder, ids: list[Any]) -> tuple[float, float]:
-    """Minimum cosine of two encoders' vectors, and how many times as fast the first one is."""
+    """Minimum cosine between two encoders' vectors, and the speed of the first over the second's."""
     seconds, vectors = [], []
     for one in (encoder, exact):
         one.forward(ids)  # warms up

@@ -1,7 +1,7 @@
-r"""Class names become vectors: the sentences of each class embedded and averaged.
+r"""Vectors of class names: the sentences of each class are embedded and averaged.
 
-A class that is shown to a text tower in several sentences is found more often than by its bare name
-(Radford et al. 2021, section 3.1.4). Vectors of one class are averaged and brought to unit length.
+Images find their class more often if a text tower embeds the class name in several sentences instead of
+alone (Radford et al. 2021, section 3.1.4). Vectors of one class are averaged and brought to unit length.
 `sources.labels` puts names into sentences, so that the column `text` holds what the model sees.
 
     encode_classes(engine, ["a photo of a dog\na drawing of a dog", "a photo of a cat"]).vectors
@@ -30,10 +30,14 @@ BARE = ("{}",)
 
 
 def templates_of(asked: Sequence[str], *, shows_images: bool) -> tuple[str, ...]:
-    """Templates, with the names of SETS written out; without any, what suits the model.
+    """Templates that a user asked for; without any, the default for the model.
+
+    Args:
+        asked: Templates, or names of SETS, which stand for several.
+        shows_images: True if the model also embeds images; its default is PHOTO, else BARE.
 
     Raises:
-        UsageError: One holds no place for a name, or several.
+        UsageError: A template does not hold `{}` exactly once.
     """
     given = [template for one in asked for template in SETS.get(one, (one,))]
     for template in given:
@@ -46,15 +50,16 @@ def templates_of(asked: Sequence[str], *, shows_images: bool) -> tuple[str, ...]
 
 
 def encode_classes(engine: Engine, texts: Sequence[str], *, unit: bool) -> Encoded:
-    """Embed the sentences of each class.
+    """Embed classes: the vector of a class is the mean over its sentences.
 
     Args:
-        engine: Of a text encoder.
-        texts: One a class: its sentences, a line each.
-        unit: Whether to bring the means to unit length.
+        engine: Engine with a text encoder.
+        texts: n texts, one a class; each line of a text is a sentence.
+        unit: True to bring the means to unit length.
 
     Returns:
-        One vector a class, its tokens summed; a class fails with the first of its sentences.
+        Vectors (n, dim) float32, one a class, with the tokens of all its sentences. If a sentence fails,
+        its class fails, with the reason of its first failed sentence.
     """
     lines = [text.split("\n") for text in texts]
     encoded = engine.encode([sentence for some in lines for sentence in some])

@@ -1,1 +1,1 @@
-"""What lies in a model's folder, and in files of word vectors."""
+"""Readers of model folders and of files of word vectors."""

@@ -1,7 +1,8 @@
-"""What this project's own networks read of config.json, with what transformers takes where it is unsaid.
+"""Settings of config.json that this project's own networks read, with transformers' default values.
 
-`completed` fills it in. `actors.kernels.packed` reads BERTS, by kind of model, and `actors.encoders.clip` reads CLIP_TOWERS: nothing else, so that
-all of it is in the recipe (`actors.files.settings`).
+`with_defaults` adds the settings that a config.json lacks. `actors.kernels.packed` reads the settings in
+BERTS, and `actors.encoders.clip` those in CLIP_TOWERS. Neither reads any other, so that all settings that
+count are in the recipe (`actors.files.settings`).
 """
 
 from typing import Any
@@ -25,7 +26,7 @@ BERTS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 512,
     },
 } | dict.fromkeys(("roberta", "xlm-roberta", "camembert", "mpnet"), BERT | {"pad_token_id": 1})
-DISTILBERT_NAMES = {  # that its config also goes by
+DISTILBERT_NAMES = {  # by other names that its config.json may use
     "num_attention_heads": "n_heads",
     "num_hidden_layers": "n_layers",
     "hidden_size": "dim",
@@ -50,8 +51,8 @@ CLIP_TOWERS: dict[str, dict[str, Any]] = {
 }
 
 
-def completed(config: dict[str, Any]) -> dict[str, Any]:
-    """A config.json with what it leaves unsaid, where this project's own networks read it."""
+def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """Add transformers' defaults to a config.json, where this project's own networks need them."""
     kind = config.get("model_type")
     if kind == "clip":
         towers = {
@@ -67,5 +68,5 @@ def completed(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tower(config: dict[str, Any], name: str) -> dict[str, Any]:
-    """What a CLIP's config says of one tower; early files say it twice, and the second one counts."""
+    """Settings of one CLIP tower; early files hold them twice, and those under `NAME_dict` count."""
     return config.get(f"{name}_dict") or config.get(name) or {}

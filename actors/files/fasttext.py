@@ -1,4 +1,4 @@
-"""Facebook's fastText .bin: words, and parts of words that make vectors for words it never met."""
+"""Reader of fastText's .bin: vectors of words, and of parts of words for words it was not trained on."""
 
 import contextlib
 import functools
@@ -15,14 +15,21 @@ from actors.files.word_vectors import BLOCK_WORDS, MOST_DIMENSIONS, Block, Vocab
 from actors.models import ModelError
 
 MAGIC = struct.pack("<i", 793_712_314)  # the first bytes of its files since version 11
-TRAININGS = {1: "cbow", 2: "skip-gram", 3: "supervised"}  # fastText's numbers
+TRAININGS = {1: "cbow", 2: "skip-gram", 3: "supervised"}  # numbers of fastText's model types
 
 
 def read_fasttext(path: str, encoding: str, head: bytes) -> Vocabulary:
-    """What a file holds; `head` is its beginning, 4 KB or all of it.
+    """Read the header of a fastText .bin; gensim reads the words once `blocks` or `subwords` is called.
 
-    The layout of the header is that of fastText's `Args::save`; the rest is read by gensim, and only
-    when words are asked for.
+    The header has the layout of fastText's `Args::save`.
+
+    Args:
+        path: File, perhaps with .gz.
+        encoding: Encoding of its words.
+        head: Its first 4 KB, unpacked; less if the file is shorter.
+
+    Raises:
+        ModelError: The file is no fastText .bin, or a classifier.
     """
     start = 8 if head[:4] == MAGIC else 0  # behind the version, which old files do not tell
     numbers = struct.unpack_from("<12i", head, start) if len(head) >= start + 68 else (0,) * 12
@@ -84,7 +91,7 @@ def read_fasttext(path: str, encoding: str, head: bytes) -> Vocabulary:
 
 @contextlib.contextmanager
 def _unpacked(path: str) -> Iterator[str]:
-    """The path of a file that is not packed: gensim takes the bytes of a .gz for numbers."""
+    """Path of an unpacked copy of a .gz, during the block, since gensim reads no .gz; else the path itself."""
     if not path.lower().endswith(".gz"):
         yield path
         return
@@ -95,10 +102,14 @@ def _unpacked(path: str) -> Iterator[str]:
 
 
 def _check_words(path: str, start: int) -> None:
-    """Walk through the list of words, since gensim waits for ever for the end of one that is cut.
+    """Check that the list of words is complete; gensim would wait for ever for the end of a cut list.
+
+    Args:
+        path: Unpacked file.
+        start: Offset in bytes of the header, behind the version number.
 
     Raises:
-        EOFError: The file ends among them.
+        EOFError: The file ends within the list.
     """
     is_new = start > 0
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

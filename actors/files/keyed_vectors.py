@@ -1,7 +1,7 @@
-"""gensim's .kv files, without trusting them.
+"""Safe reader of gensim's .kv files, which are pickles and could run any code.
 
-They are pickles. Only lists, numbers and arrays are read of them, and nothing that they name is called
-but NumPy's makers of arrays.
+Only lists, numbers and arrays are read, and of the functions that a file names only those are called that
+make NumPy arrays.
 """
 
 import collections
@@ -15,16 +15,16 @@ from numpy._core.numeric import _frombuffer  # type: ignore[attr-defined]
 from actors.files.word_vectors import BLOCK_WORDS, Block, Vocabulary, open_bytes
 from actors.models import ModelError
 
-VECTORS_ENDING = ".vectors.npy"  # of the file beside a .kv, where gensim saves large arrays
+VECTORS_ENDING = ".vectors.npy"  # gensim saves large arrays in a file beside the .kv
 
 
 def _empty_array(*_: object) -> np.ndarray:
-    """What NumPy begins with when it makes an array of a pickle, whatever the file asks for."""
+    """An empty array, from which NumPy builds each array of a pickle; arguments of the file are ignored."""
     return np.ndarray((0,), "b")
 
 
-# What a .kv file may name besides its own class: what arrays and dictionaries are made of. Not
-# `ndarray` nor `scalar`, which would take any bytes for pointers to objects.
+# Names that a .kv file may use besides its own class: the parts of arrays and dictionaries. `ndarray` and
+# `scalar` are never called, since they would take any bytes for pointers to objects.
 PLAIN: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): dict,
     ("collections", "defaultdict"): collections.defaultdict,
@@ -38,17 +38,17 @@ for package in ("numpy.core", "numpy._core"):
 
 
 class _Plain:
-    """What stands for an object of gensim's in a pickle: its attributes, without its class."""
+    """Attributes of a gensim object in a pickle, without the object's class."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads KeyedVectors and calls nothing that the file names but NumPy's makers of arrays."""
+    """Unpickler of KeyedVectors that refuses every name outside PLAIN."""
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401
-        """Refuse all names but those of arrays and of the class itself."""
+        """The object for a name in PLAIN or for KeyedVectors; any other name is refused."""
         if (module, name) == ("gensim.models.keyedvectors", "KeyedVectors"):
             return _Plain
         if (module, name) in PLAIN:
@@ -57,14 +57,18 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def read_keyed_vectors(path: str) -> Vocabulary:
-    """What a file holds; arrays may lie beside it, as gensim saves large ones."""
+    """Read a .kv file, and the file beside it where gensim saved its arrays.
+
+    Raises:
+        ModelError: The file is damaged, or holds anything but KeyedVectors of gensim 4.
+    """
     try:
         with open_bytes(path) as file:
-            held = _PlainUnpickler(file).load()
-        vectors = held.__dict__.get("vectors")
+            keyed = _PlainUnpickler(file).load()
+        vectors = keyed.__dict__.get("vectors")
         if vectors is None:  # large arrays lie beside the pickle
             vectors = np.load(path + VECTORS_ENDING, mmap_mode="r", allow_pickle=False)
-        words, counts = held.index_to_key, held.expandos.get("count")
+        words, counts = keyed.index_to_key, keyed.expandos.get("count")
         if vectors.ndim != 2 or len(vectors) != len(words):
             raise ValueError(f"{len(words)} words and vectors of shape {vectors.shape}")
         words = [str(word) for word in words]

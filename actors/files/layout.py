@@ -1,4 +1,4 @@
-"""What the files of a model folder say, read without torch and without the weights.
+"""Reader of a model folder's settings, without torch and without the weights.
 
 read_layout("models/all-MiniLM-L6-v2").dim
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.files.defaults import completed
+from actors.files.defaults import with_defaults
 from actors.models import ModelError
 
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.ckpt")
@@ -17,9 +17,9 @@ TOKENIZER_FILES = (
     *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "sentence_*_config.json"),
     *("vocab.*", "merges.txt", "*.model"),
 )
-# Their learned positions begin after the padding index.
+# Kinds of models whose learned positions begin after the padding index.
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl")
-CORPUS_PROMPTS = ("document", "passage", "corpus")  # as in encode_document
+CORPUS_PROMPTS = ("document", "passage", "corpus")  # names that encode_document looks for
 LEGACY_POOLING = {  # settings of sentence-transformers before 6, in its order
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -28,19 +28,19 @@ LEGACY_POOLING = {  # settings of sentence-transformers before 6, in its order
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-UNLIMITED = 1 << 20  # tokens, where neither tokenizer nor positions set a limit
+UNLIMITED = 1 << 20  # stands for the limit of tokens where neither tokenizer nor positions set one
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the files of a model folder say, weights unread.
+    """Settings of a model folder, as its JSON files say them.
 
     Attributes:
-        folder: The model's folder.
+        folder: Folder of the model.
         modules: Class name, folder and settings of each module; the transformer comes first.
-        config: Of the transformer, config.json.
-        settings: Of the whole, config_sentence_transformers.json.
-        plain: Whether the folder is transformers' own and says nothing of pooling.
+        config: Content of the transformer's config.json, with defaults.
+        settings: Content of config_sentence_transformers.json, on the whole model.
+        plain: True if the folder has no modules.json: transformers' own layout, without pooling.
     """
 
     folder: Path
@@ -51,7 +51,7 @@ class Layout:
 
     @property
     def pooling(self) -> str:
-        """Pooling modes, joined by "+"; for a plain folder the default of sentence-transformers."""
+        """Pooling modes, joined by "+"; for a plain folder sentence-transformers' default."""
         for kind, _, settings in self.modules:
             if kind == "Pooling":
                 return "+".join(pooling_modes(settings))
@@ -76,14 +76,14 @@ class Layout:
 
     @property
     def positions(self) -> int:
-        """The most tokens that the transformer has positions for."""
+        """Number of tokens that the transformer has positions for."""
         n = self.config.get("max_position_embeddings") or UNLIMITED
         offset = self.config.get("model_type") in OFFSET_POSITIONS
         return int(n) - (int(self.config.get("pad_token_id", 1)) + 1 if offset else 0)
 
     @property
     def max_tokens(self) -> int:
-        """Tokens after which the model's authors cut a text."""
+        """Tokens after which a text is cut, by the model's own settings."""
         _, folder, settings = self.modules[0]
         tokenizer = _read_json(folder / "tokenizer_config.json")
         said = settings.get("max_seq_length") or tokenizer.get("model_max_length") or UNLIMITED
@@ -91,28 +91,29 @@ class Layout:
 
     @property
     def prompts(self) -> dict[str, str]:
-        """Prompts by name, the one for a corpus first; empty where a corpus takes none."""
+        """Prompts by name; the first is the corpus's, an empty one if it has none. {} without prompts."""
         prompts = {k: v for k, v in (self.settings.get("prompts") or {}).items() if v is not None}
         named = (self.settings.get("default_prompt_name"), *CORPUS_PROMPTS)
         first = next((name for name in named if name in prompts), None)
         return ({first: prompts[first]} if first else {"none": ""}) | prompts if prompts else {}
 
     def weight_files(self) -> dict[str, list[Path]]:
-        """The safetensors files of each module that has weights, by its place and kind."""
+        """Safetensors files of each module that has weights, by the module's index and class name."""
         files = {f"{i} {kind}": _safetensors(at) for i, (kind, at, _) in enumerate(self.modules)}
         return {module: found for module, found in files.items() if found}
 
     def tokenizer_files(self) -> list[Path]:
-        """The files that decide which tokens a text becomes."""
+        """Files of the tokenizer, sorted: they decide which tokens a text becomes."""
         folder = self.modules[0][1]
         return sorted({path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)})
 
 
 def read_layout(folder: str | Path) -> Layout:
-    """Read and check a model folder of whatever family without its weights.
+    """Read and check a model folder of any family, without its weights.
 
     Raises:
-        ModelError: The folder is missing, incomplete, needs pickle, or holds what is not hosted.
+        ModelError: The folder is missing or incomplete, has its weights only as pickle, or holds a kind
+            of model that is not supported.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -145,14 +146,14 @@ def read_layout(folder: str | Path) -> Layout:
         if needs and not _safetensors(at):
             raise ModelError(_no_weights(at))
     plain = not (root / "modules.json").exists()
-    return Layout(root, modules, completed(config), settings, plain)
+    return Layout(root, modules, with_defaults(config), settings, plain)
 
 
 def read_text_layout(folder: str | Path) -> Layout:
     """Read and check the folder of a transformer of texts.
 
     Raises:
-        ModelError: See `read_layout`; or it holds a model of more than texts, or has no tokenizer.
+        ModelError: As `read_layout`; or the model also embeds images, or has no tokenizer.
     """
     layout = read_layout(folder)
     kind = str(layout.config.get("model_type"))
@@ -168,7 +169,7 @@ def read_text_layout(folder: str | Path) -> Layout:
 
 
 def require_tokenizer(layout: Layout) -> None:
-    """Refuse a folder without the files of a tokenizer; raises ModelError."""
+    """Raise a ModelError if a folder has no tokenizer."""
     if not any(
         p.name.startswith(("tokenizer.", "vocab.")) or p.suffix == ".model"
         for p in layout.tokenizer_files()
@@ -179,30 +180,30 @@ def require_tokenizer(layout: Layout) -> None:
 
 
 def main_folder(path: str | Path) -> Path:
-    """Folder of the first module of a model's folder, which has its config.json."""
+    """Folder of a model's first module, which holds config.json."""
     listed = _read_json(Path(path) / "modules.json", list)
     return Path(path) / (listed[0]["path"] if listed else "")
 
 
 def model_type_of(path: str | Path) -> str:
-    """What the config.json of a model's folder calls its kind; "" of what is no such folder."""
+    """`model_type` in the config.json of a model folder; "" if there is none."""
     return str(_read_json(main_folder(path) / "config.json").get("model_type", ""))
 
 
 def refuse_adapters(folder: Path) -> None:
-    """Refuse a folder with an adapter in it, since its vectors would be those of the bare weights.
+    """Raise a ModelError if a folder holds an adapter, since vectors would lack its changes to the weights.
 
-    Checkpoints of a training are left alone: nobody loads them with the folder.
+    Checkpoints of a training are passed over, since nobody loads them with the folder.
 
     Raises:
-        ModelError: There is one; the message says how to merge it.
+        ModelError: There is an adapter; the message says how to merge it.
     """
     for path in sorted(path for name in ADAPTERS for path in folder.rglob(name)):
         place = path.relative_to(folder)
         if any(part.startswith("checkpoint-") for part in place.parts):
             continue
-        told = _read_json(path.parent / "adapter_config.json", object)
-        base = told.get("base_model_name_or_path") if isinstance(told, dict) else None
+        config = _read_json(path.parent / "adapter_config.json", object)
+        base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
         raise ModelError(
             f"{folder} holds an adapter ({place}), which embatch does not apply. Merge it into"
             f" {base or 'its base model'}: in Python, with peft, m ="
@@ -213,7 +214,7 @@ def refuse_adapters(folder: Path) -> None:
 
 
 def _read_json(path: Path, kind: type = dict) -> Any:  # noqa: ANN401
-    """What a JSON file holds, of the kind expected; an empty one if there is no such file."""
+    """Content of a JSON file of the kind expected; an empty one if there is no such file."""
     if not path.is_file():
         return kind()
     try:
@@ -229,7 +230,7 @@ def _read_json(path: Path, kind: type = dict) -> Any:  # noqa: ANN401
 
 
 def _module_settings(kind: str, folder: Path) -> dict[str, Any]:
-    """A module's own settings; the transformer's are sentence-transformers' about it."""
+    """Settings of a module; for a transformer those of sentence_*_config.json, not its config.json."""
     first = kind in ("Transformer", "CLIPModel")
     names = sorted(folder.glob("sentence_*_config.json")) if first else []
     path = names[0] if names else folder / "config.json"
@@ -237,7 +238,7 @@ def _module_settings(kind: str, folder: Path) -> dict[str, Any]:
 
 
 def pooling_modes(settings: dict[str, Any]) -> list[str]:
-    """Names of the pooling modes, from the settings of any version of sentence-transformers."""
+    """Names of pooling modes, read from settings of any version of sentence-transformers."""
     modes = settings.get("pooling_mode")
     if modes:
         return [modes] if isinstance(modes, str) else list(modes)
@@ -245,7 +246,7 @@ def pooling_modes(settings: dict[str, Any]) -> list[str]:
 
 
 def _safetensors(folder: Path) -> list[Path]:
-    """The safetensors files of one module, in one piece or in shards; empty if there are none."""
+    """Safetensors files of a module, one or several shards; empty if there are none."""
     whole = folder / "model.safetensors"
     if whole.is_file():
         return [whole]
@@ -258,7 +259,7 @@ def _pickles(folder: Path) -> list[Path]:
 
 
 def _no_weights(folder: Path) -> str:
-    """What to tell who gave a folder without safetensors."""
+    """Message for a folder without safetensors, with a way to make them."""
     if not _pickles(folder):
         return f"{folder} has no weights: expected model.safetensors."
     return (

@@ -1,4 +1,4 @@
-"""Loading through transformers: quietly, and refusing weights that it would draw at random."""
+"""Load models through transformers, without its messages, and refuse folders that lack weights."""
 
 import re
 from collections.abc import Iterator
@@ -8,19 +8,19 @@ from typing import Any
 
 from actors.models import ModelError
 
-# Weights that a text encoder may lack: a pooler that its vectors do not go through, and buffers.
+# Weights that a text encoder may lack: those of a pooler that it does not use, and buffers.
 HARMLESS = re.compile(r"(^|\.)pooler\.|position_ids$")
 
 
 def load_whole(kind: Any, folder: str | Path, **options: Any) -> Any:  # noqa: ANN401
-    """A model of a folder's safetensors, by one of transformers' classes.
+    """Load a model with all its weights, by one of transformers' classes.
 
-    transformers draws weights at random that the folder lacks, and only logs it; here they are refused.
+    transformers fills in missing weights at random, and only logs it; here they are an error.
 
     Args:
-        kind: A class of transformers, or one of its AutoModels.
-        folder: With config.json and safetensors.
-        options: For `kind.from_pretrained`.
+        kind: A model class of transformers, or one of its AutoModels.
+        folder: Folder with config.json and safetensors.
+        options: Further arguments of `kind.from_pretrained`.
 
     Raises:
         ModelError: The folder lacks weights of the model.
@@ -39,15 +39,15 @@ def load_whole(kind: Any, folder: str | Path, **options: Any) -> Any:  # noqa: A
 
 
 def refuse_random_weights(model: Any, folder: str | Path) -> None:  # noqa: ANN401
-    """Refuse a model that somebody else loaded, and of which the folder lacks weights.
+    """Raise a ModelError if a model that other code has loaded lacks weights in its folder.
 
     The same class loads the folder once more without memory for its tensors (0.05 s for MiniLM), so that
-    transformers itself says how names in files belong to names in the model: prefixes, tied weights,
-    shards, renamed and merged tensors, buffers that no file holds.
+    transformers itself matches names in files with names in the model: prefixes, tied weights, shards,
+    renamed and merged tensors, buffers that no file holds.
 
     Args:
-        model: Of one of transformers' classes.
-        folder: That it came from.
+        model: Model of one of transformers' classes.
+        folder: Folder that the model was loaded from.
 
     Raises:
         ModelError: The folder lacks weights of the model.
@@ -57,7 +57,7 @@ def refuse_random_weights(model: Any, folder: str | Path) -> None:  # noqa: ANN4
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Neither warnings nor progress bars of transformers."""
+    """Silence warnings and progress bars of transformers during the block."""
     from transformers.utils import logging
 
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()

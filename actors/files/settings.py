@@ -1,11 +1,11 @@
-"""What shapes a model's vectors besides its weights: its modules, and its config's settings as loaded.
+"""Settings that shape a model's vectors besides its weights: its modules, and those of its config.json.
 
-Which settings count is no list of names. Where this project computes the network it is all that the
-network reads; where transformers does, it is all that transformers' class makes of config.json, without
-bookkeeping. A setting at its class's default is left out: a file that writes it out, a file that does
-not and a newer transformers that adds it all tell of the same model.
+No list of names says which settings count. If this project computes the network, all settings count that
+the network reads. If transformers does, all settings count that its class makes of config.json, except for
+bookkeeping. A setting at its class's default is left out, so that a file that writes the default, a file
+that does not, and a newer transformers that adds the setting all describe the same model.
 
-    facets_of(read_layout("models/modernbert"))
+    vector_settings(read_layout("models/modernbert"))
 """
 
 import copy
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 POOLINGS = ("mean", "cls", "max")
 ACTIVATIONS = ("gelu", "relu")
-TANH = "torch.nn.modules.activation.Tanh"  # what a dense layer has where its settings do not say
+TANH = "torch.nn.modules.activation.Tanh"  # default activation of a dense layer
 IDENTITY = "torch.nn.modules.linear.Identity"
 DENSE_DEFAULTS = {"bias": True, "activation_function": TANH}
 MODULE_DEFAULTS: dict[str, tuple[object, ...]] = {
@@ -44,21 +44,21 @@ BOOKKEEPING = (
 )
 
 
-def facets_of(layout: Layout) -> list[Any]:
-    """All that shapes the vectors of a transformer of texts besides the weights, as JSON.
+def vector_settings(layout: Layout) -> list[Any]:
+    """Settings that shape the vectors of a transformer of texts, as JSON: of its modules and its network.
 
     Raises:
-        ModelError: transformers cannot make sense of config.json, or a file of weights is damaged.
+        ModelError: transformers cannot read config.json, or a file of weights is damaged.
     """
     modules = [[kind, module_settings(kind, settings)] for kind, _, settings in layout.modules]
     if is_plain_bert(layout.config):
         n_layers = count_layers(next(iter(layout.weight_files().values())))
         return [modules, bert_settings(layout.config, n_layers)]
-    return [modules, hosted_settings(layout.modules[0][1])]
+    return [modules, transformers_settings(layout.modules[0][1])]
 
 
 def is_plain_bert(config: dict[str, Any]) -> bool:
-    """Whether a config is of the BERT family, with nothing in it that `actors.kernels.packed` lacks."""
+    """True if a config is of the BERT family and `actors.kernels.packed` knows all its settings."""
     return (
         config.get("model_type") in BERTS
         and config.get("hidden_act", config.get("activation")) in ACTIVATIONS
@@ -69,12 +69,12 @@ def is_plain_bert(config: dict[str, Any]) -> bool:
 
 
 def is_packable(layout: Layout, pooling: str | None, *, prompt: bool) -> bool:
-    """Whether a folder's vectors are known to come out equal here; else its own modules host it.
+    """True if `actors.kernels.packed` gives the same vectors as the folder's own modules.
 
     Args:
         layout: The folder.
-        pooling: Given from outside, None takes the folder's.
-        prompt: Whether a prompt precedes texts, which some poolings leave out.
+        pooling: Pooling that the caller wants; None takes the folder's.
+        prompt: True if a prompt precedes texts; some poolings leave it out.
     """
     kinds, settings = [kind for kind, _, _ in layout.modules], layout.modules[0][2]
     text = settings.get("modality_config", {"text": {"method_output_name": "last_hidden_state"}})
@@ -94,21 +94,21 @@ def is_packable(layout: Layout, pooling: str | None, *, prompt: bool) -> bool:
 
 
 def _is_known(kind: str, settings: dict[str, Any], prompt: bool) -> bool:
-    """Whether a module behind the transformer is one that `actors.kernels.packed` computes."""
+    """True if `actors.kernels.packed` computes a module that follows the transformer."""
     if kind == "Pooling":
         return not prompt or settings.get("include_prompt", True)
     known = {"in_features", "out_features", "bias", "activation_function"}
-    told = module_settings(kind, settings)
+    own = module_settings(kind, settings)
     if kind == "Dense":
-        return told.keys() <= known and told["activation_function"] in (TANH, IDENTITY)
-    return kind == "Normalize" and not told
+        return own.keys() <= known and own["activation_function"] in (TANH, IDENTITY)
+    return kind == "Normalize" and not own
 
 
 def module_settings(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """What a module's settings say, the same however they are written.
+    """Settings of a module in one form, whichever version of sentence-transformers wrote them.
 
-    Empty for the transformer: its config says it, and what is said of its tokens is hashed with the
-    tokenizer's files.
+    Empty for the transformer: its config.json counts instead, and its settings for tokens are hashed with
+    the tokenizer's files.
     """
     if kind == "Transformer":
         return {}
@@ -123,22 +123,22 @@ def module_settings(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def bert_settings(config: dict[str, Any], n_layers: int) -> dict[str, Any]:
-    """What `actors.kernels.packed` reads of a config and weights do not tell.
+    """Settings that `actors.kernels.packed` reads, without those that the weights' shapes show.
 
-    A padding index of 1, and as many layers as the weights hold, are left out too: so the spaces of
-    tables that were made before these counted stay what they were.
+    A padding index of 1, and a number of layers equal to that of the weights, are left out too, so that
+    older tables, which were made before these settings counted, keep their spaces.
     """
-    told = {key: config[key] for key in BERTS[config["model_type"]] if key not in SIZES}
+    settings = {key: config[key] for key in BERTS[config["model_type"]] if key not in SIZES}
     usual = {"pad_token_id": 1} | dict.fromkeys(LAYERS, n_layers)
-    told = {key: value for key, value in told.items() if value != usual.get(key)}
-    return {"model_type": config["model_type"]} | told
+    settings = {key: value for key, value in settings.items() if value != usual.get(key)}
+    return {"model_type": config["model_type"]} | settings
 
 
-def hosted_settings(folder: Path) -> dict[str, Any]:
-    """What transformers' class makes of a folder's config.json and no default says.
+def transformers_settings(folder: Path) -> dict[str, Any]:
+    """Settings that transformers reads in a folder's config.json and that differ from its defaults.
 
     Raises:
-        ModelError: transformers cannot make sense of it.
+        ModelError: transformers cannot read config.json.
     """
     from transformers import AutoConfig, __version__
 
@@ -147,7 +147,7 @@ def hosted_settings(folder: Path) -> dict[str, Any]:
             config = AutoConfig.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
-            return told_of(config)
+            return distinctive_settings(config)
     except Exception as error:  # transformers' own, the hub client's, and what strict classes raise
         reason = error_line(" ".join(str(error).split()))
         raise ModelError(
@@ -155,43 +155,45 @@ def hosted_settings(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def told_of(config: "PreTrainedConfig") -> dict[str, Any]:
-    """A config's settings without bookkeeping, defaults, and what follows from the others.
+def distinctive_settings(config: "PreTrainedConfig") -> dict[str, Any]:
+    """Settings of a config without bookkeeping, defaults, and settings that follow from the others.
 
-    What follows from the others (Qwen's `layer_types` from its number of layers, say) is left out so
-    that a version of transformers that begins to write it down changes nothing.
+    A setting that follows from the others (Qwen's `layer_types` from its number of layers, for example) is
+    left out, so that nothing changes if a later version of transformers begins to write it.
     """
     kind, raw, full = type(config), config.to_dict(), _settings(config)
     try:
         usual = _settings(kind())
     except Exception:  # a class without defaults
         usual = {}
-    told = [key for key, value in full.items() if value != usual.get(key)]
-    for key in sorted(told):
-        others = [name for name in told if name != key]
+    names = [key for key, value in full.items() if value != usual.get(key)]
+    for key in sorted(names):
+        others = [name for name in names if name != key]
         if _made_of(kind, {name: raw[name] for name in others}) == full:
-            told = others
-    nested = {key: getattr(config, key) for key in told if hasattr(getattr(config, key), "to_dict")}
-    parts = {key: told_of(part) for key, part in nested.items()}
-    return {"model_type": kind.model_type} | {key: full[key] for key in told} | parts
+            names = others
+    nested = {
+        key: getattr(config, key) for key in names if hasattr(getattr(config, key), "to_dict")
+    }
+    parts = {key: distinctive_settings(part) for key, part in nested.items()}
+    return {"model_type": kind.model_type} | {key: full[key] for key in names} | parts
 
 
-def _made_of(kind: "type[PreTrainedConfig]", told: dict[str, Any]) -> dict[str, Any] | None:
-    """All settings of a config that is made of some; None where the class refuses them."""
+def _made_of(kind: "type[PreTrainedConfig]", settings: dict[str, Any]) -> dict[str, Any] | None:
+    """All settings of a config that is built from some of them; None if its class refuses these."""
     try:
-        return _settings(kind(**copy.deepcopy(told)))
+        return _settings(kind(**copy.deepcopy(settings)))
     except Exception:  # the class's own checks, of whatever type
         return None
 
 
 def _settings(config: "PreTrainedConfig") -> dict[str, Any]:
-    """All settings of a config that may shape vectors, those of nested ones too, as plain JSON."""
+    """All settings of a config, and of configs nested in it, without bookkeeping, as plain JSON."""
     settings: dict[str, Any] = _plain(config.to_dict())
     return settings
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401
-    """JSON's types, without bookkeeping; a whole number is an int, since 10000 is 10000.0."""
+    """A value in JSON's types, without bookkeeping; a whole float becomes an int, as 10000.0 equals 10000."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items() if not _is_bookkeeping(key)}
     if isinstance(value, list | tuple):

@@ -1,11 +1,11 @@
-"""Files of word vectors: word2vec's text and binary forms, GloVe's, gensim's .kv, fastText's .bin.
+"""Reader of word vectors: word2vec's text and binary forms, GloVe's, gensim's .kv, fastText's .bin.
 
     vocabulary = open_vocabulary("GoogleNews-vectors.bin.gz")
     for block in vocabulary.blocks():
         block.words, block.vectors  # at most 16,384 of them at a time
 
-word2vec and GloVe are streamed, so that memory does not depend on the file; the others have files of
-their own here.
+word2vec and GloVe files are streamed, so that memory does not grow with the file. The readers of .kv and
+of fastText's .bin are in modules of their own.
 """
 
 import io
@@ -30,31 +30,31 @@ from actors.files.word_vectors import (
 from actors.models import ModelError, ModelSpec
 
 ENDINGS = (".bin", ".vec", ".txt", ".kv", ".w2v")
-MOST_TOKENS = 2**20  # of a text; nothing grows with it but the list of its words
+MOST_TOKENS = 2**20  # of a text; only the list of its words grows with it
 LONGEST_LINE = 1 << 20
-LONGEST_WORD = 10_000  # bytes; more is no file of words
+LONGEST_WORD = 10_000  # bytes; a file with a longer one holds no words
 DAMAGE = (OSError, EOFError, zlib.error)
 HEADER = re.compile(rb"\s*(\d+)\s+(\d+)\s*\n")
 
 
 def is_vocabulary(path: str) -> bool:
-    """Whether a file's name is that of word vectors."""
+    """True if the ending of a file's name is one of word vectors."""
     return path.lower().endswith((*ENDINGS, ".gz"))
 
 
-def files_of(path: str) -> list[str]:
-    """The files that decide what the vectors are."""
+def vocabulary_files(path: str) -> list[str]:
+    """Files that hold the word vectors: the given one and, for a .kv, the arrays beside it."""
     return [path, *(beside for beside in [path + VECTORS_ENDING] if Path(beside).is_file())]
 
 
 def open_vocabulary(path: str, *, encoding: str = "utf-8") -> Vocabulary:
-    """Find out what a file holds; words come when `blocks` is asked for them.
+    """Open a file of word vectors; its words are read once `blocks` is called.
 
-    A file FILE.json beside it, as `embatch words train` writes it, says how it was trained.
+    A file FILE.json beside it, which `embatch words train` writes, says how it was trained.
 
     Raises:
-        ModelError: It is missing, or holds no word vectors. `blocks` raises it too, where the file
-            ends too early or does not hold what its header says.
+        ModelError: The file is missing, or holds no word vectors. `blocks` raises it too, if the file ends
+            too early or differs from its header.
     """
     if not Path(path).is_file():
         raise ModelError(f"There is no file {path}.")
@@ -75,7 +75,7 @@ def open_vocabulary(path: str, *, encoding: str = "utf-8") -> Vocabulary:
         is_text = _is_text(head[match.end() :])
         read = _text_blocks if is_text else _binary_blocks
         found = Vocabulary(
-            n, dim, lambda: _whole(path, read(path, n, dim, encoding)), {"kind": "word2vec"}
+            n, dim, lambda: _report_damage(path, read(path, n, dim, encoding)), {"kind": "word2vec"}
         )
     elif path.lower().removesuffix(".gz").endswith(".bin"):
         found = read_fasttext(path, encoding, head)
@@ -84,7 +84,7 @@ def open_vocabulary(path: str, *, encoding: str = "utf-8") -> Vocabulary:
         found = Vocabulary(
             None,
             dim,
-            lambda: _whole(path, _text_blocks(path, None, dim, encoding)),
+            lambda: _report_damage(path, _text_blocks(path, None, dim, encoding)),
             {"kind": "GloVe"},
         )
     else:
@@ -92,22 +92,22 @@ def open_vocabulary(path: str, *, encoding: str = "utf-8") -> Vocabulary:
             f"{path} holds no word vectors. Expected word2vec's text or binary form, GloVe's, gensim's"
             f" .kv or fastText's .bin; it begins with {head[:20]!r}."
         )
-    told = Path(f"{path}.json")
-    if told.is_file():
+    training_file = Path(f"{path}.json")
+    if training_file.is_file():
         try:
-            found.about.update(dict(json.loads(told.read_text(encoding="utf-8"))))
+            found.about.update(dict(json.loads(training_file.read_text(encoding="utf-8"))))
         except (OSError, TypeError, ValueError) as error:
             raise ModelError(
-                f"{told} should say how {path} was trained, as JSON, and does not: {error}. Move it away."
+                f"{training_file} should say how {path} was trained, as JSON, and does not: {error}. Move it away."
             ) from error
     return found
 
 
 def words_spec(path: str) -> ModelSpec:
-    """What a file of words is as a model of texts.
+    """Description of a file of word vectors, as a model of texts.
 
     Raises:
-        ModelError: See `open_vocabulary`.
+        ModelError: As `open_vocabulary`.
     """
     vocabulary = open_vocabulary(path)
     return ModelSpec(
@@ -116,14 +116,14 @@ def words_spec(path: str) -> ModelSpec:
         dim=vocabulary.dim,
         max_tokens=MOST_TOKENS,
         pooling="mean",
-        weights="",
+        repository="",
         licence="see where it comes from",
         source=str(vocabulary.about.get("kind", "word vectors")),
     )
 
 
-def _whole(path: str, blocks: Iterator[Block]) -> Iterator[Block]:
-    """The blocks; damage to a packed file is told as all other."""
+def _report_damage(path: str, blocks: Iterator[Block]) -> Iterator[Block]:
+    """Pass blocks on, and raise a ModelError if the file turns out to be damaged."""
     try:
         yield from blocks
     except DAMAGE as error:
@@ -133,7 +133,7 @@ def _whole(path: str, blocks: Iterator[Block]) -> Iterator[Block]:
 
 
 def _is_text(head: bytes) -> bool:
-    """Whether what follows a header begins with a word and numbers."""
+    """True if some bytes begin with a line of a word and numbers."""
     line, end, _ = head.partition(b"\n")
     numbers = line.rstrip().split(b" ")[1:]
     if not end:  # a line longer than what was read: its last number may be cut
@@ -146,7 +146,8 @@ def _is_text(head: bytes) -> bool:
     return len(numbers) > 0
 
 
-def _decoded(word: bytes, encoding: str) -> str | None:
+def _decode_word(word: bytes, encoding: str) -> str | None:
+    """A word as text; None if its bytes are no text in the encoding."""
     try:
         return word.decode(encoding)
     except UnicodeDecodeError:
@@ -154,6 +155,7 @@ def _decoded(word: bytes, encoding: str) -> str | None:
 
 
 def _binary_blocks(path: str, n: int, dim: int, encoding: str) -> Iterator[Block]:
+    """Blocks of a file in word2vec's binary form, whose header gives n words."""
     size = dim * 4
     with open_bytes(path) as raw:
         file = io.BufferedReader(cast(Any, raw), 1 << 22)
@@ -177,7 +179,7 @@ def _binary_blocks(path: str, n: int, dim: int, encoding: str) -> Iterator[Block
                         f"{path}: word {done + row + 1:,} is over {LONGEST_WORD:,} bytes long, so the"
                         f" file does not hold vectors of {dim} numbers as its first line says."
                     )
-                words.append(_decoded(word, encoding))
+                words.append(_decode_word(word, encoding))
                 vectors[row] = np.frombuffer(values, "<f4")
             yield Block(words, vectors.astype(np.float32, copy=False))
             done += wanted
@@ -189,7 +191,7 @@ def _binary_blocks(path: str, n: int, dim: int, encoding: str) -> Iterator[Block
 
 
 def _word(file: IO[bytes]) -> bytes | None:
-    """The bytes before the next blank; None where the file ends first."""
+    """Bytes of the next word, up to a blank; None if the file ends first."""
     letters = bytearray()
     while len(letters) <= LONGEST_WORD:
         letter = file.read(1)
@@ -202,6 +204,7 @@ def _word(file: IO[bytes]) -> bytes | None:
 
 
 def _text_blocks(path: str, n: int | None, dim: int, encoding: str) -> Iterator[Block]:
+    """Blocks of a file in text form; n is the number of words in its header, None for GloVe."""
     words: list[str | None] = []
     rows: list[np.ndarray] = []
     done = 0
@@ -221,7 +224,7 @@ def _text_blocks(path: str, n: int | None, dim: int, encoding: str) -> Iterator[
                     f"{path}, word {done + len(rows) + 1:,}: expected {dim} numbers, got"
                     f" {numbers[:40]!r}{' …' if len(numbers) > 40 else ''}. The file is damaged or cut off."
                 )
-            words.append(_decoded(word, encoding))
+            words.append(_decode_word(word, encoding))
             rows.append(row)
             if len(rows) == BLOCK_WORDS:
                 yield Block(words, np.stack(rows))

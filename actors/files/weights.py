@@ -1,6 +1,6 @@
-"""Where a model's weights lie, and what identifies them: found and hashed, never loaded.
+"""Find a model's weights and hash them, without loading them.
 
-They are looked for in an installed weights package, the hub's cache, and the hub.
+Weights come from an installed package that holds them, from the hub's cache, or from the hub.
 """
 
 import hashlib
@@ -18,35 +18,39 @@ from actors.files.layout import read_layout
 from actors.models import ModelError
 
 BLOCK_BYTES = 4 << 20
-DTYPES = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}  # of numbers read here
+DTYPES = {
+    "F32": "<f4",
+    "F16": "<f2",
+    "F64": "<f8",
+}  # safetensors' names of types that `read_scalar` reads
 HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]
 HUB_IGNORED = ["onnx/*", "openvino/*", "*/onnx/*", "*/openvino/*"]
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-PACKAGE_FOLDERS = ("model", "resources")  # where weights packages keep what they carry
+PACKAGE_FOLDERS = ("model", "resources")  # folders of weights in packages that hold them
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether a name may be one of a repository on the hub."""
+    """True if a name has the form of a repository's on the hub, OWNER/NAME."""
     return HUB_NAME.fullmatch(name) is not None and not name.startswith((".", "~"))
 
 
-def in_package(name: str | None) -> str | None:
-    """Folder that an installed weights package carries; the package is not imported."""
+def folder_in_package(name: str | None) -> str | None:
+    """Folder of weights in an installed package, which is not imported; None if there is none."""
     package = importlib.util.find_spec(name) if name else None
     roots = (package.submodule_search_locations or []) if package is not None else []
     folders = (Path(root) / name for root in roots for name in PACKAGE_FOLDERS)
     return next((str(folder) for folder in folders if folder.is_dir()), None)
 
 
-def in_cache(repository: str, check: Callable[[str], object] = read_layout) -> str | None:
-    """Folder of a repository in the hub's cache, None if the cache holds nothing of it.
+def folder_in_cache(repository: str, check: Callable[[str], object] = read_layout) -> str | None:
+    """Folder of a repository in the hub's cache; None if the cache does not hold the repository.
 
     Args:
-        repository: Its name.
-        check: Raises ModelError if a folder is incomplete.
+        repository: Name of the repository.
+        check: Function that raises ModelError if a folder is incomplete.
 
     Raises:
-        ModelError: The cache holds only a part of it.
+        ModelError: The cache holds only a part of the repository.
     """
     try:
         folder = _snapshot(repository, cache_only=True)
@@ -57,7 +61,7 @@ def in_cache(repository: str, check: Callable[[str], object] = read_layout) -> s
 
 
 def _snapshot(repository: str, cache_only: bool) -> str:
-    """Folder of a repository's files that are needed here, fetched unless cache_only."""
+    """Folder of a repository's settings, tokenizer and weights, fetched unless cache_only."""
     from huggingface_hub import snapshot_download
 
     folder = snapshot_download(
@@ -72,11 +76,20 @@ def _snapshot(repository: str, cache_only: bool) -> str:
 def find_on_hub(
     repository: str, install: str | None = None, check: Callable[[str], object] = read_layout
 ) -> str:
-    """Folder of a repository in the hub's cache, fetched if it is not there."""
+    """Folder of a repository in the hub's cache, fetched from the hub if it is not there.
+
+    Args:
+        repository: Name of the repository.
+        install: Names of packages that hold the same weights, for the message of an error.
+        check: Function that raises ModelError if a folder is incomplete.
+
+    Raises:
+        ModelError: The repository is not in the cache and cannot be fetched.
+    """
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
     try:
-        if folder := in_cache(repository, check):
+        if folder := folder_in_cache(repository, check):
             return folder
     except ModelError:  # a part is there; the rest can be fetched, or cannot
         if HF_HUB_OFFLINE:
@@ -98,10 +111,10 @@ def find_on_hub(
 
 
 def hash_parts(parts: Iterable[Any]) -> str:
-    """32 hex digits of sha256 over parts: arrays and bytes as they are, all else as JSON.
+    """Hash of some parts in 32 hex digits, by sha256: of arrays and bytes as they are, of others as JSON.
 
-    Each part but an array, whose length the part before it tells, goes in with its length, so that
-    no two lists of parts give the same bytes.
+    The length of each part is hashed with it, so that no two lists of parts give the same bytes. An array's
+    length is not, since the part before an array holds it.
     """
     digest = hashlib.sha256()
     for part in parts:
@@ -115,13 +128,13 @@ def hash_parts(parts: Iterable[Any]) -> str:
 
 
 def hash_file(path: str) -> str:
-    """32 hex digits of sha256 over a file's bytes."""
+    """Hash of a file's bytes in 32 hex digits, by sha256."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
 class _Tensor(NamedTuple):
-    """Where a tensor lies in a file."""
+    """Name, dtype, shape and bytes of a tensor in a safetensors file; raw is (n_bytes,) uint8."""
 
     name: str
     dtype: str
@@ -130,14 +143,14 @@ class _Tensor(NamedTuple):
 
 
 def tensor_parts(module: str, files: list[Path]) -> Iterator[Any]:
-    """What to hash of a module's safetensors files, the same for any order or number of files."""
+    """Parts to hash of a module's safetensors files, the same for any order or number of files."""
     for tensor in sorted(t for path in files for t in _tensors(path)):
         yield [module, tensor.name, tensor.dtype, tensor.shape]
         yield tensor.raw
 
 
 def _tensors(path: Path) -> Iterator[_Tensor]:
-    """The tensors of a safetensors file, mapped and not read.
+    """Tensors of a safetensors file, mapped into memory and not yet read.
 
     Layout: 8 bytes with the header's length, the header as JSON, the tensors' bytes, to which the
     header's offsets refer. Source: the safetensors format description.
@@ -162,16 +175,20 @@ def _tensors(path: Path) -> Iterator[_Tensor]:
 
 
 def count_layers(files: list[Path]) -> int:
-    """Layers that a module's weights hold: one more than the highest number in a tensor's name."""
+    """Number of layers in a module's weights: one more than the highest number in a tensor's name."""
     names = (tensor.name for path in files for tensor in _tensors(path))
     return max((1 + int(n) for name in names for n in re.findall(r"\.(\d+)\.", name)), default=0)
 
 
 def read_scalar(files: list[Path], name: str) -> float:
-    """One float32 number of a module's weights.
+    """Read a single number among a module's weights.
+
+    Args:
+        files: Safetensors files of the module.
+        name: Name of the number.
 
     Raises:
-        ModelError: The weights lack it, or have it in another type.
+        ModelError: No tensor has this name and a type of DTYPES.
     """
     for tensor in (tensor for path in files for tensor in _tensors(path)):
         if tensor.name == name and tensor.dtype in DTYPES:
@@ -180,7 +197,11 @@ def read_scalar(files: list[Path], name: str) -> float:
 
 
 def npz_parts(path: Path) -> Iterator[Any]:
-    """What to hash of an npz file: its members' bytes, unpacked."""
+    """Parts to hash of an npz file: names, sizes and unpacked bytes of its arrays.
+
+    Raises:
+        ModelError: There is no such file.
+    """
     if not path.is_file():
         raise ModelError(f"{path.parent} has no weights: expected {path.name}.")
     with zipfile.ZipFile(path) as archive:

@@ -1,4 +1,4 @@
-"""Word vectors as every reader of a file gives them: a vocabulary, in blocks of words and vectors."""
+"""Classes that all readers of word vectors share: a vocabulary, and its blocks of words and vectors."""
 
 import gzip
 from collections.abc import Callable, Iterator
@@ -13,12 +13,12 @@ MOST_DIMENSIONS = 65_536
 
 @dataclass(frozen=True)
 class Block:
-    """Some words of a file, in its order.
+    """Some words of a file with their vectors, in the order of the file.
 
     Attributes:
-        words: n as the file has them; None where the bytes are no text in the given encoding.
+        words: n words as the file writes them; None for bytes that are no text in the given encoding.
         vectors: (n, dim) float32, as trained, of any length.
-        counts: (n,) int64, how often each was met in training; None where the file does not say.
+        counts: (n,) int64, occurrences of each word in training; None if the file does not say.
     """
 
     words: list[str | None]
@@ -27,22 +27,22 @@ class Block:
 
 
 class Subwords(Protocol):
-    """What makes a vector for a word that the file does not hold."""
+    """Function that makes a vector, from parts of words, for a word that the file does not hold."""
 
     def __call__(self, word: str) -> np.ndarray | None:
-        """(dim,) float32, None where no part of the word is known either."""
+        """Vector of a word, (dim,) float32; None if no part of the word is known either."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A file of word vectors, opened.
+    """An open file of word vectors.
 
     Attributes:
-        n: words, as the file's header says; None where it has none.
-        dim: length of a vector.
-        about: what is known of the training: `kind`, `window`, `min_n`, `max_n`, …
-        blocks: reads the file from its beginning.
-        subwords: of fastText; None where only whole words have vectors.
+        n: Number of words in the file's header; None if it has no header.
+        dim: Length of a vector.
+        about: Facts on the training, by name: `kind`, `window`, `min_n`, `max_n`, …
+        blocks: Function that reads the file from its beginning.
+        subwords: Function that makes vectors of other words, in fastText; None if there is none.
     """
 
     n: int | None
@@ -53,5 +53,5 @@ class Vocabulary:
 
 
 def open_bytes(path: str) -> IO[bytes]:
-    """The bytes of a file; those of a .gz unpacked."""
+    """Open a file to read its bytes; a .gz is unpacked."""
     return gzip.open(path) if path.lower().endswith(".gz") else open(path, "rb")  # type: ignore[return-value]

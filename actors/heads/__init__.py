@@ -1,1 +1,1 @@
-"""Networks with a task of their own: classifiers, readers of answers."""
+"""Networks that do more than embed: a classifier of texts, a reader that finds answers."""

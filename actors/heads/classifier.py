@@ -1,7 +1,7 @@
-"""A text encoder with labels on top: what is fine-tuned, and saved as an encoder again.
+"""A text encoder with a classification layer, to fine-tune the encoder and save it as a model folder.
 
-The labels are told from the same pooled vector that `embed` writes, so that training moves what the
-table will hold. torch and sentence-transformers are imported when a network is made.
+The layer reads the same pooled vector that `embed` writes, so that training changes the vectors of the
+table.
 """
 
 from collections.abc import Sequence
@@ -20,15 +20,16 @@ DROPOUT = 0.1  # BERT's, before its classifier (Devlin et al. 2019, appendix A.2
 
 
 class TextClassifier(torch.nn.Module):
-    """Scores of labels for token ids; with labels also the cross entropy."""
+    """Classifier of texts: an encoder, and a linear layer that scores each label."""
 
     def __init__(self, layout: Layout, n_labels: int, class_weights: np.ndarray | None) -> None:
-        """Load the encoder; the output layer begins at random.
+        """Load the encoder, and make a classification layer with random weights.
 
         Args:
-            layout: The encoder's folder.
-            n_labels: Two or more.
-            class_weights: (n_labels,) float32, what a text of each label counts; None: all alike.
+            layout: Folder of the encoder.
+            n_labels: Number of labels, two or more.
+            class_weights: (n_labels,) float32, factor of the loss of texts of each label; None is 1 for
+                all.
         """
         super().__init__()
         self.encoder = load_modules(layout)
@@ -39,32 +40,34 @@ class TextClassifier(torch.nn.Module):
 
     @property
     def tokenizer(self) -> Any:  # noqa: ANN401
-        """The encoder's."""
+        """Tokenizer of the encoder."""
         return self.encoder.tokenizer
 
     def forward(
         self, labels: torch.Tensor | None = None, **inputs: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """`logits` (n, n_labels) and, where labels (n,) are given, `loss`.
+        """Compute `logits` (n, n_labels) float32 and, if labels are given, the cross entropy as `loss`.
 
         Args:
-            labels: Numbers of labels.
-            inputs: What the tokenizer gives: input_ids, attention_mask and the like, (n, width).
+            labels: (n,) int64 in [0, n_labels), or None.
+            inputs: Output of the tokenizer: input_ids, attention_mask and the like, (n, width) int64.
         """
         features: dict[str, Any] = {"modality": "text", **inputs}
         for module in self.encoder:
             if type(module).__name__ != "Normalize":  # the length of a vector helps to tell labels
                 features = module(features)
-        told = {"logits": self.layer(self.dropout(features["sentence_embedding"]))}
-        return told if labels is None else {"loss": self.loss(told["logits"], labels), **told}
+        logits = self.layer(self.dropout(features["sentence_embedding"]))
+        if labels is None:
+            return {"logits": logits}
+        return {"loss": self.loss(logits, labels), "logits": logits}
 
     def save(self, folder: str, labels: Sequence[str], max_tokens: int) -> None:
-        """Write the encoder as a model folder, and the output layer beside it.
+        """Write the encoder as a model folder, with the classification layer in it as a file.
 
         Args:
-            folder: New or empty.
-            labels: Names, in the order of the scores.
-            max_tokens: That texts were cut at, and will be.
+            folder: A new or empty folder.
+            labels: Names of the labels, in the order of the logits.
+            max_tokens: Tokens after which texts were cut in training; the model folder keeps this limit.
         """
         self.encoder.max_seq_length = max_tokens
         with quiet_transformers():

@@ -1,7 +1,7 @@
-"""Extractive readers: which words of a passage answer a question.
+"""Extractive question answering: find the words of a passage that answer a question.
 
-Any model that transformers loads for question answering, as safetensors. Long passages are read in
-windows that overlap.
+Any model works that transformers loads for question answering, with weights as safetensors. Long passages
+are read in parts of up to 384 tokens, which overlap and are called windows here, as in the papers.
 
     SpanReader("models/reader").read("Who wrote it?", ["It was written by Ada."])[0].text
 """
@@ -18,7 +18,7 @@ from actors.files.loading import load_whole
 from actors.files.weights import find_on_hub, is_hub_name
 from actors.models import ModelError
 
-WINDOW_TOKENS, OVERLAP_TOKENS = 384, 128  # as BERT reads SQuAD
+WINDOW_TOKENS, OVERLAP_TOKENS = 384, 128  # as in BERT's code for SQuAD
 ANSWER_TOKENS = 30  # no answer is longer
 WINDOWS_AT_ONCE = 16
 TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model")
@@ -26,12 +26,13 @@ TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model")
 
 @dataclass(frozen=True)
 class Span:
-    """An answer in a passage.
+    """An answer within a passage.
 
     Attributes:
-        text: its words.
-        start, end: characters of the passage, [start, end).
-        score: in [0, 1]: how sure the reader is of its first word, times of its last one.
+        text: Words of the answer.
+        start: Index of its first character in the passage.
+        end: Index after its last character.
+        score: Probability of its first token times that of its last, in [0, 1].
     """
 
     text: str
@@ -41,21 +42,22 @@ class Span:
 
 
 class SpanReader:
-    """A model that marks answers.
+    """A model that finds the answer to a question in a passage.
 
-    A span's score is p_start(first) * p_end(last), each a softmax over the window's passage and its
-    first token, which stands for no answer (Devlin et al. 2019, sections 4.2 and 4.3).
+    The score of an answer is p_start(first) * p_end(last). Both are softmaxes over the passage's tokens in
+    a window and the window's first token, which stands for no answer (Devlin et al. 2019, sections 4.2 and
+    4.3).
     """
 
     def __init__(self, model: str, *, device: str = "cpu") -> None:
-        """Load it.
+        """Load the model.
 
         Args:
             model: A folder, or a name on the hub.
-            device: As torch names it.
+            device: Name of the device, in torch's words.
 
         Raises:
-            ModelError: It cannot be had, or is no reader.
+            ModelError: The model cannot be found, or is not made for question answering.
         """
         import transformers
 
@@ -94,7 +96,7 @@ class SpanReader:
         self._window = min(WINDOW_TOKENS, positions, self._tokenizer.model_max_length)
 
     def read(self, question: str, passages: list[str]) -> list[Span | None]:
-        """The best answer in each passage; None where the reader finds that there is none.
+        """Find the best answer in each passage; None if "no answer" scores higher.
 
         Raises:
             ModelError: The question leaves no room for a passage.
@@ -134,19 +136,20 @@ class SpanReader:
         return found
 
     def _logits(self, inputs: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        """Of the first and the last word, (n_windows, width) each; a few windows at a time."""
+        """Logits of first and of last tokens, each (n_windows, width) float32, a few windows at a time."""
         import torch
 
         parts = []
         for start in range(0, len(inputs["input_ids"]), WINDOWS_AT_ONCE):
             some = {name: each[start : start + WINDOWS_AT_ONCE] for name, each in inputs.items()}
             with torch.inference_mode():
-                told = self._network(**some)
-            parts.append((told.start_logits.float().cpu(), told.end_logits.float().cpu()))
+                output = self._network(**some)
+            parts.append((output.start_logits.float().cpu(), output.end_logits.float().cpu()))
         starts, ends = (torch.cat(each).numpy() for each in zip(*parts, strict=True))
         return starts, ends
 
     def _inputs(self, windows: object) -> list[str]:
+        """Names of the tokenizer's outputs that the network takes."""
         names: list[str] = self._tokenizer.model_input_names
         return [name for name in names if name in windows]  # type: ignore[operator]
 
@@ -154,15 +157,17 @@ class SpanReader:
 def best_span(
     starts: np.ndarray, ends: np.ndarray, of_passage: np.ndarray
 ) -> tuple[tuple[int, int, float] | None, float]:
-    """The surest span of a window, and how sure it is that there is none.
+    """The answer with the highest score in a window, and the score of "no answer".
 
     Args:
-        starts: (n,) float32, logits of each token being the first of the answer.
-        ends: (n,) float32, of being its last.
-        of_passage: (n,) bool, tokens that an answer may hold; the first token stands for no answer.
+        starts: (n,) float32, logit of each token to be the answer's first.
+        ends: (n,) float32, logit of each token to be the answer's last.
+        of_passage: (n,) bool, True for tokens of the passage; the first token of the window stands for no
+            answer.
 
     Returns:
-        (first, last, score) or None where no token is of the passage; the score of no answer.
+        (first, last, score) with indices of tokens, or None if no token is of the passage; the score of
+        "no answer".
 
     For starts [0, 2, 0], ends [0, 0, 2] and the last two of the passage: (1, 2, 0.62) and 0.011.
     """

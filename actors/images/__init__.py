@@ -1,1 +1,1 @@
-"""Image files opened within bounds, and made into the pixels that a model takes."""
+"""Image files: opened within bounds of size and time, and turned into the pixels that a model takes."""

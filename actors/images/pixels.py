@@ -1,7 +1,7 @@
-"""From an image file's bytes to the pixels that a vision model takes, as its reference makes them.
+"""Turn an image file's bytes into the pixels that a vision model takes, equal to its own processor's.
 
-Decoding, turning upright, RGB, resizing and cropping give uint8 and may happen far from the model;
-scaling to floats happens beside it. One image never stops the others, whatever is in its file.
+An image is decoded, turned upright, resized and cropped to uint8 pixels, on any machine; the encoder scales
+them to floats. An image that fails never stops the others, whatever is in its file.
 
     preprocess = read_preprocess("models/clip-ViT-B-32")
     pixels = preprocess(Path("dog.jpg").read_bytes())  # (224, 224, 3) uint8
@@ -25,21 +25,22 @@ from actors.models import ModelError
 
 IMAGE_SECONDS = 30.0
 POLL_SECONDS = 0.5
-WARPED_EDGE = 384  # from here on ConvNext's processor resizes without cropping
-PROCESSORS = ("CLIP", "ConvNext")  # those whose steps are known here
+WARPED_EDGE = 384  # from this edge on, ConvNext's processor resizes without cropping
+PROCESSORS = ("CLIP", "ConvNext")  # transformers' image processors whose steps are known here
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """What happens to an image before a model sees it.
+    """Resizing, cropping and scaling of images, as a model's image processor does it.
 
     Attributes:
-        size: (height, width) to resize to, or (edge,) for the shorter edge; empty: not resized.
-        crop: (height, width) cut from the middle, padded with black where the image is smaller.
-        resample: Pillow's number of the filter.
-        scale: Factor from 0..255 to the floats that mean and std are of.
-        mean: Of each channel.
-        std: Of each channel.
+        size: (height, width) to resize to, or (edge,) for the shorter edge; empty leaves the size.
+        crop: (height, width) to cut from the middle, padded with black if the image is smaller; empty
+            cuts nothing.
+        resample: Pillow's number of the filter to resize with.
+        scale: Factor of pixels in 0..255, before mean and std are applied.
+        mean: Mean of each channel, after the factor.
+        std: Standard deviation of each channel, after the factor.
     """
 
     size: tuple[int, ...]
@@ -51,42 +52,50 @@ class Preprocess:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of every image that comes out."""
+        """Height, width and channels of each prepared image."""
         height, width = self.crop or self.size
         return height, width, 3
 
     @property
     def gain_and_shift(self) -> np.ndarray:
-        """(2, 3) float32: a pixel times the gain of its channel, plus its shift, is what a model takes."""
+        """Gains and shifts of the channels, (2, 3) float32: the model takes pixel * gain + shift."""
         mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
         return np.stack([np.float32(self.scale) / std, -mean / std])
 
     def __call__(self, data: bytes) -> np.ndarray:
-        """Pixels of `shape`, uint8.
+        """Decode and prepare an image: pixels of `shape`, uint8.
 
-        Equal to those of the model's image processor in transformers (its Pillow backend) before
+        They equal those of the model's image processor in transformers (its Pillow backend) before
         rescaling, for `ImageOps.exif_transpose` of the opened image.
 
         Args:
-            data: A file of one of FORMATS; of several frames the first is taken.
+            data: Bytes of a file of one of `image_files.FORMATS`; of several frames the first is taken.
 
         Raises:
-            ImageError: Empty, of another format, broken, or larger than MAX_PIXELS at any step.
+            ImageError: The file is empty, of another format, broken, or larger than MAX_PIXELS at any
+                step.
         """
         image = read_rgb(data)
         if self.size:
-            height, width = resized(image.size[::-1], self.size)
+            height, width = size_after_resizing(image.size[::-1], self.size)
             if height * width > MAX_PIXELS:
                 raise ImageError(
                     f"{image.width:,} x {image.height:,} pixels would be {width:,} x {height:,} for"
                     f" the model, more than {MAX_PIXELS:,} in all"
                 )
             image = image.resize((width, height), resample=Image.Resampling(self.resample))
-        return _cropped(np.asarray(image), self.crop) if self.crop else np.asarray(image)
+        return _crop(np.asarray(image), self.crop) if self.crop else np.asarray(image)
 
 
-def resized(size: tuple[int, int], wanted: tuple[int, ...]) -> tuple[int, int]:
-    """Height and width after resizing: (300, 600) with (100,) for the shorter edge: (100, 200)."""
+def size_after_resizing(size: tuple[int, int], wanted: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of an image after resizing.
+
+    Args:
+        size: Height and width before.
+        wanted: `Preprocess.size`.
+
+    For (300, 600) and a shorter edge of (100,): (100, 200).
+    """
     if len(wanted) == 2:
         return wanted[0], wanted[1]
     height, width = size
@@ -95,8 +104,8 @@ def resized(size: tuple[int, int], wanted: tuple[int, ...]) -> tuple[int, int]:
     return (longer, edge) if width <= height else (edge, longer)
 
 
-def _cropped(pixels: np.ndarray, crop: tuple[int, ...]) -> np.ndarray:
-    """The middle, (height, width, 3)."""
+def _crop(pixels: np.ndarray, crop: tuple[int, ...]) -> np.ndarray:
+    """Cut the middle, (*crop, 3) uint8, out of an image (height, width, 3); pad a smaller one with black."""
     lacking = [max(0, want - have) for want, have in zip(crop, pixels.shape, strict=False)]
     if any(lacking):
         # The larger half of the padding comes first, as the reference has it.
@@ -107,10 +116,10 @@ def _cropped(pixels: np.ndarray, crop: tuple[int, ...]) -> np.ndarray:
 
 
 def read_preprocess(folder: str | Path) -> Preprocess:
-    """What a model folder says in preprocessor_config.json, or in the processor_config.json of late.
+    """Read a model folder's preprocessor_config.json or, in newer folders, processor_config.json.
 
     Raises:
-        ModelError: The file is missing, or asks for steps that are not known here.
+        ModelError: The file is missing, or names steps that are not known here.
     """
     paths = [Path(folder) / f"{name}_config.json" for name in ("preprocessor", "processor")]
     path = next((path for path in paths if path.is_file()), None)
@@ -151,7 +160,7 @@ def read_preprocess(folder: str | Path) -> Preprocess:
 
 
 def _edges(size: int | dict[str, int]) -> tuple[int, ...]:
-    """A size as a processor's config writes it: 224, {"shortest_edge": 224}, or both edges."""
+    """A size as a tuple: 224 and {"shortest_edge": 224} become (224,); with both edges (height, width)."""
     if isinstance(size, int):
         return (size,)
     return (size["shortest_edge"],) if "shortest_edge" in size else (size["height"], size["width"])
@@ -164,22 +173,25 @@ def decode(
     threads: int,
     seconds: float = IMAGE_SECONDS,
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """Pixels of many images; one that cannot be had is named with its reason.
+    """Decode and prepare many images in threads; an image that fails is reported with its reason.
 
     Args:
-        images: Files' bytes; None is left out.
-        preprocess: What to do to each.
-        threads: That decode at once; Pillow leaves other threads alone while it works.
-        seconds: After which an image is given up. The thread that is stuck in it is left behind.
+        images: Bytes of n files; None is passed over.
+        preprocess: Resizing and cropping of each image.
+        threads: Number of threads; Pillow releases the GIL while it decodes.
+        seconds: Time after which an image is given up; its thread, stuck in the decoder, is abandoned.
 
     Returns:
-        (n, *preprocess.shape) uint8, zeros where there is no image, and reasons by index.
+        Pixels (n, *preprocess.shape) uint8, zeros where there is no image, and reasons of failed images by
+        index.
     """
     pixels = np.zeros((len(images), *preprocess.shape), np.uint8)
     reasons: dict[int, str] = {}
     rows = itertools.count()
     changed = threading.Condition()
-    begun: dict[threading.Thread, tuple[int, float]] = {}  # what each thread is at, since when
+    begun: dict[
+        threading.Thread, tuple[int, float]
+    ] = {}  # image that each thread decodes, since when
     alive: set[threading.Thread] = set()
 
     def work() -> None:

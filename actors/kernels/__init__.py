@@ -1,1 +1,1 @@
-"""Networks written for texts without padding."""
+"""Neural networks that take texts of different lengths without padding."""

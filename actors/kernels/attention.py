@@ -1,8 +1,8 @@
-"""Attention within each of many texts whose tokens lie in one row: (tokens, 3 * hidden) in and out.
+"""Attention within each of many texts, whose tokens are stored one after the other without padding.
 
-Queries, keys and values of a token lie beside each other; a bias is added to the scores by distance
-(MPNet), (heads, 2 * positions - 1) with the distance 0 in the middle; causal, a token sees none
-behind it (CLIP's text tower).
+The input is (tokens, 3 * hidden), query, key and value of each token; the output is (tokens, hidden). A
+bias, (heads, 2 * positions - 1) with distance 0 in the middle, is added to the scores by the distance of
+two tokens (MPNet). Causal attention lets a token see no later token (CLIP's text tower).
 """
 
 import itertools
@@ -16,18 +16,18 @@ import torch.nn.functional as F
 
 from actors.kernels.linear import Linear
 
-Group = tuple[int, int, int]  # first token, texts, tokens a text
+Group = tuple[int, int, int]  # texts of one length: first token, number of texts, tokens a text
 
 
 def to_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Numbers on the device; on a GPU from pinned memory, so that this thread need not wait."""
+    """Copy an array to the device; for a GPU through pinned memory, so that this thread need not wait."""
     tensor = torch.from_numpy(values)
     if device.type == "cpu":
         return tensor
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def attention(
+def fastest_attention(
     n_heads: int,
     lengths: np.ndarray,
     device: torch.device,
@@ -36,28 +36,33 @@ def attention(
     bias: torch.Tensor | None = None,
     causal: bool = False,
 ) -> Linear:
-    """The fastest way there is here, for texts of these lengths: a function of (tokens, 3 * hidden).
+    """Choose the fastest attention for texts of some lengths on a device.
 
     Args:
-        n_heads: Heads of the layers.
-        lengths: (texts,) int64, tokens a text.
-        device: Where the layers compute.
-        dtype: Of the layers.
-        bias: See the module; not together with causal.
-        causal: See the module.
+        n_heads: Number of heads of the layers.
+        lengths: (texts,) int64, tokens of each text.
+        device: Device of the layers.
+        dtype: Type of the layers' weights and activations.
+        bias: Bias by distance, see above; not together with causal.
+        causal: True if a token sees no later token.
+
+    Returns:
+        A function from (tokens, 3 * hidden) to (tokens, hidden), both of dtype.
     """
     if device.type == "cpu":
-        return partial(by_length, n_heads, list(groups_of(lengths.tolist())), bias, causal)
-    if bias is not None or not has_variable_length(device, dtype):
-        held = np.arange(lengths.max()) < lengths[:, None]
-        slots = to_device(np.flatnonzero(held), device)
-        return partial(padded, n_heads, to_device(held, device), slots, bias, causal)
+        return partial(
+            attend_by_length, n_heads, list(group_by_length(lengths.tolist())), bias, causal
+        )
+    if bias is not None or not has_varlen_kernel(device, dtype):
+        is_token = np.arange(lengths.max()) < lengths[:, None]
+        slots = to_device(np.flatnonzero(is_token), device)
+        return partial(attend_padded, n_heads, to_device(is_token, device), slots, bias, causal)
     edges = to_device(np.concatenate(([0], np.cumsum(lengths))).astype(np.int32), device)
-    return partial(variable_length, n_heads, edges, int(lengths.max()), causal)
+    return partial(attend_variable_length, n_heads, edges, int(lengths.max()), causal)
 
 
-def groups_of(lengths: list[int]) -> Iterator[Group]:
-    """Runs of neighbouring texts of one length. [3, 3, 2] gives (0, 2, 3) and (6, 1, 2)."""
+def group_by_length(lengths: list[int]) -> Iterator[Group]:
+    """Group neighbouring texts of equal length: [3, 3, 2] gives (0, 2, 3) and (6, 1, 2)."""
     first = 0
     for length, run in itertools.groupby(lengths):
         n = sum(1 for _ in run)
@@ -65,16 +70,16 @@ def groups_of(lengths: list[int]) -> Iterator[Group]:
         first += n * length
 
 
-def by_length(
+def attend_by_length(
     n_heads: int, groups: list[Group], bias: torch.Tensor | None, causal: bool, qkv: torch.Tensor
 ) -> torch.Tensor:
-    """A call for each length of text; nothing is padded. For a CPU.
+    """Attention with one call for each group of texts of equal length; the fastest on a CPU.
 
     Args:
-        n_heads: Heads of the layer.
-        groups: Of `groups_of`.
-        bias: See the module.
-        causal: See the module.
+        n_heads: Number of heads of the layer.
+        groups: Groups from `group_by_length`.
+        bias: Bias by distance, or None.
+        causal: True if a token sees no later token.
         qkv: (tokens, 3 * hidden).
 
     Returns:
@@ -90,42 +95,42 @@ def by_length(
     return out
 
 
-def padded(
+def attend_padded(
     n_heads: int,
-    held: torch.Tensor,
+    is_token: torch.Tensor,
     slots: torch.Tensor,
     bias: torch.Tensor | None,
     causal: bool,
     qkv: torch.Tensor,
 ) -> torch.Tensor:
-    """One call over texts padded to the longest, in here alone. For a GPU where no kernel does more.
+    """Attention with one call over texts padded to the longest; for a GPU without a varlen kernel.
 
     Args:
-        n_heads: Heads of the layer.
-        held: (texts, longest) bool, where a text has a token.
-        slots: (tokens,) int64, where that is, counted along the rows.
-        bias: See the module.
-        causal: See the module.
+        n_heads: Number of heads of the layer.
+        is_token: (texts, longest) bool, False at padding.
+        slots: (tokens,) int64, index of each token in the flattened is_token.
+        bias: Bias by distance, or None.
+        causal: True if a token sees no later token.
         qkv: (tokens, 3 * hidden).
 
     Returns:
         (tokens, hidden).
     """
-    n, longest = held.shape
+    n, longest = is_token.shape
     spread = qkv.new_zeros(n * longest, qkv.shape[1]).index_copy_(0, slots, qkv)
     q, k, v = spread.view(n, longest, 3, n_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-    mask: torch.Tensor | None = held[:, None, None]
+    mask: torch.Tensor | None = is_token[:, None, None]
     if causal:  # padding is behind every token, so that none sees it
         mask = None
     elif bias is not None:
-        mask = _square(bias, longest).masked_fill(~held[:, None, None], float("-inf"))
+        mask = _square(bias, longest).masked_fill(~is_token[:, None, None], float("-inf"))
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
     return mixed.transpose(1, 2).reshape(n * longest, -1)[slots]
 
 
 @lru_cache
-def has_variable_length(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether `variable_length` runs here: torch 2.10 or later, half precision, Ampere or later."""
+def has_varlen_kernel(device: torch.device, dtype: torch.dtype) -> bool:
+    """True if `attend_variable_length` can run: torch 2.10 or later, half precision, Ampere or later."""
     return (
         device.type == "cuda"
         and dtype in (torch.float16, torch.bfloat16)
@@ -134,16 +139,16 @@ def has_variable_length(device: torch.device, dtype: torch.dtype) -> bool:
     )
 
 
-def variable_length(
+def attend_variable_length(
     n_heads: int, edges: torch.Tensor, longest: int, causal: bool, qkv: torch.Tensor
 ) -> torch.Tensor:
-    """One call of a kernel that knows where texts end. For a GPU in half precision.
+    """Attention with one call of torch's kernel for variable lengths; for a GPU in half precision.
 
     Args:
-        n_heads: Heads of the layer.
-        edges: (texts + 1,) int32, where texts begin and end.
-        longest: Tokens of the longest text.
-        causal: See the module.
+        n_heads: Number of heads of the layer.
+        edges: (texts + 1,) int32, index of each text's first token, then the number of tokens.
+        longest: Number of tokens of the longest text.
+        causal: True if a token sees no later token.
         qkv: (tokens, 3 * hidden), half precision.
 
     Returns:
@@ -160,7 +165,7 @@ def variable_length(
 
 
 def _square(bias: torch.Tensor, length: int) -> torch.Tensor:
-    """(heads, length, length), row i and column j holding the bias for the distance j - i."""
+    """Bias of each pair of tokens, (heads, length, length): row i, column j is that of distance j - i."""
     middle = bias.shape[1] // 2
     near = bias[:, middle - length + 1 : middle + length].contiguous()
     from_last = near.as_strided((len(near), length, length), (near.shape[1], 1, 1))

@@ -1,4 +1,4 @@
-"""Where the BERT family keeps its weights."""
+"""Names of weights in models of the BERT family, and a reader that finds tensors by them."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ BERT_LAYER = (
     *("attention.output.dense", "attention.output.LayerNorm"),
     *("intermediate.dense", "output.dense", "output.LayerNorm"),
 )
-# Where a family keeps its layers, and what it calls a layer's parts, in the order they are used.
+# By kind of model: prefix of a layer's weights, and names of a layer's parts in the order of their use.
 FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "bert": (ENCODER, BERT_LAYER),
     "roberta": (ENCODER, BERT_LAYER),
@@ -48,10 +48,16 @@ DENSE_ACTIVATE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 class Weights:
-    """The transformer's tensors by name, in float32."""
+    """Tensors of a transformer by name, float32 on the device."""
 
     def __init__(self, layout: Layout, device: torch.device, part: str = "") -> None:
-        """Read the files; part is how names begin, where a folder may hold several encoders."""
+        """Read the weights' files.
+
+        Args:
+            layout: The model folder.
+            device: Device that tensors are moved to.
+            part: Beginning of the names to read, if a folder holds several encoders.
+        """
         self._folder, self._device = layout.folder, device
         files = next(files for name, files in layout.weight_files().items() if name[:2] == "0 ")
         self._tensors: dict[str, torch.Tensor] = {
@@ -68,7 +74,7 @@ class Weights:
         return self._prefix + name in self._tensors or self._outside(name) in self._tensors
 
     def _outside(self, name: str) -> str:
-        """Name of what DPR puts beside its BERT."""
+        """Full name of a weight that DPR stores beside its BERT."""
         return self._prefix.removesuffix("bert_model.") + name
 
     def __getitem__(self, name: str) -> torch.Tensor:

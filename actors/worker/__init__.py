@@ -1,1 +1,1 @@
-"""What a worker does with a batch of rows: embed a window of them, write a file, report."""
+"""The worker: it embeds a window of rows, writes a file of the table, and reports counts."""

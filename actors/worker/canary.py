@@ -1,8 +1,9 @@
-"""Vectors of a few fixed texts or images: they tell when a model begins to compute otherwise.
+"""The canary: vectors of a few fixed texts or images, which show if a model's results have changed.
 
-Weights, settings and tokenizer are hashed, but not what computes with them: a library, a driver or a
-kernel that changed shows here. Always in fp32, so that the precision of a run is no difference; a half
-precision is held against fp32 where it is chosen (`actors.engine.precision`).
+A recipe hashes weights, settings and tokenizer, but not the software that computes with them: a new
+version of a library, a driver or a kernel shows here. The canary is always computed in fp32, so that the
+precision of a run makes no difference; a half precision is compared with fp32 when it is chosen
+(`actors.engine.precision`).
 
     canary_of(encoder, preprocess=None).values  # (3, 256) float32 at the most
 """
@@ -22,7 +23,7 @@ from schemas.errors import named_error_line
 
 VERSION = 1  # raised when the texts or images change
 COMPUTE = ("torch", "transformers")
-VALUES = 256  # of each vector, evenly spread, are enough to see it move
+VALUES = 256  # values of each vector, evenly spread, that are compared
 SENTENCES = (
     "A ferry left the harbour at dawn with forty passengers and a cargo of green apples.",
     "The bank raised its rates on Tuesday, and shares of builders fell by 3.2 percent.",
@@ -37,13 +38,13 @@ SENTENCES = (
     "Judges asked why the letter had lain unopened in a drawer for eleven years.",
     "La neige est tombée sur les vignes, ce qui n'était plus arrivé depuis 1956.",
 )
-ROUNDS = 5  # of the long text; 139 words each, more than 512 tokens in all for any tokenizer
+ROUNDS = 5  # over SENTENCES, in the long text: 139 words each, over 512 tokens for any tokenizer
 # Each round takes the sentences in another order: a number without a divisor in common with 12.
 STRIDES = (1, 5, 7, 11, 1)
 
 
 def texts() -> list[str]:
-    """A word, two sentences, and a text of more than 512 tokens."""
+    """The fixed texts: a word, two sentences, and a text of more than 512 tokens."""
     n = len(SENTENCES)
     rounds = [
         f"Part {turn + 1}. {SENTENCES[(turn + at * stride) % n]}"
@@ -54,7 +55,7 @@ def texts() -> list[str]:
 
 
 def images() -> list[bytes]:
-    """Three files: slow ramps with a disc, fine stripes that a resizing blurs, and a small one."""
+    """The fixed images, as PNG files: a wide one with slow gradients, one with fine stripes, a small one."""
     made = []
     for height, width, period in ((240, 320, 64), (500, 400, 5), (40, 60, 9)):
         y, x = np.mgrid[:height, :width]
@@ -69,21 +70,27 @@ def images() -> list[bytes]:
 
 
 class FixedItems:
-    """The texts or images that every worker embeds before any other.
+    """Fixed texts or images that every worker embeds before its first window.
 
     Attributes:
-        canary: What came of them, `schemas.canary.Canary` as text; None before, and where it failed.
-        remarks: Why it failed.
+        canary: Vectors of the fixed items, `schemas.canary.Canary` as text; None until they are embedded,
+            and if that fails.
+        remarks: Reason of a failure, for the user.
     """
 
     def __init__(self, model: str, preprocess: Preprocess | None) -> None:
-        """Of a model by its name; images where there is a preprocess."""
+        """Remember the model.
+
+        Args:
+            model: Name of the model, for remarks.
+            preprocess: Resizing, cropping and scaling of images; None for a model of texts.
+        """
         self.canary: str | None = None
         self.remarks: list[str] = []
         self._model, self._preprocess = model, preprocess
 
     def embed(self, encoder: Encoder) -> None:
-        """Embed them in fp32."""
+        """Embed the fixed items and store their vectors in `canary`; the encoder computes in fp32."""
         try:
             self.canary = canary_of(encoder, self._preprocess).text()
         except Exception as error:  # whatever a forward pass raises, memory that ran out for one
@@ -94,15 +101,15 @@ class FixedItems:
 
 
 def canary_of(encoder: Encoder, preprocess: Preprocess | None) -> Canary:
-    """Embed `images` if there is a preprocess, else `texts`, each by itself.
+    """Embed `images` if a preprocess is given, else `texts`, one item at a time.
 
     Args:
-        encoder: In fp32.
-        preprocess: What happens to images; None where texts are embedded.
+        encoder: Encoder in fp32.
+        preprocess: Resizing, cropping and scaling of images; None for a model of texts.
 
     Returns:
-        At most VALUES of each vector, NaN where an item has no tokens, as in a list of words that holds
-        none of a text's.
+        The canary, with (n, at most VALUES) float32 values. A row is NaN if its item cannot be tokenised:
+        a file of word vectors may hold none of its words.
 
     Raises:
         Exception: Whatever the encoder's forward pass raises.

@@ -1,7 +1,7 @@
-"""What travels between the driver and the workers: due rows to them, reports from them.
+"""Arrow schemas of the messages between driver and workers: due rows go out, reports come back.
 
-Vectors never do. A window of due rows is DUE_FIELDS, ITEM_FIELDS of what is embedded, then the
-source's other columns as the table holds them.
+Vectors are never sent. A window of due rows has the columns DUE_FIELDS, those of ITEM_FIELDS for texts or
+images, then the source's other columns with the table's types.
 """
 
 import pyarrow as pa
@@ -16,8 +16,8 @@ FAILED = pa.struct(
         ("position", pa.int64()),
         ("stage", pa.string()),
         ("reason", pa.string()),
-        ("at", pa.uint64()),  # `schemas.plan.DUE`: which row of the source was due here
-        ("planned_id", pa.uint64()),  # and its id
+        ("at", pa.uint64()),  # `schemas.plan.DUE`: index of the row among the source's keys
+        ("planned_id", pa.uint64()),  # id of the row in the plan
     ]
 )
 REPORT = pa.schema(
@@ -30,7 +30,7 @@ REPORT = pa.schema(
         ("n_tokens", pa.int64()),
         ("n_truncated", pa.int64()),
         ("n_unknown", pa.int64()),  # words without a vector
-        ("seconds", pa.float64()),  # that the window took, loading left out
+        ("seconds", pa.float64()),  # of the whole window, without loading the model
         ("n_computed", pa.int64()),  # tokens, padding included
         ("busy_seconds", pa.float64()),
         ("precision", pa.string()),  # null where nothing was embedded
@@ -43,7 +43,7 @@ REPORT = pa.schema(
 PIXELS = "due:pixels"
 ITEM_FIELDS = {
     "text": (pa.field("text", pa.string()),),
-    # Pixels are what the model takes, (height, width, 3) uint8; null where it need not be asked.
+    # Pixels are the model's input, (height, width, 3) uint8; null where the row is not embedded.
     "image": (pa.field("image", IMAGE_TYPE), pa.field(PIXELS, pa.large_binary())),
 }
 DUE_FIELDS = (

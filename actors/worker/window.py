@@ -1,7 +1,7 @@
-"""The worker's whole job on a window of due rows: embed, build the table's rows, write them.
+"""The worker's whole job on a window of due rows: embed them, build rows of the table, write a file.
 
-One instance lives in each worker process and hosts one encoder. Only a file's name, size and
-counts go back to the driver, and the failures; vectors never travel. It needs no Ray:
+Each worker process has one `EmbedWindow`, which holds one encoder. Only a file's name, size and counts, and
+the failures, go back to the driver; vectors are never sent. No Ray is needed:
 
     window = EmbedWindow(model, Target("tables/articles", schema, run="r1"))
     reports = window(rows)
@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from actors.engine.engine import Encoded, Engine, Items, TextEncoder, Work
+from actors.engine.engine import Encoded, Engine, Items, TextEncoder, Usage
 from actors.engine.passages import passages
-from actors.engine.precision import HostedModel, load_sound
+from actors.engine.precision import HostedModel, load_with_precision
 from actors.engine.templates import encode_classes
 from actors.worker.canary import FixedItems
 from actors.worker.exchange import PIXELS, REPORT
@@ -38,15 +38,16 @@ COPIED_TYPES = {"n_tokens": pa.int32(), "truncated": pa.bool_()}
 
 @dataclass(frozen=True)
 class Target:
-    """Where a worker writes, and how.
+    """Table that a worker writes to, and the form of its rows.
 
     Attributes:
-        uri: the table.
-        schema: the table's schema, vectors of fixed size.
-        run: the run's id, which the files' names carry.
-        options: credentials for the object store.
-        half: round vectors to float16.
-        chunk_tokens, chunk_overlap: cut documents into passages; 0 leaves them whole.
+        uri: Path or address of the table.
+        schema: Schema of the table, with vectors of fixed size.
+        run: Id of the run; names of files contain it.
+        options: Credentials for the object store.
+        half: True to round vectors to float16.
+        chunk_tokens: Number of tokens of a passage; 0 leaves documents whole.
+        chunk_overlap: Number of tokens that neighbouring passages share.
     """
 
     uri: str
@@ -71,6 +72,16 @@ class EmbedWindow:
         precision: str = "fp32",
         token_budget: int = 0,
     ) -> None:
+        """Remember what to load; the first window loads the model.
+
+        Args:
+            model: Model to load.
+            target: Table to write to, and the form of its rows.
+            device: Name of the device, in torch's words.
+            threads: Number of cores for the encoder and Arrow; None takes all of the machine.
+            precision: One of `actors.engine.precision.PRECISIONS`.
+            token_budget: Tokens of a micro-batch; 0 tries several budgets and keeps the fastest.
+        """
         if threads is not None:
             pa.set_cpu_count(threads)
         self.model = model
@@ -79,45 +90,46 @@ class EmbedWindow:
         self.threads = threads
         self.precision = precision
         self.token_budget = token_budget
-        self._lock = threading.Lock()  # of loading; windows may come from several threads
+        self._lock = threading.Lock()  # held while the model is loaded: several threads may call
         self._engine: Engine | None = None
         self._remarks: list[str] = []
         self._canary: str | None = None
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """Work a window.
+        """Embed the rows of a window and write them as files of the table.
 
         Args:
-            rows: DUE_FIELDS, ITEM_FIELDS of what is embedded, then the source's other columns as the
-                table holds them.
+            rows: Columns DUE_FIELDS, those of ITEM_FIELDS for texts or images, then the source's other
+                columns with the table's types.
 
         Returns:
-            REPORT, one row a group of the window; every due row is counted in one of them.
+            A table with the schema REPORT and one row for each group of table files in the window; each
+            due row is counted in exactly one of its rows.
 
         Raises:
-            OSError: the file could not be written (a full disk, say).
+            OSError: A file could not be written (the disk is full, for example).
         """
         failed = rows["due:reason"].to_pylist()
         copied = rows["due:action"].to_numpy() == COPY
         healthy = np.array([reason is None for reason in failed], bool)
-        parts, work = [], Work()
+        parts, usage = [], Usage()
         indices = np.flatnonzero(healthy & ~copied)
         items = self._items(rows, indices)
-        engine = self._loaded(items) if len(items) else None
+        engine = self._load_engine(items) if len(items) else None
         started = time.perf_counter()
         if engine is not None:
-            part, errors, work = self._embedded(engine, items, indices)
+            part, errors, usage = self._embed(engine, items, indices)
             parts.append(part)
             for index, reason in errors.items():
                 failed[index] = reason
         if (healthy & copied).any():
-            parts.append(self._copied(rows, np.flatnonzero(healthy & copied)))
-        reports = self._report(rows, failed, parts, work)
+            parts.append(self._copy_vectors(rows, np.flatnonzero(healthy & copied)))
+        reports = self._write_and_report(rows, failed, parts, usage)
         seconds = pa.array([time.perf_counter() - started] * len(reports))
         return reports.set_column(reports.column_names.index("seconds"), "seconds", seconds)
 
     def _items(self, rows: pa.Table, indices: np.ndarray) -> Items:
-        """What the encoder tokenises: texts, or (n, height, width, 3) uint8."""
+        """Texts, or images (k, height, width, 3) uint8, of the rows at some indices, (k,) int64."""
         wanted = pa.array(indices)
         if self.model.preprocess is None:
             texts: list[str] = rows["text"].take(wanted).to_pylist()
@@ -129,10 +141,20 @@ class EmbedWindow:
         values = pixels.buffers()[-1]
         return np.frombuffer(values or b"", np.uint8, count=math.prod(shape)).reshape(shape)
 
-    def _embedded(
+    def _embed(
         self, engine: Engine, items: Items, indices: np.ndarray
-    ) -> tuple[pa.Table, dict[int, str], Work]:
-        """New vectors: columns `row` (index of the item's row), n_tokens, …, embedding[, passage]."""
+    ) -> tuple[pa.Table, dict[int, str], Usage]:
+        """Embed items.
+
+        Args:
+            engine: Engine with the model.
+            items: k texts or images.
+            indices: (k,) int64, the window's row of each item.
+
+        Returns:
+            The table of `_vector_table`, without rows that failed; the reason of each failed row, by its
+            index in the window; tokens and seconds that it took.
+        """
         row_of, spans = indices, None
         errors: dict[int, str] = {}
         if self.target.chunk_tokens:
@@ -148,14 +170,14 @@ class EmbedWindow:
         for at, reason in encoded.errors.items():
             errors.setdefault(int(row_of[at]), reason)
         kept = ~np.isin(row_of, list(errors))
-        return self._part(row_of, encoded, spans, kept), errors, encoded.work
+        return self._vector_table(row_of, encoded, spans, kept), errors, encoded.usage
 
-    def _loaded(self, items: Items) -> Engine:
-        """The engine; the first window waits for the model, and its rows check the precision."""
+    def _load_engine(self, items: Items) -> Engine:
+        """The engine; the first call loads the model, and checks its precision with these items."""
         with self._lock:
             if self._engine is None:
                 fixed = FixedItems(self.model.name, self.model.preprocess)
-                encoder, self._remarks = load_sound(
+                encoder, self._remarks = load_with_precision(
                     self.model, self.device, self.threads, self.precision, items, fixed.embed
                 )
                 self._remarks += fixed.remarks
@@ -166,9 +188,17 @@ class EmbedWindow:
     def _passages(self, spans: np.ndarray) -> list[tuple[int, int]]:
         return passages(spans, self.target.chunk_tokens, self.target.chunk_overlap)
 
-    def _part(
+    def _vector_table(
         self, row_of: np.ndarray, encoded: Encoded, spans: np.ndarray | None, kept: np.ndarray
     ) -> pa.Table:
+        """Table of new vectors, with the window's row of each in the column `row`.
+
+        Args:
+            row_of: (n,) int64, the window's row of each vector.
+            encoded: n vectors with their tokens.
+            spans: (n, 2) int64, character ranges of passages; None where documents are whole.
+            kept: (n,) bool, vectors that become rows of the table.
+        """
         columns: dict[str, Any] = {
             "row": pa.array(row_of[kept], pa.int64()),
             "n_tokens": pa.array(encoded.n_tokens[kept], pa.int32()),
@@ -189,8 +219,8 @@ class EmbedWindow:
             columns["end"] = pa.array(spans[kept, 1], pa.int64())
         return pa.table(columns)
 
-    def _copied(self, rows: pa.Table, indices: np.ndarray) -> pa.Table:
-        """Vectors that the table holds already, in the columns of `_part`; no model is loaded."""
+    def _copy_vectors(self, rows: pa.Table, indices: np.ndarray) -> pa.Table:
+        """Vectors that the table already holds, read from its files into columns like `_vector_table`'s."""
         names = ["n_tokens", "truncated", "embedding", "embedded_at"]
         names += ["chunk", "start", "end"] if self.target.chunk_tokens else []
         files = np.array(rows["due:from_file"].take(pa.array(indices)).to_pylist())
@@ -206,22 +236,30 @@ class EmbedWindow:
             with fs.open_input_file(str(name)) as source:
                 file = pq.ParquetFile(source)
                 there = [name for name in names if name in file.schema_arrow.names]
-                held = file.read(there).take(pa.array(wanted))
+                stored = file.read(there).take(pa.array(wanted))
             for lacking in set(names) - set(there):  # tokens are counted of texts alone
-                held = held.append_column(lacking, pa.nulls(len(held), COPIED_TYPES[lacking]))
-            vectors = vector_column(vectors_of(held["embedding"]), half=self.target.half)
-            held = held.set_column(held.column_names.index("embedding"), "embedding", vectors)
+                stored = stored.append_column(lacking, pa.nulls(len(stored), COPIED_TYPES[lacking]))
+            vectors = vector_column(vectors_of(stored["embedding"]), half=self.target.half)
+            stored = stored.set_column(stored.column_names.index("embedding"), "embedding", vectors)
             row_of = pa.array(np.repeat(indices[mine], counts[mine]), pa.int64())
-            parts.append(held.append_column("row", row_of).select(["row", *names]))
+            parts.append(stored.append_column("row", row_of).select(["row", *names]))
         return pa.concat_tables(parts)
 
-    def _report(
+    def _write_and_report(
         self,
         rows: pa.Table,
         failed: list[str | None],
         parts: list[pa.Table],
-        work: Work,
+        usage: Usage,
     ) -> pa.Table:
+        """Write a file for each group of the window, and report counts and failures.
+
+        Args:
+            rows: The window.
+            failed: Reason of each row of the window that failed, None for the others.
+            parts: Tables like `_vector_table`'s, of new and of copied vectors.
+            usage: Tokens and seconds of the whole window; groups share them by their number of rows.
+        """
         groups = rows["due:group"].to_numpy()
         bad = np.array([reason is not None for reason in failed], bool)
         made = (
@@ -232,7 +270,7 @@ class EmbedWindow:
         state: dict[str, Any] = {"remarks": self._remarks}
         if self._engine is not None:
             state["precision"] = self._engine.encoder.setup.precision
-            state["token_budget"] = self._engine.budget.chosen
+            state["token_budget"] = self._engine.budget.best
         reports: list[dict[str, Any]] = []
         for group in np.unique(groups):
             mine = groups == group
@@ -243,9 +281,9 @@ class EmbedWindow:
                 "n_tokens": 0,
                 "n_truncated": 0,
                 "canary": None if reports else self._canary,
-                "n_computed": round(work.n_computed * float(mine.mean())),
-                "n_unknown": round(work.n_unknown * float(mine.mean())),
-                "busy_seconds": work.busy_seconds * float(mine.mean()),
+                "n_computed": round(usage.n_computed * float(mine.mean())),
+                "n_unknown": round(usage.n_unknown * float(mine.mean())),
+                "busy_seconds": usage.busy_seconds * float(mine.mean()),
                 "failures": [
                     self._failure(rows, int(i), str(failed[i])) for i in np.flatnonzero(mine & bad)
                 ],
@@ -281,7 +319,7 @@ class EmbedWindow:
         }
 
     def _rows(self, rows: pa.Table, part: pa.Table) -> pa.Table:
-        """Rows of the table: the source's columns beside the vectors made or copied for them."""
+        """Rows of the table: columns of the source, joined with new or copied vectors."""
         source = rows.take(part["row"])
         columns: dict[str, Any] = {name: part[name] for name in part.column_names if name != "row"}
         columns["content_hash"] = hex_of(from_binary(source["content_hash"]))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from actors.engine.engine import Engine
-from actors.engine.precision import load_sound
+from actors.engine.precision import load_with_precision
 from actors.images.pixels import Preprocess
 from actors.worker.exchange import PIXELS
 from jobs.sync.due import Images, due_by_piece, read_due
@@ -37,7 +37,7 @@ def dry_run(planner: Planner) -> DryRunSummary:
     tokens_a_row, rate = 0.0, 0.0
     if sample:
         device = "cpu" if config.device == "auto" else config.device
-        encoder, _ = load_sound(model, device, None, config.precision, sample)
+        encoder, _ = load_with_precision(model, device, None, config.precision, sample)
         engine = Engine(encoder)
         engine.encode(sample[:WARM_UP_ROWS])  # pays for what later calls do not
         started = time.monotonic()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from actors.checkpoints import resolve
-from actors.encoders.words import WordEncoder, form_in
+from actors.encoders.words import WordEncoder, find_form
 from jobs.analysis.vectors import read_vectors
 from jobs.runtime.command import table_uri
 from schemas.delta.derived import note_of
@@ -55,7 +55,7 @@ class WordTable:
 
     def form(self, word: str) -> str:
         """The form of a word that is looked up, as `embed` does; the word where the table has none."""
-        return form_in(self.keyed.key_to_index, word) or word
+        return find_form(self.keyed.key_to_index, word) or word
 
     def raw(self, word: str) -> np.ndarray:
         """(dim,) float32, as trained; of a word that is not in the table, made of its parts.

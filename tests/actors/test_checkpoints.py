@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 import actors.checkpoints
 import actors.files.weights
-from actors.checkpoints import is_here, resolve
+from actors.checkpoints import is_on_this_machine, resolve
 from actors.engine.engine import Engine
 from actors.families import FAMILIES
 from actors.models import MODELS, ModelError, ModelSpec
@@ -75,7 +75,7 @@ def test_every_literal_stands_under_its_name_and_is_complete():
         assert spec.name == name
         assert spec.licence
         assert spec.source
-        assert spec.weights or spec.package
+        assert spec.repository or spec.package
         assert bool(spec.package) == bool(spec.install)
         assert spec.family in FAMILIES
 
@@ -88,15 +88,15 @@ def test_a_known_model_is_found_in_its_package():
 
 
 def test_whether_weights_are_here(tiny, monkeypatch):
-    here = [name for name, spec in MODELS.items() if is_here(spec)]
+    here = [name for name, spec in MODELS.items() if is_on_this_machine(spec)]
     assert here[0] == MINILM
     assert here[-1] == "use-multilingual-v3"
     bert = MODELS["bert-base-uncased"]
     monkeypatch.setattr(actors.files.weights, "_snapshot", lambda *args, **kwargs: str(tiny))
-    assert is_here(bert)
+    assert is_on_this_machine(bert)
     assert actors.checkpoints._find(bert) == str(tiny)
     (tiny / "model.safetensors").unlink()  # only a part is in the cache
-    assert not is_here(bert)
+    assert not is_on_this_machine(bert)
     with pytest.raises(ModelError, match="has no weights"):
         resolve("bert-base-uncased")
 
@@ -269,7 +269,7 @@ def test_the_space_is_of_the_tensors_and_not_of_their_files(tiny):
 def test_a_declared_space_is_shared_and_other_weights_are_still_due(tiny, monkeypatch):
     monkeypatch.setattr(actors.checkpoints, "_find", lambda spec: str(tiny))
     spec = dict(family="transformer", modality="text", dim=16, max_tokens=30, pooling="mean")
-    rest = dict(weights="x/y", licence="none", source="here", space="shared")
+    rest = dict(repository="x/y", licence="none", source="here", space="shared")
     monkeypatch.setitem(MODELS, "shared-tiny", ModelSpec(name="shared-tiny", **spec, **rest))
     before = resolve("shared-tiny")
     change_weight(tiny)

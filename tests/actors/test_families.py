@@ -38,13 +38,13 @@ def letters_of(folder):
 
 
 def describe(folder):
-    about = {"weights": "", "licence": "none", "source": "here", "pooling": "mean"}
+    about = {"repository": "", "licence": "none", "source": "here", "pooling": "mean"}
     return ModelSpec(Path(folder).name, dim=len(letters_of(folder)), max_tokens=100, **about)
 
 
 def identify(model):
     weights = hash_file(f"{model.folder}/letters.json")
-    return recipes.identity(model, weights, facets=["letters"], tokenizer_files=[])
+    return recipes.identify(model, weights, settings=["letters"], tokenizer_files=[])
 
 
 LETTERS = Family(

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from benchmarks import record, simulate
-from benchmarks.rates import ASSUMED, ENCODERS, GPUS, REQUESTS, measured
-from benchmarks.reckon import IMAGE_WINDOW, WAVE_SECONDS, Work, reckon, work_of
+from benchmarks.rates import ASSUMED, ENCODERS, GPUS, REQUESTS, measured_rates
+from benchmarks.reckon import IMAGE_WINDOW, WAVE_SECONDS, Workload, reckon, workload_of
 from jobs.sync.due import due_by_piece
 from schemas.keys import KEYS
 from schemas.plan import make_plan
@@ -20,14 +20,14 @@ from sources.rows import Piece, number_files
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
-ZEROS = dict.fromkeys(measured(), 0.0)
+ZEROS = dict.fromkeys(measured_rates(), 0.0)
 # Files of 1,000 rows (their limit is 128 MiB), pieces of 500, windows of 100.
-WORK = Work("MiniLM-L6", 1, 1000, 134_217, 500, 100, 2, 8)
+WORK = Workload("MiniLM-L6", 1, 1000, 134_217, 500, 100, 2, 8)
 
 
 @pytest.fixture(scope="module")
 def rates():
-    return measured()
+    return measured_rates()
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +134,9 @@ def test_reads_of_the_source_are_those_of_a_real_plan(monkeypatch):
 def test_numbers_show_three_digits_that_count():
     numbers = (0, 7, 0.00833333, 4.2, 13.82, 244_141, 1859.6, 9_009_100)
     told = ["0", "7", "0.00833", "4.20", "13.8", "244,000", "1,860", "9,010,000"]
-    assert [simulate.shown(number) for number in numbers] == told
-    assert simulate.between([2.0, 1.0]) == "1 to 2"
-    assert simulate.between([1.001, 1.002]) == "1.00"
+    assert [simulate.format_number(number) for number in numbers] == told
+    assert simulate.format_range([2.0, 1.0]) == "1 to 2"
+    assert simulate.format_range([1.001, 1.002]) == "1.00"
 
 
 def test_the_page_holds_the_tables_as_they_are_printed(shown):
@@ -149,7 +149,7 @@ def test_every_number_in_the_text_is_one_that_is_reckoned_measured_or_assumed(sh
     known = set(NUMBER.findall("\n".join(shown)))
     values = [*rates.values(), *ASSUMED.values(), *REQUESTS.values(), IMAGE_WINDOW, WAVE_SECONDS]
     values += [share for encoder in ENCODERS.values() for share in (encoder.low, encoder.high)]
-    known |= {NUMBER.findall(simulate.shown(value))[0] for value in values}
+    known |= {NUMBER.findall(simulate.format_number(value))[0] for value in values}
     known |= {f"{value:g}" for value in values}
     known |= {
         "16",
@@ -190,7 +190,7 @@ def test_the_command_prints_one_line_and_appends_it(tmp_path, monkeypatch, capsy
 
 
 def test_twice_the_rows_take_twice_the_hours_and_memory_beyond_the_start(rates):
-    work = replace(work_of("documents", rates), window=1000)
+    work = replace(workload_of("documents", rates), window=1000)
     start = ZEROS | rates | {"start_seconds": 0, "whole_driver_mb": 0}
     one, two = (reckon(n, work, start, "first", 100) for n in (10**8, 2 * 10**8))
     for name in ("model_hours", "joining_hours", "driver_memory_gb", "table_tb", "small_files"):

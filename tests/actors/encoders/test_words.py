@@ -8,7 +8,7 @@ from gensim.models.fasttext import load_facebook_vectors, save_facebook_model
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
 from actors.checkpoints import resolve
-from actors.encoders.words import WORD, WordEncoder, read_weights
+from actors.encoders.words import WORD, WordEncoder, read_word_weights
 from actors.engine.engine import NOT_FINITE, Engine
 from actors.files.vocabulary import MOST_TOKENS
 from actors.models import ModelError
@@ -120,7 +120,7 @@ def test_unknown_words_are_counted_and_a_text_of_them_fails_alone(small):
     encoded = Engine(encoder).encode(["us in Berlin", "Bonn", "us"])
     assert encoded.errors == {1: "ValueError: no word of the text is in the vocabulary"}
     assert encoded.n_tokens.tolist() == [2, 0, 1]
-    assert encoded.work.n_unknown == 1
+    assert encoded.usage.n_unknown == 1
     assert encoded.vectors[2].tolist() == [1, 0]
 
 
@@ -148,7 +148,7 @@ def test_spans_are_those_of_all_words(small):
 
 
 def test_weights_are_those_of_scikit_learn(tmp_path):
-    weights, rarest = read_weights(weights_of(tmp_path / "w.json", TEXTS))
+    weights, rarest = read_word_weights(weights_of(tmp_path / "w.json", TEXTS))
     tfidf = TfidfVectorizer(tokenizer=WORD.findall, token_pattern=None, smooth_idf=True).fit(TEXTS)
     expected = dict(zip(tfidf.get_feature_names_out(), tfidf.idf_, strict=True))
     assert weights == pytest.approx(expected)
@@ -159,7 +159,7 @@ def test_weights_are_those_of_scikit_learn(tmp_path):
 def test_rare_words_count_more(lee, tmp_path):
     kv = KeyedVectors.load_word2vec_format(lee)
     counted = ["The police said", "the police", "the fire in the south", "of the"]
-    found = embedded(WordEncoder(lee, weights=weights_of(tmp_path / "w.json", counted)), TEXTS)
+    found = embedded(WordEncoder(lee, word_weights=weights_of(tmp_path / "w.json", counted)), TEXTS)
     tfidf = TfidfVectorizer(
         tokenizer=WORD.findall, token_pattern=None, vocabulary=kv.index_to_key, norm=None
     )
@@ -182,7 +182,7 @@ def test_a_file_that_holds_no_weights(text, lee, tmp_path):
     with pytest.raises(
         ModelError, match=r"w\.json holds no weights of words.*embatch words weights"
     ):
-        WordEncoder(lee, weights=str(tmp_path / "w.json"))
+        WordEncoder(lee, word_weights=str(tmp_path / "w.json"))
 
 
 # As a model

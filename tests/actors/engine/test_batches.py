@@ -65,7 +65,7 @@ def work(budget, seconds_a_batch, n_batches=100):
     for _ in range(n_batches):
         size = budget.next(PLENTY)
         given_out.append(size)
-        budget.ran(size, float(size), seconds_a_batch.get(size, 1.0))
+        budget.record_time(size, float(size), seconds_a_batch.get(size, 1.0))
     return given_out
 
 
@@ -73,12 +73,12 @@ def work(budget, seconds_a_batch, n_batches=100):
 def test_every_budget_is_tried_and_the_fastest_kept(fastest):
     candidates = (200, 100, 400)
     budget = TokenBudget(candidates)
-    assert (budget.chosen, budget.limit) == (200, 400)  # the first until all were tried
+    assert (budget.best, budget.limit) == (200, 400)  # the first until all were tried
     seconds = {size: size / (2.0 if size == fastest else 1.0) for size in candidates}
     sizes = work(budget, seconds)
     n_trials = TRIALS * len(candidates)
     assert sorted(sizes[:n_trials]) == sorted(candidates * TRIALS)
-    assert set(sizes[n_trials:]) == {fastest} == {budget.chosen}
+    assert set(sizes[n_trials:]) == {fastest} == {budget.best}
 
 
 def test_the_batch_that_warms_up_does_not_count():
@@ -86,10 +86,10 @@ def test_the_batch_that_warms_up_does_not_count():
     rates = {10: iter([0.1, 4.0, 4.0, 1.0, 2.5]), 20: iter([3.0] * TRIALS)}  # with it it is 2.5
     for _ in range(2 * TRIALS):
         size = budget.next(PLENTY)
-        budget.ran(size, next(rates[size]), 1.0)
-    assert budget.chosen == 10
+        budget.record_time(size, next(rates[size]), 1.0)
+    assert budget.best == 10
     work(budget, {10: 99.0})  # what was found is not tried again
-    assert budget.chosen == 10
+    assert budget.best == 10
 
 
 @pytest.mark.parametrize("fastest", [100, 200, 400])
@@ -99,29 +99,29 @@ def test_texts_that_become_cheaper_flatter_no_budget(fastest):
     for _ in range(3 * TRIALS):
         size = budget.next(PLENTY)
         cost = 1.0 - 1e-4 * (n_done + size / 2) - (0.01 if size == fastest else 0)
-        budget.ran(size, size, size * cost)
+        budget.record_time(size, size, size * cost)
         n_done += size
-    assert budget.chosen == fastest
+    assert budget.best == fastest
 
 
 def test_a_budget_that_did_not_fit_is_never_handed_out_again():
     budget = TokenBudget((200, 100, 400))
     work(budget, {}, 3)
-    budget.ran_out_of_memory(400)
+    budget.record_out_of_memory(400)
     assert budget.limit == 200
     assert set(work(budget, {200: 1.0, 100: 9.0})) == {100, 200}
-    assert budget.chosen == 200
-    budget.ran_out_of_memory(300)  # also once it was settled
-    assert set(work(budget, {}, 5)) == {100} == {budget.chosen}
-    budget.ran_out_of_memory(1000)  # a larger one says nothing new
-    assert (budget.limit, budget.chosen) == (150, 100)
+    assert budget.best == 200
+    budget.record_out_of_memory(300)  # also once it was settled
+    assert set(work(budget, {}, 5)) == {100} == {budget.best}
+    budget.record_out_of_memory(1000)  # a larger one says nothing new
+    assert (budget.limit, budget.best) == (150, 100)
 
 
 def test_memory_for_less_than_every_budget_leaves_what_fits():
     budget = TokenBudget((200, 100))
-    budget.ran_out_of_memory(90)
+    budget.record_out_of_memory(90)
     assert set(work(budget, {})) == {45}
-    budget.ran_out_of_memory(1)
+    budget.record_out_of_memory(1)
     assert budget.next(PLENTY) == budget.limit == 1
 
 
@@ -133,12 +133,12 @@ def test_no_batch_is_larger_than_a_lanes_share_of_what_is_left(settled):
     assert {budget.next(150) for _ in range(99)} == ({150} if settled else {100, 150})
     assert {budget.next(30) for _ in range(9)} == {30}
     assert budget.next(0) == budget.next(24) == 25  # a quarter of the smallest is worth a call
-    assert budget.chosen == 200
+    assert budget.best == 200
 
 
 def test_one_budget_is_settled_at_once():
     budget = TokenBudget((7,))
-    assert budget.chosen == 7
+    assert budget.best == 7
     assert set(work(budget, {7: 1e-12}, 9)) == {7}
 
 
@@ -163,6 +163,6 @@ def test_lanes_that_ask_at_once_still_settle():
     for thread in lanes:
         thread.join(10)
     assert len(sizes) == 400
-    assert budget.chosen == 100
+    assert budget.best == 100
     assert all(sizes.count(size) >= TRIALS for size in (100, 200, 400))
     assert budget.next(PLENTY) == 100

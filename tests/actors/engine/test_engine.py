@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.engine.engine import NOT_FINITE, Engine, Setup, Tokens, Work
+from actors.engine.engine import NOT_FINITE, Engine, Setup, Tokens, Usage
 
 PADDED, LANES = Setup(padded=True), Setup(lanes=4)
 
@@ -142,7 +142,7 @@ def test_micro_batches_are_computed_at_once_on_all_lanes():
     result = Engine(Meeting(setup=LANES), token_budget=4).encode(["abcd"] * 8)
     np.testing.assert_array_equal(result.vectors, expected(["abcd"] * 8))
     assert result.errors == {}
-    assert 0.04 <= result.work.busy_seconds <= time.perf_counter() - started
+    assert 0.04 <= result.usage.busy_seconds <= time.perf_counter() - started
 
 
 def test_callers_at_once_get_their_own_rows():
@@ -155,7 +155,7 @@ def test_callers_at_once_get_their_own_rows():
         for texts, result in zip(windows, callers.map(engine.encode, windows), strict=True):
             np.testing.assert_array_equal(result.vectors[:50], expected(texts[:50]))
             assert sorted(result.errors) == list(range(50, len(texts)))
-            assert result.work.n_computed == sum(map(len, texts[:50]))
+            assert result.usage.n_computed == sum(map(len, texts[:50]))
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -165,7 +165,7 @@ def test_out_of_memory_on_several_lanes_loses_no_row(memory, padded):
     result = Engine(encoder, token_budget=128).encode(TEXTS)
     assert result.errors == {}
     np.testing.assert_array_equal(result.vectors, expected(TEXTS))
-    assert result.work.n_computed == sum(cost for cost in encoder.costs if cost <= memory)
+    assert result.usage.n_computed == sum(cost for cost in encoder.costs if cost <= memory)
 
 
 @pytest.mark.parametrize("setup", [PADDED, LANES], ids=["padded", "lanes"])
@@ -185,16 +185,16 @@ def test_poison_rows_among_lanes_fail_alone():
     good = np.setdiff1d(np.arange(80), [0, 7, 41, 79])
     np.testing.assert_array_equal(result.vectors[good], expected(texts)[good])
     assert not result.vectors[list(result.errors)].any()
-    assert result.work.n_computed == sum(len(texts[row]) for row in good)
+    assert result.usage.n_computed == sum(len(texts[row]) for row in good)
 
 
 @pytest.mark.parametrize(("padded", "n_computed"), [(False, 7), (True, 12)])
-def test_work_counts_tokens_with_padding(padded, n_computed):
+def test_usage_counts_tokens_with_padding(padded, n_computed):
     engine = Engine(FakeEncoder(setup=Setup(padded=padded)), token_budget=48)
-    work = engine.encode(["bb", "aaaa", "c"]).work
-    assert work.n_computed == n_computed
-    assert work.busy_seconds > 0
-    assert engine.encode([]).work == engine.encode(["!"]).work == Work()
+    usage = engine.encode(["bb", "aaaa", "c"]).usage
+    assert usage.n_computed == n_computed
+    assert usage.busy_seconds > 0
+    assert engine.encode([]).usage == engine.encode(["!"]).usage == Usage()
 
 
 def test_a_poison_row_does_not_keep_the_fastest_budget_from_being_found():
@@ -206,7 +206,7 @@ def test_a_poison_row_does_not_keep_the_fastest_budget_from_being_found():
     encoder = Slow(setup=Setup(budgets=(8, 4, 16)))
     engine = Engine(encoder)
     engine.encode([*["abcd"] * 2, "abc!", *["abcd"] * 200])  # the one of 4 tokens fails
-    assert engine.budget.chosen == 16
+    assert engine.budget.best == 16
     assert set(encoder.costs[-5:-1]) == {16}
 
 

@@ -7,7 +7,12 @@ import pytest
 
 from actors.encoders.transformer import TransformerEncoder
 from actors.engine.engine import Setup, Tokens
-from actors.engine.precision import SAMPLE_TEXTS, SAMPLE_TOKENS, load_sound, precisions
+from actors.engine.precision import (
+    SAMPLE_TEXTS,
+    SAMPLE_TOKENS,
+    load_with_precision,
+    precisions_to_try,
+)
 from tests.actors.encoders.test_transformer import save_plain
 
 TEXTS = [chr(97 + row) * (row + 1) for row in range(9)]
@@ -60,17 +65,21 @@ class Model:
 
 
 def test_precisions_are_tried_from_the_fastest_to_fp32():
-    assert precisions("auto", "cuda") == precisions("auto", "cuda:1") == ("fp16", "bf16", "fp32")
-    assert precisions("auto", "cpu") in (("bf16", "fp32"), ("fp32",))
+    assert (
+        precisions_to_try("auto", "cuda")
+        == precisions_to_try("auto", "cuda:1")
+        == ("fp16", "bf16", "fp32")
+    )
+    assert precisions_to_try("auto", "cpu") in (("bf16", "fp32"), ("fp32",))
     for device in ("cpu", "cuda"):
-        assert precisions("fp32", device) == ("fp32",)
-        assert precisions("bf16", device) == ("bf16", "fp32")
-        assert precisions("fp16", device) == ("fp16", "fp32")
+        assert precisions_to_try("fp32", device) == ("fp32",)
+        assert precisions_to_try("bf16", device) == ("bf16", "fp32")
+        assert precisions_to_try("fp16", device) == ("fp16", "fp32")
 
 
 def test_fp32_takes_one_load_and_no_sample():
     model = Model()
-    encoder, remarks = load_sound(model, "cpu", 3, "fp32", TEXTS)
+    encoder, remarks = load_with_precision(model, "cpu", 3, "fp32", TEXTS)
     assert (encoder.setup, remarks) == (Setup("cpu", "fp32", lanes=3), [])
     assert model.loaded == [encoder]
     assert encoder.batches == []
@@ -82,7 +91,7 @@ def test_fp32_takes_one_load_and_no_sample():
 )
 def test_a_precision_that_agrees_is_taken_when_asked_for(slow, remark):
     model = Model(wrong={"bf16": 0.04}, seconds={slow: 0.02})  # a cosine of 0.9992
-    encoder, remarks = load_sound(model, "cpu", 1, "bf16", TEXTS)
+    encoder, remarks = load_with_precision(model, "cpu", 1, "bf16", TEXTS)
     assert encoder.setup.precision == "bf16"
     assert re.fullmatch(remark, "".join(remarks))
     assert sorted(model.precisions) == ["bf16", "fp32"]
@@ -91,7 +100,7 @@ def test_a_precision_that_agrees_is_taken_when_asked_for(slow, remark):
 @pytest.mark.parametrize(("wrong", "cosine"), [(0.75, "0.8000"), (np.nan, "-1.0000")])
 def test_a_precision_that_moves_vectors_is_refused_with_a_remark(wrong, cosine):
     model = Model(wrong={"bf16": wrong})
-    encoder, remarks = load_sound(model, "cpu", 1, "bf16", TEXTS)
+    encoder, remarks = load_with_precision(model, "cpu", 1, "bf16", TEXTS)
     assert encoder.setup.precision == "fp32"
     assert remarks == [
         f"bf16 moves vectors of letters (minimum cosine with fp32 {cosine} of 9 rows, expected"
@@ -102,7 +111,7 @@ def test_a_precision_that_moves_vectors_is_refused_with_a_remark(wrong, cosine):
 
 def test_auto_takes_the_next_precision_where_the_first_moves_vectors():
     model = Model(wrong={"fp16": np.nan}, seconds={"fp32": 0.02})
-    encoder, remarks = load_sound(model, "cuda", 1, "auto", TEXTS)
+    encoder, remarks = load_with_precision(model, "cuda", 1, "auto", TEXTS)
     assert encoder.setup == Setup("cuda", "bf16")
     assert len(remarks) == 1
     assert remarks[0].startswith("fp16 moves vectors of letters")
@@ -111,7 +120,7 @@ def test_auto_takes_the_next_precision_where_the_first_moves_vectors():
 
 def test_auto_stays_with_fp32_where_nothing_is_faster():
     slow = {"fp16": 0.02, "bf16": 0.02}
-    encoder, remarks = load_sound(Model(seconds=slow), "cuda", 1, "auto", TEXTS)
+    encoder, remarks = load_with_precision(Model(seconds=slow), "cuda", 1, "auto", TEXTS)
     assert (encoder.setup.precision, remarks) == ("fp32", [])
 
 
@@ -120,21 +129,21 @@ def test_auto_stays_with_fp32_where_nothing_is_faster():
 )
 def test_a_family_of_one_precision_is_returned_as_it_is(wanted, expected):
     model = Model(only="fp32", wrong={"fp16": 9.0, "bf16": 9.0})
-    encoder, remarks = load_sound(model, "cuda", 1, wanted, TEXTS)
+    encoder, remarks = load_with_precision(model, "cuda", 1, wanted, TEXTS)
     assert (encoder.setup.precision, remarks) == ("fp32", expected)
     assert model.loaded == [encoder]
 
 
 @pytest.mark.parametrize("texts", [[], ["", ""], ["bad"]])
 def test_without_a_text_to_compare_the_precision_is_taken_unchecked(texts):
-    encoder, remarks = load_sound(Model(wrong={"bf16": 9.0}), "cpu", 1, "bf16", texts)
+    encoder, remarks = load_with_precision(Model(wrong={"bf16": 9.0}), "cpu", 1, "bf16", texts)
     assert (encoder.setup.precision, remarks) == ("bf16", [])
     assert encoder.batches == []
 
 
 def sampled(texts):
     """Lengths of the texts that two precisions are compared by."""
-    encoder, _ = load_sound(Model(), "cpu", 1, "bf16", texts)
+    encoder, _ = load_with_precision(Model(), "cpu", 1, "bf16", texts)
     assert all(batch == encoder.batches[0] for batch in encoder.batches)
     return encoder.batches[0]
 
@@ -174,7 +183,7 @@ def test_a_precision_that_cannot_compute_here_is_refused(where):
                 encoder.forward(encoder.tokenize(["a"]).ids)
             return encoder
 
-    encoder, remarks = load_sound(OldDevice(), "cuda", 1, "auto", TEXTS)
+    encoder, remarks = load_with_precision(OldDevice(), "cuda", 1, "auto", TEXTS)
     assert encoder.setup.precision == "fp32"
     assert [remark[:4] for remark in remarks] == ["fp16", "bf16"]
 

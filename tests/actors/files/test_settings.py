@@ -10,7 +10,13 @@ from actors.encoders.transformer import TransformerEncoder
 from actors.engine.engine import Engine
 from actors.files.defaults import BERTS, CLIP_TOWERS
 from actors.files.layout import read_layout
-from actors.files.settings import DENSE_DEFAULTS, SIZES, hosted_settings, module_settings, told_of
+from actors.files.settings import (
+    DENSE_DEFAULTS,
+    SIZES,
+    distinctive_settings,
+    module_settings,
+    transformers_settings,
+)
 from actors.models import ModelError
 from tests.actors.encoders.test_transformer import (
     SHORT,
@@ -92,14 +98,14 @@ def test_same_weights_and_another_setting_are_another_space_and_recipe(
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_default_left_out_or_written_out_is_the_same(tmp_path, kind):
     path = written(tmp_path, config_of(kind))
-    told = hosted_settings(tmp_path)
+    told = transformers_settings(tmp_path)
     whole = json.loads(path.read_text())
     usual = getattr(transformers, f"{kind}Config")().to_dict()
     short = {k: v for k, v in whole.items() if k == "model_type" or v != usual.get(k)}
     short.pop("layer_types", None)  # follows from the number of layers
     assert len(short) < len(whole) - 5
     path.write_text(json.dumps(short))
-    assert hosted_settings(tmp_path) == told
+    assert transformers_settings(tmp_path) == told
     assert told == {
         key: value
         for key, value in (KINDS[kind] | {"model_type": whole["model_type"]}).items()
@@ -109,30 +115,30 @@ def test_a_default_left_out_or_written_out_is_the_same(tmp_path, kind):
 
 def test_old_and_new_names_of_one_setting_are_the_same(tmp_path):
     path = written(tmp_path, config_of("Qwen3", rope_parameters={"rope_theta": 1e6}))
-    told = hosted_settings(tmp_path)
+    told = transformers_settings(tmp_path)
     assert told["rope_parameters"] == {"rope_theta": 1_000_000, "rope_type": "default"}
     old = json.loads(path.read_text())
     del old["rope_parameters"]
     path.write_text(json.dumps(old | {"rope_theta": 1_000_000}))
-    assert hosted_settings(tmp_path) == told
+    assert transformers_settings(tmp_path) == told
 
 
 def test_bookkeeping_is_not_told(tmp_path):
     path = written(tmp_path, config_of("ModernBert"))
-    told = hosted_settings(tmp_path)
+    told = transformers_settings(tmp_path)
     edit_json(path, _name_or_path="elsewhere", transformers_version="4.1", torch_dtype="bfloat16")
     edit_json(path, id2label={"0": "a"}, attention_dropout=0.3, initializer_range=0.5)
     edit_json(path, architectures=["ModernBertForMaskedLM"], use_cache=False)
-    assert hosted_settings(tmp_path) == told
+    assert transformers_settings(tmp_path) == told
 
 
 def test_nested_settings_are_told(tmp_path):
     text = {k: v for k, v in KINDS["Gemma3Text"].items() if not k.endswith("_token_id")}
     config = transformers.Gemma3Config(text_config=text)
-    told = told_of(config)
-    assert told["text_config"] == told_of(config.text_config)
+    told = distinctive_settings(config)
+    assert told["text_config"] == distinctive_settings(config.text_config)
     config.text_config.query_pre_attn_scalar = 24
-    assert told_of(config)["text_config"]["query_pre_attn_scalar"] == 24
+    assert distinctive_settings(config)["text_config"]["query_pre_attn_scalar"] == 24
 
 
 def test_a_newer_transformers_that_knows_more_settings_changes_nothing():
@@ -151,9 +157,11 @@ def test_a_newer_transformers_that_knows_more_settings_changes_nothing():
             super().__post_init__(**kwargs)
 
     older = transformers.Qwen3Config(**KINDS["Qwen3"])
-    assert told_of(Newer(**KINDS["Qwen3"])) == told_of(older)
-    assert told_of(Newer(**KINDS["Qwen3"], scale_of_queries=0.5)) != told_of(older)
-    assert told_of(Newer(**KINDS["Qwen3"], halves=[2])) != told_of(older)
+    assert distinctive_settings(Newer(**KINDS["Qwen3"])) == distinctive_settings(older)
+    assert distinctive_settings(
+        Newer(**KINDS["Qwen3"], scale_of_queries=0.5)
+    ) != distinctive_settings(older)
+    assert distinctive_settings(Newer(**KINDS["Qwen3"], halves=[2])) != distinctive_settings(older)
 
 
 def test_a_config_that_makes_no_sense_is_refused_by_its_file(encoder_folder):

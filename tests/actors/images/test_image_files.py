@@ -3,7 +3,7 @@ import pytest
 from PIL import Image, features
 
 from actors.images import image_files
-from actors.images.image_files import FORMATS, ImageError, eight_bits, read_rgb
+from actors.images.image_files import FORMATS, ImageError, read_rgb, to_eight_bits
 from tests.support.pictures import file_of, noise, tiff, turned
 
 NAN, INF = np.nan, np.inf
@@ -38,7 +38,7 @@ needs_heif = pytest.mark.skipif("HEIF" not in FORMATS, reason="pillow-heif is no
     ],
 )
 def test_eight_bits(values, dtype, expected):
-    grey = eight_bits(np.array([values, values], dtype))
+    grey = to_eight_bits(np.array([values, values], dtype))
     assert grey.dtype == np.uint8
     assert grey.tolist() == [expected, expected]
 
@@ -50,9 +50,9 @@ def test_what_holds_no_number_is_refused():
 
 def test_blocks_are_scaled_alike(monkeypatch):
     values = np.arange(60_000, dtype=np.uint16).reshape(200, 300)
-    whole = eight_bits(values)
+    whole = to_eight_bits(values)
     monkeypatch.setattr(image_files, "BLOCK", 1000)
-    np.testing.assert_array_equal(eight_bits(values), whole)
+    np.testing.assert_array_equal(to_eight_bits(values), whole)
 
 
 UP = np.array([[0, 21845, 43690, 65535]])

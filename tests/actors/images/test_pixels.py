@@ -9,7 +9,13 @@ from PIL import Image, ImageOps, features
 from transformers import ConvNextImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from actors.images.pixels import MAX_PIXELS, ImageError, decode, read_preprocess, resized
+from actors.images.pixels import (
+    MAX_PIXELS,
+    ImageError,
+    decode,
+    read_preprocess,
+    size_after_resizing,
+)
 from actors.models import ModelError
 from tests.support.pictures import BROKEN, CMYK, GOOD, animated, file_of, noise, turned
 
@@ -140,9 +146,9 @@ def test_broken_images_have_a_reason(preprocess, monkeypatch, kind):
 
 
 def test_resized():
-    assert resized((300, 600), (100,)) == (100, 200)
-    assert resized((600, 300), (100,)) == (200, 100)
-    assert resized((5, 7), (9, 8)) == (9, 8)
+    assert size_after_resizing((300, 600), (100,)) == (100, 200)
+    assert size_after_resizing((600, 300), (100,)) == (200, 100)
+    assert size_after_resizing((5, 7), (9, 8)) == (9, 8)
 
 
 @pytest.mark.parametrize("threads", [1, 3])

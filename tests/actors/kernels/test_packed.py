@@ -16,8 +16,8 @@ from actors.encoders.dpr import packed_dpr
 from actors.encoders.transformer import TransformerEncoder
 from actors.files.layout import read_layout
 from actors.files.settings import POOLINGS, is_packable
-from actors.kernels.attention import by_length, groups_of, padded
-from actors.kernels.linear import _onednn, plain
+from actors.kernels.attention import attend_by_length, attend_padded, group_by_length
+from actors.kernels.linear import _onednn_linear, torch_linear
 from tests.actors.encoders.test_transformer import (
     WORDS,
     assert_same,
@@ -220,7 +220,7 @@ def test_both_layouts_of_a_linear_layer_give_the_same(n_rows, dtype, tolerance):
     x, weight, bias = (torch.randn(*n).to(dtype) for n in ((n_rows, 48), (40, 48), (40,)))
     exact = torch.nn.functional.linear(x.double(), weight.double(), bias.double())
     with torch.inference_mode():
-        for make in (plain, _onednn):
+        for make in (torch_linear, _onednn_linear):
             out = make(weight, bias)(x)
             assert (out.dtype, out.shape) == (dtype, (n_rows, 40))
             torch.testing.assert_close(out.double(), exact, atol=tolerance, rtol=tolerance)
@@ -233,10 +233,10 @@ def test_attention_over_padded_texts_equals_attention_by_length(biased, causal):
     qkv, bias = torch.randn(lengths.sum(), 3 * 32), torch.randn(4, 2 * 12 - 1) if biased else None
     held = np.arange(lengths.max()) < lengths[:, None]
     slots = torch.from_numpy(np.flatnonzero(held))
-    groups = list(groups_of(lengths.tolist()))
+    groups = list(group_by_length(lengths.tolist()))
     assert groups[1:3] == [(3, 1, 9), (12, 2, 1)]
-    expected = by_length(4, groups, bias, causal, qkv)
-    got = padded(4, torch.from_numpy(held), slots, bias, causal, qkv)
+    expected = attend_by_length(4, groups, bias, causal, qkv)
+    got = attend_padded(4, torch.from_numpy(held), slots, bias, causal, qkv)
     torch.testing.assert_close(got, expected)
 
 

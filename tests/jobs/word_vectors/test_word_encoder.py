@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from actors.encoders.words import WORD, read_weights
+from actors.encoders.words import WORD, read_word_weights
 from schemas.delta.store import Table
 from schemas.vectors import vectors_of
 from tests.support.tables import jsonl, reasons
@@ -62,7 +62,9 @@ def test_weights_are_counted_and_used(royal, tmp_path, embatch):
     weights = tfidf.fit_transform(texts).toarray()
     names = tfidf.get_feature_names_out().tolist()
     assert (told["documents"], told["words"]) == (4, len(names))
-    assert read_weights(str(file))[0] == pytest.approx(dict(zip(names, tfidf.idf_, strict=True)))
+    assert read_word_weights(str(file))[0] == pytest.approx(
+        dict(zip(names, tfidf.idf_, strict=True))
+    )
     embatch("embed", source, tmp_path / "t", "--model", model)
     again = embatch("embed", source, tmp_path / "t", "--model", model, "--word-weights", file)
     assert (again["replaced"], again["unchanged"]) == (4, 0)
