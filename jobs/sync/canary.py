@@ -1,4 +1,4 @@
-"""Holds what workers embed first against what the table's rows were embedded by."""
+"""The canary of a run: vectors of fixed texts or images show whether the model still computes what it did."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,15 +10,15 @@ from schemas.tables.embeddings import Fingerprint
 
 
 class OtherVectors(SyncError):
-    """The model computes otherwise than it did; the message says how far off, and what to do."""
+    """The model gives other vectors than it gave before; the message says by how much, and what to do."""
 
 
 class CanaryWatch:
-    """The canary of one run.
+    """Compares the canary of each worker with the one that the table keeps.
 
     Args:
         fingerprint: of the run.
-        replaces: all rows are embedded anew, so that what the table holds does not bind.
+        replaces: True if all rows are embedded anew, so that the table's canary does not count.
     """
 
     def __init__(self, fingerprint: Fingerprint, *, replaces: bool) -> None:
@@ -27,13 +27,13 @@ class CanaryWatch:
         self._is_kept = False
 
     def check(self, report: Mapping[str, Any], table: Table, note: Mapping[str, Any]) -> None:
-        """Look at a worker's report before its rows are taken.
+        """Compare the canary of a worker's report before its rows are taken.
 
-        The first canary of a table is written down at once; one that replaces another only when all
-        rows are in (`keep`), so that a run that is killed before leaves the old one to be noticed.
+        The first canary of a table is stored at once. One that replaces another is stored only when all
+        rows are in (`keep`), so that a run that is killed before leaves the old one to compare with.
 
         Raises:
-            OtherVectors: rows of the table, or of another worker, were embedded otherwise.
+            OtherVectors: the table's rows, or another worker's, have vectors of another model.
             Refused: somebody else wrote to the table.
         """
         if report["canary"] is None:
@@ -50,7 +50,7 @@ class CanaryWatch:
             raise OtherVectors(self._message(table, found, distance))
 
     def keep(self, table: Table, note: Mapping[str, Any]) -> None:
-        """Write the canary down, if this run has one that the table lacks."""
+        """Store the canary in the table, if this run has one that the table lacks."""
         if self._known is not None and not self._is_kept:
             table.describe(note, self._known.metadata(self._fingerprint.recipe))
             self._is_kept = True

@@ -1,4 +1,4 @@
-"""Bring a table in line with a source: plan, embed what is due, commit in waves, until both agree.
+"""Bring a table in line with a source: plan, embed the due rows, commit in waves, until both agree.
 
 The first run, the retry after a crash and the nightly refresh all pass through `Sync.run`. When
 somebody else writes to the table in between, the commit is refused and the run plans again.
@@ -26,7 +26,7 @@ class Sync:
     """One run on one table.
 
     Attributes:
-        complaint: why the run counts as failed though it came to its end; empty where it does not.
+        complaint: why the run counts as failed although it came to its end; empty if it does not.
     """
 
     def __init__(
@@ -38,14 +38,14 @@ class Sync:
         wave_seconds: float,
         began: float,
     ) -> None:
-        """Get ready.
+        """Prepare the run.
 
         Args:
-            planner: of the run; knows source, model, table and what was asked for.
+            planner: knows source, model, table and options of the run.
             stop: ends the run between two steps.
-            events: told of each step.
+            events: gets an event of each step.
             wave_seconds: time between two commits.
-            began: when the command did, as `time.monotonic` has it.
+            began: the time of `time.monotonic` at which the command began.
         """
         self.planner, self.table, self.config = planner, planner.table, planner.config
         self.stop, self.events = stop, events
@@ -56,13 +56,13 @@ class Sync:
         self._began = began
 
     def run(self) -> EmbedSummary:
-        """Do the work.
+        """Run the sync from its claim on the table to its last commit.
 
         Raises:
             OtherSpace: the table holds vectors of another model.
-            SyncError, WorkerError: the run cannot go on; what was committed stays.
-            Stopped: SIGINT or SIGTERM came; what was complete, and quick to write, is committed.
-            TableBusy: another run holds the table.
+            SyncError, WorkerError: the run cannot go on; rows that were committed stay.
+            Stopped: SIGINT or SIGTERM came; rows that were complete and quick to write are committed.
+            TableBusy: another run has claimed the table.
         """
         table = self.table.open()
         self._makes_table = table is None
