@@ -283,7 +283,7 @@ def _text(config: EvaluateConfig, result: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     return run_command(EvaluateConfig, "evaluate", __doc__, arguments, run, _text)
 
 

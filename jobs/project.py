@@ -344,7 +344,7 @@ def _text(config: ProjectConfig, summary: ProjectSummary) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     return run_command(ProjectConfig, "project", __doc__, arguments, run, _text)
 
 

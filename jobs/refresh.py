@@ -123,7 +123,7 @@ def _vacuum(corpus: Corpus, options: dict[str, str]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     config = parse(RefreshConfig, "refresh", __doc__, arguments)
 
     with user_errors(hides_noise=not config.verbose) as outcome:

@@ -185,7 +185,7 @@ def _text(config: WordsConfig, summary: WordsSummary) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in QUESTIONS:
         module = importlib.import_module(QUESTIONS[arguments[0]])

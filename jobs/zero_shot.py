@@ -300,7 +300,7 @@ def _text(config: ZeroShotConfig, summary: ZeroShotSummary) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     return run_command(ZeroShotConfig, "zero-shot", __doc__, arguments, run, _text)
 
 
