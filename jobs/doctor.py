@@ -24,7 +24,7 @@ from jobs.refreshing.corpus_file import Corpus, Step, read_corpus
 from jobs.runtime.command import (
     USER_ERRORS,
     Flag,
-    explained,
+    error_message,
     parse,
     storage_options,
     table_uri,
@@ -101,7 +101,7 @@ def _findings(what: str, checks: Checks) -> list[Finding]:
         for state, sentence in checks:
             findings.append(Finding(state, what, sentence))
     except USER_ERRORS as error:
-        findings.append(Finding(WRONG, what, explained(error)))
+        findings.append(Finding(WRONG, what, error_message(error)))
     return findings
 
 

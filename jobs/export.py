@@ -83,7 +83,7 @@ def run(config: ExportConfig) -> ExportSummary:
     """
     table = config.open()
     if config.for_ == "atlas":
-        with _replaced(config.file) as partial:
+        with _replace_when_complete(config.file) as partial:
             pq.write_table(_atlas(table, config), partial, row_group_size=ROW_GROUP_ROWS)
     else:
         _export(table, config)
@@ -106,12 +106,12 @@ def _export(table: Table, config: ExportConfig) -> None:
     schema = schema.with_metadata(
         {**(schema.metadata or {}), **{k: v.encode() for k, v in fingerprint.metadata().items()}}
     )
-    with _replaced(config.file) as partial:
+    with _replace_when_complete(config.file) as partial:
         _write(table, partial, schema, quiet=config.json)
 
 
 @contextlib.contextmanager
-def _replaced(path: str) -> Iterator[str]:
+def _replace_when_complete(path: str) -> Iterator[str]:
     """Yield the path of a temporary file, which replaces the file at `path` when it is complete."""
     partial = f"{path}.partial"
     try:

@@ -25,7 +25,7 @@ from jobs.refreshing.corpus_file import REFRESHES, Corpus, read_corpus
 from jobs.refreshing.history_page import RefreshSummary, write_page
 from jobs.refreshing.steps import Steps
 from jobs.runtime.command import Flag, parse, storage_options, table_uri, user_errors
-from jobs.runtime.ray_cluster import under_submitted_job
+from jobs.runtime.ray_cluster import is_submitted_job
 from jobs.runtime.signals import Stopped, StopSignal
 from schemas.delta import claim
 from schemas.delta.store import Table, now
@@ -64,7 +64,7 @@ def run(config: RefreshConfig) -> RefreshSummary:
         Stopped: SIGINT or SIGTERM came; the steps that were done are recorded.
     """
     corpus = read_corpus(config.corpus)
-    if under_submitted_job() and not os.path.isabs(config.corpus) and "://" not in corpus.tables:
+    if is_submitted_job() and not os.path.isabs(config.corpus) and "://" not in corpus.tables:
         raise UsageError(
             f"{config.corpus} is relative, and a submitted job runs in a temporary copy of its folder, where"
             ' the tables would be lost. Give its absolute path, or a URI as tables = "s3://bucket/tables".'

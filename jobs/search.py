@@ -29,8 +29,8 @@ from actors.checkpoints import Model, resolve
 from actors.engine.engine import Engine, Items
 from actors.models import ModelError
 from jobs.analysis.nearest import nearest
-from jobs.analysis.vectors import in_order, read_vectors
-from jobs.runtime.command import CommandOutcome, TableOptions, explained, parse, user_errors
+from jobs.analysis.vectors import read_vectors, rows_of_ids
+from jobs.runtime.command import CommandOutcome, TableOptions, error_message, parse, user_errors
 from schemas.cells import cast_column
 from schemas.delta.store import StoreError, Table
 from schemas.errors import UsageError
@@ -222,7 +222,7 @@ def _details(table: Table, ids: pa.Array, shown_characters: int | None) -> pa.Ta
         if "label" in rows.column_names:
             label = cast_column(rows["label"], pa.string())
         parts.append(pa.table({"id": rows["id"], "shown": shown, "label": label}))
-    return in_order(pa.concat_tables(parts), ids)
+    return rows_of_ids(pa.concat_tables(parts), ids)
 
 
 def _text(hits: Iterable[Hit]) -> str:
@@ -257,7 +257,7 @@ def answer_each(
         except ModelError as error:
             if given:
                 raise
-            print(f"embatch: {explained(error)}", file=sys.stderr)
+            print(f"embatch: {error_message(error)}", file=sys.stderr)
             outcome.exit_code = 1
 
 

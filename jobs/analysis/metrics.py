@@ -104,8 +104,8 @@ def separation(vectors: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         (Rousseeuw 1987), left out where there is one label or each row has its own.
     """
     numbers = np.unique(labels, return_inverse=True)[1]
-    found = nearest(vectors, min(VOTES, len(vectors) - 1))
-    told = {"knn_accuracy": accuracy_score(numbers, vote(numbers, found.indices))}
+    near = nearest(vectors, min(VOTES, len(vectors) - 1))
+    measures = {"knn_accuracy": accuracy_score(numbers, vote(numbers, near.indices))}
     if 1 < len(np.unique(labels)) < len(labels):
-        told["silhouette"] = silhouette_score(vectors, labels, metric="cosine")
-    return {name: round(float(value), 6) for name, value in told.items()}
+        measures["silhouette"] = silhouette_score(vectors, labels, metric="cosine")
+    return {name: round(float(value), 6) for name, value in measures.items()}

@@ -101,7 +101,7 @@ def nearest(
     """
     left = _Side(base if queries is None else queries, k, known, precision)
     right = left if queries is None else _Side(base, 0, None, precision)
-    return _compared(left, right, progress)[0]
+    return _compare(left, right, progress)[0]
 
 
 def pairs_of_itself(n: int) -> int:
@@ -133,12 +133,12 @@ def nearest_both_ways(
     left, right = (
         _Side(rows, k, least, precision) for rows, least in zip((one, two), known, strict=True)
     )
-    found, found_of_two = _compared(left, right, lambda _: None)
+    found, found_of_two = _compare(left, right, lambda _: None)
     assert found_of_two is not None  # k places were asked for
     return found, found_of_two
 
 
-def _compared(left: "_Side", right: "_Side", progress: Progress) -> tuple[Nearest, Nearest | None]:
+def _compare(left: "_Side", right: "_Side", progress: Progress) -> tuple[Nearest, Nearest | None]:
     """Neighbours of each side among the rows of the other; None for a right side that needs none."""
     same = left is right
     left.error = right.error = _error(left, right)
@@ -153,8 +153,8 @@ def _compared(left: "_Side", right: "_Side", progress: Progress) -> tuple[Neares
         if right.k and not (same and a == b):
             right.take(b, products.T, a.start)
         progress(products.numel())
-    found = left.settled(right)
-    return found, None if same or not right.k else right.settled(left)
+    found = left.exact_neighbours(right)
+    return found, None if same or not right.k else right.exact_neighbours(left)
 
 
 def _blocks(m: int, n: int, *, same: bool) -> Iterator[tuple[slice, slice]]:
@@ -273,7 +273,7 @@ class _Side:
         names = indices.gather(1, best.indices)
         self._indices[rows] = names.masked_fill(best.values == -torch.inf, -1)
 
-    def settled(self, other: "_Side") -> Nearest:
+    def exact_neighbours(self, other: "_Side") -> Nearest:
         """Neighbours of all rows, ranked by inner products that are computed in float64."""
         found = Nearest.none(len(self._values), self.k)
         last = self._values[:, -1]
@@ -287,10 +287,10 @@ class _Side:
             exact = exact.masked_fill(indices < 0, -torch.inf)
             found.merge(rows.numpy(), Nearest(indices.numpy(), exact.numpy()))
         for rows in _chunks(unproven, BLOCK):
-            found.merge(rows.numpy(), self._searched(rows, other))
+            found.merge(rows.numpy(), self._search_in_float64(rows, other))
         return found
 
-    def _searched(self, rows: torch.Tensor, other: "_Side") -> Nearest:
+    def _search_in_float64(self, rows: torch.Tensor, other: "_Side") -> Nearest:
         """Neighbours of some rows, (r,) int64, by products with all rows in float64."""
         values = torch.full((len(rows), self.k), -torch.inf)
         indices = torch.full(values.shape, -1, dtype=torch.int64)

@@ -94,9 +94,9 @@ def nearest_through_ray(
         (done,), _ = ray.wait(list(under_way))
         a, b = under_way.pop(done)
         mine, theirs = ray.get(done)
-        found.merge(rows[a], _moved(mine, tiles[b].start))
+        found.merge(rows[a], _shift(mine, tiles[b].start))
         if theirs is not None:
-            found.merge(tiles[b], _moved(theirs, rows[a].start))
+            found.merge(tiles[b], _shift(theirs, rows[a].start))
         progress((rows[a].stop - rows[a].start) * (tiles[b].stop - tiles[b].start))
 
     for a, b in _pairs(len(rows), len(tiles), own=own):
@@ -124,6 +124,6 @@ def _pairs(n_rows: int, n_tiles: int, *, own: bool) -> Iterator[tuple[int, int]]
         yield from itertools.product(range(n_rows), range(n_tiles))
 
 
-def _moved(found: Nearest, start: int) -> Nearest:
+def _shift(found: Nearest, start: int) -> Nearest:
     """Neighbours with indices into the whole table, for a tile that begins at row `start`."""
     return Nearest(np.where(found.indices < 0, -1, found.indices + start), found.similarities)

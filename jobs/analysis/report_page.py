@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix
 from jobs.analysis.metrics import separation
 from jobs.analysis.plots import thumbnail
 from jobs.analysis.projections import fit_axes, points_on_axes
-from jobs.analysis.vectors import Vectors, in_order, labels_of, read_vectors
+from jobs.analysis.vectors import Vectors, labels_of, read_vectors, rows_of_ids
 from schemas.delta.derived import note_of
 from schemas.delta.formats import in_todays
 from schemas.delta.store import StoreError, Table
@@ -38,12 +38,12 @@ def points(plan: Table | None, rows: Vectors) -> tuple[dict[str, Any], str]:
             points = points_on_axes(fit_axes(rows.vectors, 2), rows.vectors)
         how = "on two principal components"
     else:
-        held = in_todays(plan.read(), kind_of(plan.schema))
-        at = pc.index_in(rows.ids, value_set=held["id"].combine_chunks())
-        mapped = points_of(held)
+        map_rows = in_todays(plan.read(), kind_of(plan.schema))
+        at = pc.index_in(rows.ids, value_set=map_rows["id"].combine_chunks())
+        mapped = points_of(map_rows)
         points = np.full((len(rows.ids), mapped.shape[1]), np.nan, np.float32)
-        there = at.is_valid().to_numpy(zero_copy_only=False)
-        points[there] = mapped[at.drop_null().to_numpy()]
+        known = at.is_valid().to_numpy(zero_copy_only=False)
+        points[known] = mapped[at.drop_null().to_numpy()]
         how = f"mapped by {note_of(plan)['method']}"
     return _axes(points), how
 
@@ -58,7 +58,7 @@ def details(table: Table, ids: pa.Array, label_column: str, folder: str) -> dict
     """Columns about each row: its id, the beginning of its text, its label, the thumbnail of its image."""
     coded = labels_of(table, label_column, ids).dictionary_encode()
     wanted = [column for column in ("text", "image") if column in table.schema.names]
-    rows = in_order(table.read(["id", *wanted]), ids)
+    rows = rows_of_ids(table.read(["id", *wanted]), ids)
     texts: list[Any] = [None] * len(ids)
     if "text" in wanted:
         texts = pc.utf8_slice_codeunits(rows["text"], 0, SHOWN_CHARACTERS).to_pylist()
@@ -68,19 +68,19 @@ def details(table: Table, ids: pa.Array, label_column: str, folder: str) -> dict
         codes = pc.fill_null(coded.indices, -1).to_numpy()
     details = {"id": ids.to_pylist(), "text": texts, "labels": labels, "label": codes.tolist()}
     if "image" in wanted and len(ids) <= MOST_THUMBNAILS:
-        details["image"] = [_thumbnail(one, folder) for one in rows["image"].to_pylist()]
+        details["image"] = [_thumbnail(image, folder) for image in rows["image"].to_pylist()]
     return details
 
 
 def _thumbnail(image: Mapping[str, Any], folder: str) -> str | None:
     """Thumbnail of an image from the table's bytes, else from its file if that lies inside the folder."""
-    held: bytes | None = image["bytes"]
-    if held is None and folder and image["path"]:
+    data: bytes | None = image["bytes"]
+    if data is None and folder and image["path"]:
         root = Path(folder).resolve()
         file = Path(root, image["path"]).resolve()
         if file.is_relative_to(root) and file.is_file():
-            held = file.read_bytes()
-    return thumbnail(held) if held else None
+            data = file.read_bytes()
+    return thumbnail(data) if data else None
 
 
 def crosses(plan: Table) -> dict[str, Any]:
@@ -129,13 +129,13 @@ def before(
     points[shared] = points_on_axes(fit_axes(theirs, 2), theirs)
     labels = np.array(labels_of(table, label_column, rows.ids).to_pylist(), object)[shared]
     known = np.array([label is not None for label in labels], bool)
-    told = []
+    separations = []
     if known.sum() > 1:
-        told = [
+        separations = [
             (fingerprint.model, separation(theirs[known], labels[known].astype(str))),
             ("now", separation(rows.vectors[shared][known], labels[known].astype(str))),
         ]
-    return {"model": fingerprint.model, "separation": told, **_axes(points)}
+    return {"model": fingerprint.model, "separation": separations, **_axes(points)}
 
 
 def confusion(table: Table | None) -> dict[str, Any] | None:
@@ -171,7 +171,7 @@ def lengths(table: Table) -> dict[str, Any] | None:
 def failures(table: Table) -> list[tuple[str, int]]:
     """Reasons of failures with the number of rows that failed for each, the most frequent first."""
     reasons = pc.value_counts(FailureLog(table.uri, table.options).rows["reason"]).to_pylist()
-    return sorted(((one["values"], one["counts"]) for one in reasons), key=lambda one: -one[1])
+    return sorted(((row["values"], row["counts"]) for row in reasons), key=lambda row: -row[1])
 
 
 def provenance(
@@ -179,7 +179,7 @@ def provenance(
 ) -> list[tuple[str, Any]]:
     """Facts about the table, and settings of the tables that were made of it, as pairs of title and text."""
     files = table.files()
-    told: list[tuple[str, Any]] = [
+    facts: list[tuple[str, Any]] = [
         ("Table", table.uri),
         ("Version", table.version),
         ("Model", fingerprint.model),
@@ -188,16 +188,16 @@ def provenance(
         *[("Source", source) for source in [_source(table)] if source],
         ("Size", f"{sum(file.size_bytes for file in files) / 1e6:,.1f} MB in {len(files)} files"),
     ]
-    for one in made:
-        note = note_of(one)
+    for derived in made:
+        note = note_of(derived)
         figures = [
             f"{name.replace('_', ' ')} {note[name]}"
             for name in ("method", "k", "recall", "trustworthiness", "kept_neighbours")
             if name in note
         ]
         about = ", ".join([note.get("time", "")[:19].replace("T", " "), *figures])
-        told.append((f"{note.get('command', 'table').capitalize()}: {one.uri}", about))
-    return told
+        facts.append((f"{note.get('command', 'table').capitalize()}: {derived.uri}", about))
+    return facts
 
 
 def _source(table: Table) -> str | None:

@@ -89,8 +89,8 @@ def read_vectors(table: Table, dim: int, *, by: str = "id") -> Vectors:
     return Vectors(ids.take(order), vectors)
 
 
-def in_order(rows: pa.Table, ids: pa.Array) -> pa.Table:
-    """Put rows into the order of ids; an id without a row gets a row of nulls."""
+def rows_of_ids(rows: pa.Table, ids: pa.Array) -> pa.Table:
+    """Rows in the order of ids; an id without a row gets a row of nulls."""
     return rows.take(pc.index_in(ids, value_set=rows["id"].combine_chunks()))
 
 
@@ -113,8 +113,8 @@ def labels_of(table: Table, asked: str, ids: pa.Array) -> pa.Array:
                 f"{table.uri} has no column {name!r}. It has: {', '.join(table.schema.names)}."
             )
         return pa.nulls(len(ids), pa.string())
-    held = in_order(table.read(list(dict.fromkeys(["id", name]))), ids)[name].combine_chunks()
-    return labels_as_text(held, name, table.uri)
+    rows = rows_of_ids(table.read(list(dict.fromkeys(["id", name]))), ids)
+    return labels_as_text(rows[name].combine_chunks(), name, table.uri)
 
 
 def changes(table: Table, version: int, dim: int) -> tuple[pa.Array, pa.Array] | None:

@@ -12,7 +12,7 @@ from typing import Any
 from jobs import embed
 from jobs.refreshing.corpus_file import Step
 from jobs.refreshing.drift import centroid_shift, neighbours_changed, same_rows
-from jobs.runtime.command import USER_ERRORS, explained, table_uri
+from jobs.runtime.command import USER_ERRORS, error_message, table_uri
 from jobs.runtime.signals import Stopped, StopSignal
 from jobs.sync.errors import OtherSpace
 from jobs.sync.model_switch import clear
@@ -76,7 +76,7 @@ class Steps:
                 sys.stderr.write(f"{step}\n")
                 result = self._embed(step) if step.command == "embed" else self._follow(step)
         except USER_ERRORS as error:
-            result = {"state": "failed", "message": explained(error)}
+            result = {"state": "failed", "message": error_message(error)}
         except Stopped as stopped:
             result = {"state": "stopped", "message": f"{stopped}."}
             raise
@@ -100,7 +100,7 @@ class Steps:
         except OtherSpace as other:
             self._add(step, {"state": "due", "message": f"{other} Here: all rows anew."})
         except USER_ERRORS as error:
-            self._add(step, {"state": "failed", "message": explained(error)})
+            self._add(step, {"state": "failed", "message": error_message(error)})
         else:
             assert isinstance(summary, DryRunSummary)  # it was asked for
             changed = summary.replaced + summary.updated

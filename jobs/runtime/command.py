@@ -13,8 +13,8 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from jobs.runtime.native_stderr import native_noise_in_a_file
-from jobs.runtime.ray_cluster import under_submitted_job
+from jobs.runtime.native_stderr import hide_native_noise
+from jobs.runtime.ray_cluster import is_submitted_job
 from schemas.delta.places import reason
 from schemas.delta.store import StoreError, Table
 from schemas.errors import UsageError, UserError, without_secrets
@@ -95,7 +95,7 @@ def _refuse_stray_pairs(words: Sequence[str]) -> None:
 USER_ERRORS = (UserError, OSError)  # an OSError comes from the machine, a store or the network
 
 
-def explained(error: Exception) -> str:
+def error_message(error: Exception) -> str:
     """Message of an error for the user: errors of stores in plain words, secrets cut out."""
     return without_secrets(reason(error) if isinstance(error, OSError) else str(error))
 
@@ -108,11 +108,11 @@ def user_errors(*, hides_noise: bool = False) -> Iterator[CommandOutcome]:
         hides_noise: hide from the terminal what C++ code writes to stderr.
     """
     outcome = CommandOutcome()
-    with native_noise_in_a_file() if hides_noise else contextlib.nullcontext():
+    with hide_native_noise() if hides_noise else contextlib.nullcontext():
         try:
             yield outcome
         except USER_ERRORS as error:
-            print(f"embatch: {explained(error)}", file=sys.stderr)
+            print(f"embatch: {error_message(error)}", file=sys.stderr)
             outcome.exit_code = 2 if isinstance(error, UsageError) else 1
         except KeyboardInterrupt:
             print("embatch: interrupted.", file=sys.stderr)
@@ -165,7 +165,7 @@ def table_uri(table: str) -> str:
     """
     if "://" in table:
         return table.rstrip("/")
-    if under_submitted_job() and not os.path.isabs(table):
+    if is_submitted_job() and not os.path.isabs(table):
         raise UsageError(
             f"TABLE {table} is relative, and a submitted job runs in a temporary copy of its folder, "
             "where the table would be lost. Give an absolute path or a URI such as s3://bucket/table."

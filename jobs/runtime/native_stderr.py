@@ -17,7 +17,7 @@ SHOWN_BYTES = 4000
 
 
 @contextlib.contextmanager
-def native_noise_in_a_file() -> Iterator[None]:
+def hide_native_noise() -> Iterator[None]:
     """Send what C++ code writes to stderr to a file; Python's own stderr still goes to the terminal.
 
     At SIGSEGV, SIGABRT and the like the Python stack is written to the file too.
@@ -25,7 +25,7 @@ def native_noise_in_a_file() -> Iterator[None]:
     with (
         tempfile.NamedTemporaryFile(prefix="embatch-", suffix=".stderr") as file,
         open(os.dup(2), "w", buffering=1) as terminal,
-        _watched(file.name),
+        _start_watcher(file.name),
     ):
         before, traces_elsewhere = sys.stderr, faulthandler.is_enabled()
         sys.stderr = terminal
@@ -42,7 +42,7 @@ def native_noise_in_a_file() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _watched(path: str) -> Iterator[None]:
+def _start_watcher(path: str) -> Iterator[None]:
     """Start a watcher that shows the file if this process dies; the watcher ends when its stdin is closed."""
     command = [sys.executable, "-I", "-S", __file__, str(os.getpid()), path]
     with subprocess.Popen(

@@ -165,7 +165,7 @@ class Cluster:
         from actors.engine.hardware import cores
 
         if self.address is not None:
-            _knock(self.address)
+            _check_answers(self.address)
         if ray.is_initialized():  # a test's or a notebook's
             return
         settings: dict[str, Any] = {"log_to_driver": self.verbose}
@@ -215,7 +215,7 @@ def session_folder() -> str | None:
     return f"{SHORT_TEMP}/ray"
 
 
-def _knock(address: str) -> None:
+def _check_answers(address: str) -> None:
     """Raise NoRay if no process listens at the address; Ray itself would try for minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not (host and port.isdigit()):
@@ -250,6 +250,6 @@ def this_machine() -> dict[str, float]:
     return {"CPU": cores(), "GPU": torch.cuda.device_count()}
 
 
-def under_submitted_job() -> bool:
+def is_submitted_job() -> bool:
     """True if this process is the entry point of a job that was submitted to a Ray cluster."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ

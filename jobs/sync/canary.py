@@ -38,16 +38,16 @@ class CanaryWatch:
         """
         if report["canary"] is None:
             return
-        found = Canary.of_text(report["canary"])
+        reported = Canary.of_text(report["canary"])
         if self._known is None and not self._replaces:
             self._known = Canary.of_table(table.schema, self._fingerprint.recipe)
-            self._is_kept = self._known is not None and self._known.items == found.items
-        if self._known is None or self._known.items != found.items:
-            self._known = found
+            self._is_kept = self._known is not None and self._known.items == reported.items
+        if self._known is None or self._known.items != reported.items:
+            self._known = reported
             if not self._replaces:
                 self.keep(table, note)
-        elif (distance := self._known.distance(found)) > MOST_DISTANCE:
-            raise OtherVectors(self._message(table, found, distance))
+        elif (distance := self._known.distance(reported)) > MOST_DISTANCE:
+            raise OtherVectors(self._message(table, reported, distance))
 
     def keep(self, table: Table, note: Mapping[str, Any]) -> None:
         """Store the canary in the table, if this run has one that the table lacks."""
@@ -55,9 +55,9 @@ class CanaryWatch:
             table.describe(note, self._known.metadata(self._fingerprint.recipe))
             self._is_kept = True
 
-    def _message(self, table: Table, found: Canary, distance: float) -> str:
+    def _message(self, table: Table, reported: Canary, distance: float) -> str:
         assert self._known is not None  # the caller compared with it
-        then, now = self._known.made_with, found.made_with
+        then, now = self._known.made_with, reported.made_with
         versions = f"With {then} then as now." if then == now else f"Then: {then}; now: {now}."
         return (
             f"{self._fingerprint.model} gives other vectors than it gave for the rows of {table.uri},"

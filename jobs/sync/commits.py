@@ -110,31 +110,31 @@ class Waves:
 
     def _commit(self, groups: list[int]) -> None:
         """Commit groups whose due rows are all in; group 0 has the rows that replace no row of the table."""
-        failed = [failure for group in groups for failure in self._failed[group]]
-        old = self._old_rows(groups, failed)
+        failures = [failure for group in groups for failure in self._failed[group]]
+        replaced = self._replaced_rows(groups, failures)
         started = time.monotonic()
-        self.ledger.fail(failed)
-        added, spare, n_added = list[Fragment](), list[Fragment](), 0
+        self.ledger.fail(failures)
+        added, obsolete, n_added = list[Fragment](), list[Fragment](), 0
         for group in groups:
-            mine = (index for index in old if self.plan.group_of_file[index] == group)
-            gone = {self.files[index]: old[index] for index in mine}
-            made = self._fragments[group]
-            merged = [] if self.apart else made
-            written, joined = rewrite(self.table, self.note["run"], gone, merged)
-            added += written if merged else [*made, *written]
-            spare += joined
-            n_added += sum(fragment.n_rows for fragment in made)
-        if added or old:
-            remove = [self.files[index] for index in old]
+            indices = (index for index in replaced if self.plan.group_of_file[index] == group)
+            to_rewrite = {self.files[index]: replaced[index] for index in indices}
+            new = self._fragments[group]
+            to_merge = [] if self.apart else new
+            written, merged = rewrite(self.table, self.note["run"], to_rewrite, to_merge)
+            added += written if to_merge else [*new, *written]
+            obsolete += merged
+            n_added += sum(fragment.n_rows for fragment in new)
+        if added or replaced:
+            remove = [self.files[index] for index in replaced]
             version = self.table.version
             try:
                 self.table.commit(self._wave_note(n_added), add=added, remove=remove)
             finally:
-                if self.table.version > version:  # whatever comes now, it is in the table
+                if self.table.version > version:  # the rows are in the table, whatever was raised
                     self._close(groups)
             self._last_commit = time.monotonic()
             self.tally.n_waves += 1
-            discard(self.table, spare)
+            discard(self.table, obsolete)
             self.events.wave(time.monotonic() - started, n_added, self.table.version)
         self._close(groups)
 
@@ -148,12 +148,14 @@ class Waves:
         note = {**self.note, "state": "wave", "n_added": n_added}
         return note | {"precision": self.tally.precision}
 
-    def _old_rows(self, groups: list[int], failed: list[dict[str, Any]]) -> dict[int, np.ndarray]:
+    def _replaced_rows(
+        self, groups: list[int], failures: list[dict[str, Any]]
+    ) -> dict[int, np.ndarray]:
         """Positions, (r,) each, of the table's rows that some groups replace, by the index of their file."""
-        stay = [failure["planned_id"] for failure in failed if failure["stage"] == CHANGED]
+        kept_ids = [row["planned_id"] for row in failures if row["stage"] == CHANGED]
         drops = self.plan.drops
         drops = drops[np.isin(self.plan.group_of_file[drops["where"]], groups)]
-        drops = drops[~np.isin(drops["id"][:, 0], np.array(stay, np.uint64))]
+        drops = drops[~np.isin(drops["id"][:, 0], np.array(kept_ids, np.uint64))]
         return {
             int(index): drops["position"][drops["where"] == index]
             for index in np.unique(drops["where"])

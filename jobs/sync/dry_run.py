@@ -82,6 +82,6 @@ def sample_due(
             if preprocess is None:
                 sample += [text for text in rows["text"].to_pylist() if text]
                 continue
-            pixels = [held for held in rows[PIXELS].to_pylist() if held is not None]
-            sample += [np.frombuffer(p, np.uint8).reshape(preprocess.shape) for p in pixels]
+            images_bytes = [data for data in rows[PIXELS].to_pylist() if data is not None]
+            sample += [np.frombuffer(d, np.uint8).reshape(preprocess.shape) for d in images_bytes]
     return sample

@@ -65,7 +65,7 @@ def read_due(
         row comes exactly once. A row that is gone, has changed, or is an image that cannot be decoded
         comes with the reason.
     """
-    n_found = np.zeros(len(due), bool)
+    is_found = np.zeros(len(due), bool)
     items = ITEM_FIELDS["text" if images is None else "image"]
     fields = [*DUE_FIELDS, *items, *columns.values()]
     why_lost = CHANGED_REASON
@@ -80,7 +80,7 @@ def read_due(
         inside = inside[wanted_at[at[inside]] == found_at[inside]]
         if not len(inside):
             continue
-        n_found[at[inside]] = True
+        is_found[at[inside]] = True
         step = len(inside)
         if images is not None:
             step = max(1, PIXEL_BYTES // math.prod(images.preprocess.shape))
@@ -106,7 +106,7 @@ def read_due(
             ours = {n: pc.if_else(pa.array(changed), None, rows[n]) for n in ("id", "content_hash")}
             known |= others | ours
             yield _due_table(mine, files, piece, fields, known, reasons, stages)
-    lost = due[~n_found]
+    lost = due[~is_found]
     if len(lost):
         reasons, stages = np.full(len(lost), why_lost), np.full(len(lost), CHANGED)
         yield _due_table(lost, files, piece, fields, {}, reasons, stages)
@@ -134,10 +134,10 @@ def _images(
     ends = np.arange(len(pixels) + 1, dtype=np.int64) * math.prod(images.preprocess.shape)
     is_there = pa.array(decoded).buffers()[1]  # the bits of booleans are a validity bitmap
     buffers = [is_there, pa.py_buffer(ends), pa.py_buffer(pixels)]
-    held = pa.Array.from_buffers(pa.large_binary(), len(pixels), buffers)
-    kept = data.cast(pa.binary()) if images.keep else pa.nulls(len(data), pa.binary())
-    image = pa.StructArray.from_arrays([kept, paths], fields=list(IMAGE_TYPE))
-    return {"image": image, PIXELS: held}, reasons
+    pixels_column = pa.Array.from_buffers(pa.large_binary(), len(pixels), buffers)
+    file_bytes = data.cast(pa.binary()) if images.keep else pa.nulls(len(data), pa.binary())
+    image = pa.StructArray.from_arrays([file_bytes, paths], fields=list(IMAGE_TYPE))
+    return {"image": image, PIXELS: pixels_column}, reasons
 
 
 def _due_table(

@@ -11,7 +11,7 @@ from jobs.sync.commits import Waves
 from jobs.sync.config import EmbedConfig
 from jobs.sync.errors import SyncError
 from jobs.sync.summary import too_many_failures
-from jobs.sync.workers import Work, reports, reports_here
+from jobs.sync.workers import Work, local_reports, reports
 from schemas.delta.store import Refused, StoreError
 
 FEW_ROWS = 512  # so many are embedded in this process, if no Ray is up
@@ -76,7 +76,7 @@ class EmbedStage:
             grows=self.cluster.grows,
         )
         tally.n_actors = use.n_actors
-        make = reports_here if here else reports
+        make = local_reports if here else reports
         with (
             Progress("embed", len(work.due), "rows", quiet=config.quiet) as progress,
             contextlib.closing(make(work, use)) as arriving,
@@ -91,7 +91,7 @@ class EmbedStage:
                     progress.add(report["n_due"])
                     waves.events.report(report, progress.total - progress.done)
                     elapsed = time.monotonic() - started - tally.start_seconds
-                    waves.events.starved(tally.starved_share(elapsed))
+                    waves.events.starved_share(tally.starved_share(elapsed))
                 progress.add()
                 if waves.seconds_since_wave() > self.wave_seconds:
                     waves.commit(self.stop)

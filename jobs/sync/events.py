@@ -56,7 +56,7 @@ class Events:
             self._add("failures", 1, stage=failure["stage"], reason=reason)
         self._set("queue", n_left)
 
-    def starved(self, share: float) -> None:
+    def starved_share(self, share: float) -> None:
         """Write the share of the time, in [0, 1], in which models waited for rows."""
         self._set("starved_share", share)
 

@@ -153,9 +153,9 @@ class Ledger:
 
     def record(self, plan: Plan) -> None:
         """Record in the failures table unreadable rows, and the new addresses of rows that failed before."""
-        held = self.log.rows.take(plan.known[:, 1]).to_pylist() if len(plan.known) else []
+        known = self.log.rows.take(plan.known[:, 1]).to_pylist() if len(plan.known) else []
         moved = []
-        for at, failure in zip(plan.known[:, 0].tolist(), held, strict=True):
+        for at, failure in zip(plan.known[:, 0].tolist(), known, strict=True):
             key = self.scan.keys[at]
             name = without_secrets(file_name(self.pieces, int(key["where"])))
             place = {"source": self.source, "source_file": name, "position": int(key["position"])}

@@ -70,14 +70,14 @@ class Sync:
         if self.planner.is_large or (anew and not self.planner.is_small):
             self.planner.cluster.start()  # it will be needed: let it start while the source is read
         try:
-            return self._until_undisturbed(self.table.claim(table))
+            return self._run_until_undisturbed(self.table.claim(table))
         except BaseException as error:
             state = "stopped" if isinstance(error, Stopped) else "failed"
             self.events.tell("end", state=state, reason=without_secrets(str(error)))
             self.table.release(state)
             raise
 
-    def _until_undisturbed(self, table: Table | None) -> EmbedSummary:
+    def _run_until_undisturbed(self, table: Table | None) -> EmbedSummary:
         try:
             with self.table.kept(table):
                 ledger = self.planner.scan_source()
@@ -85,7 +85,7 @@ class Sync:
             table = self.table.claim(self.table.open())
         while True:
             try:
-                return self._until_agreed(table, ledger)
+                return self._run_until_agreed(table, ledger)
             except Refused as refusal:
                 self.tally.n_replans += 1
                 self.events.tell("replan", reason=str(refusal))
@@ -97,11 +97,11 @@ class Sync:
                     ) from refusal
                 table = self.table.claim(self.table.open())
 
-    def _until_agreed(self, table: Table | None, ledger: Ledger) -> EmbedSummary:
+    def _run_until_agreed(self, table: Table | None, ledger: Ledger) -> EmbedSummary:
         ledger.open(self.config.uri, self.config.store)
         is_first = not ledger.is_planned
         with self.table.kept(table):
-            held, plan = self.planner.compare(table, ledger, defer=True)
+            table_scan, plan = self.planner.compare(table, ledger, defer=True)
         if is_first and table is not None:
             self.planner.guard(plan, ledger)
         self.events.plan(len(plan.due) + plan.deferred)
@@ -112,7 +112,7 @@ class Sync:
             ledger.record(plan)
             waves = Waves(
                 table,
-                held.files,
+                table_scan.files,
                 plan,
                 ledger,
                 self.planner.note,
@@ -120,12 +120,12 @@ class Sync:
                 self.events,
                 apart=self.config.replace,
             )
-            self.stage.run(self.planner.work(plan, held, columns, schema), waves)
+            self.stage.run(self.planner.work(plan, table_scan, columns, schema), waves)
             if not plan.deferred:
                 self.canary.keep(table, self.table.claimed_note)
                 return self._finish(table, ledger)
             with self.table.kept(table):
-                held, plan = self.planner.compare(table, ledger, defer=False)
+                table_scan, plan = self.planner.compare(table, ledger, defer=False)
 
     def _finish(self, table: Table, ledger: Ledger) -> EmbedSummary:
         ledger.close()

@@ -56,13 +56,13 @@ def replace_all(config: EmbedConfig, sync: Callable[[EmbedConfig], Summary]) -> 
         config.uri, config.store, force=config.force_prune, wait=config.wait
     )
     clear(config.uri, config.store)
-    n_held = summary.unchanged + summary.embedded + summary.replaced + summary.updated
+    n_rows = summary.unchanged + summary.embedded + summary.replaced + summary.updated
     return dataclasses.replace(
         summary,
         table=config.table,
         table_version=version,
         embedded=n_new,
-        replaced=n_held - n_new,
+        replaced=n_rows - n_new,
         unchanged=0,
         updated=0,
         deleted=n_gone,
@@ -91,25 +91,26 @@ def _switch(
     table = Table.open(uri, options)
     assert table is not None  # the caller read it
     assert following is not None  # the caller made it
-    theirs = FailureLog(following.uri, options).rows
-    held, coming = pc.unique(_ids(table)), pc.unique(_ids(following))
-    n_held, n_new = len(held), _n_lacking(coming, held)
-    n_gone = _n_lacking(held, pa.concat_arrays([coming, *theirs["id"].chunks]))
-    if n_gone > PRUNE_SHARE * n_held and not force:
+    failed = FailureLog(following.uri, options).rows
+    old_ids, new_ids = pc.unique(_ids(table)), pc.unique(_ids(following))
+    n_old, n_new = len(old_ids), _n_lacking(new_ids, old_ids)
+    n_gone = _n_lacking(old_ids, pa.concat_arrays([new_ids, *failed["id"].chunks]))
+    if n_gone > PRUNE_SHARE * n_old and not force:
         raise SyncError(
-            f"{following.uri} lacks {n_gone:,} of the {n_held:,} ids of {uri}, more than"
+            f"{following.uri} lacks {n_gone:,} of the {n_old:,} ids of {uri}, more than"
             f" {PRUNE_SHARE:.0%}, and does not take its place. If that is meant, add --prune"
             " --force-prune (prune and force_prune in a corpus.toml); else look at the source."
         )
-    made = next(c["note"] for c in following.history() if c.get("note", {}).get("state") == "done")
+    notes = (commit.get("note", {}) for commit in following.history())
+    done = next(note for note in notes if note.get("state") == "done")
     identity = claim.identity(f"switch-{uuid.uuid4().hex[:6]}")
-    with claim.held(table, {**made, **identity}, wait=wait) as table:
-        note = {**made, **identity, "state": "switched"}
+    with claim.held(table, {**done, **identity}, wait=wait) as table:
+        note = {**done, **identity, "state": "switched"}
         log = FailureLog(uri, options)
-        failures = theirs.drop_columns(["failed_at"]).to_pylist()
+        failures = failed.drop_columns(["failed_at"]).to_pylist()
         log.add(failures, note)  # first, so that a row is always in one of the two tables
         with claim.kept(table, note):
-            copied = _copied(following, table, note["run"])
+            copied = _copy_files(following, table, note["run"])
         table.overwrite(note, following.schema, copied)
         log.keep(log.seen, note)
         return n_new, n_gone, table.version
@@ -125,7 +126,8 @@ def _n_lacking(ids: pa.Array, known: pa.Array) -> int:
     return len(ids) - int(pc.sum(pc.is_in(ids, value_set=known)).as_py() or 0)
 
 
-def _copied(source: Table, target: Table, run: str) -> list[Fragment]:
+def _copy_files(source: Table, target: Table, run: str) -> list[Fragment]:
+    """Copy the files of a table into the folder of another one, under new names."""
     copied = []
     for file in source.files():
         name = new_name(run, "switch")

@@ -123,29 +123,30 @@ class Planner:
         """
         config, scan, passages = self.config, ledger.scan, bool(self.fingerprint.chunking)
         only_run = self.note["run"] if config.replace else None
-        held = scan_table(table, self.fingerprint.recipe, passages=passages, only_run=only_run)
+        recipe = self.fingerprint.recipe
+        table_scan = scan_table(table, recipe, passages=passages, only_run=only_run)
         only_seen = config.retry_failed or config.replace
         plan = make_plan(
             scan.keys,
-            held.keys,
-            ledger.log.keys(self.fingerprint.recipe, only_seen=only_seen),
-            current_file=held.current_file,
+            table_scan.keys,
+            ledger.log.keys(recipe, only_seen=only_seen),
+            current_file=table_scan.current_file,
             unreadable=NO_IDS if config.limit else scan.unreadable_ids,
             passages=passages,
             prune=config.prune and scan.complete,
             defer=defer,
         )
         ledger.plan(plan)
-        return held, plan
+        return table_scan, plan
 
     def work(
-        self, plan: Plan, held: TableScan, columns: Mapping[str, pa.Field], schema: pa.Schema
+        self, plan: Plan, table_scan: TableScan, columns: Mapping[str, pa.Field], schema: pa.Schema
     ) -> Work:
         """Work for the workers.
 
         Args:
             plan: the due rows.
-            held: scan of the table that the plan was made for.
+            table_scan: scan of the table that the plan was made for.
             columns: the source's columns with the table's fields for them.
             schema: of the files to write.
         """
@@ -156,7 +157,7 @@ class Planner:
             run=self.note["run"],
             pieces=self.pieces,
             due=plan.due,
-            files=[file.name for file in held.files],
+            files=[file.name for file in table_scan.files],
             columns=columns,
             schema=schema,
         )

@@ -196,14 +196,14 @@ def scan_table(
 
 def _scan_file(table: Table, name: str, recipe: str, passages: bool) -> tuple[np.ndarray, bool]:
     id_column = "parent_id" if passages else "id"
-    held = table.read_file(name, [id_column, "content_hash", "row_hash"])
-    keys = np.zeros(len(held), KEYS)
-    keys["id"] = id_hashes(held[id_column])
-    keys["position"] = np.arange(len(held))
-    if "content_hash" not in held.column_names or "row_hash" not in held.column_names:
+    rows = table.read_file(name, [id_column, "content_hash", "row_hash"])
+    keys = np.zeros(len(rows), KEYS)
+    keys["id"] = id_hashes(rows[id_column])
+    keys["position"] = np.arange(len(rows))
+    if "content_hash" not in rows.column_names or "row_hash" not in rows.column_names:
         return keys, False  # a foreign tool wrote it
-    keys["content"] = from_hex(held["content_hash"], 2)
-    keys["row"] = from_hex(held["row_hash"], 1)[:, 0]
+    keys["content"] = from_hex(rows["content_hash"], 2)
+    keys["row"] = from_hex(rows["row_hash"], 1)[:, 0]
     fingerprint = Fingerprint.of(table.file_schema(name))
     return keys, fingerprint is not None and fingerprint.recipe == recipe
 

@@ -70,12 +70,12 @@ class RunTable:
             raise SyncError(
                 f"Table {table.uri} holds the words of a model. Give another TABLE for rows of texts."
             )
-        held = Fingerprint.of(table.schema)
-        if held is None:
+        fingerprint = Fingerprint.of(table.schema)
+        if fingerprint is None:
             raise SyncError(
                 f"{table.uri} is a Delta table, but not one of embeddings. Give another TABLE."
             )
-        _refuse_other_space(table, held, self.fingerprint)
+        _refuse_other_space(table, fingerprint, self.fingerprint)
         holds_images = "image" in table.schema.names
         if holds_images != (self.modality == "image"):
             there, given = ("images", "texts") if holds_images else ("texts", "images")
@@ -139,18 +139,19 @@ class RunTable:
             table.checkpoint()
 
 
-def _refuse_other_space(table: Table, held: Fingerprint, mine: Fingerprint) -> None:
+def _refuse_other_space(table: Table, old: Fingerprint, new: Fingerprint) -> None:
+    """Raise OtherSpace if vectors of two fingerprints cannot lie in one table."""
     rescue = "give another TABLE, or --replace to embed all its rows anew."
-    if (held.space, held.dim) != (mine.space, mine.dim):
-        if (held.model, held.dim) == (mine.model, mine.dim):
+    if (old.space, old.dim) != (new.space, new.dim):
+        if (old.model, old.dim) == (new.model, new.dim):
             raise OtherSpace(
-                f"Table {table.uri} holds vectors of another {mine.model} ({mine.dim}):"
-                f" {what_differs(held, mine)}. {rescue[0].upper()}{rescue[1:]}"
+                f"Table {table.uri} holds vectors of another {new.model} ({new.dim}):"
+                f" {what_differs(old, new)}. {rescue[0].upper()}{rescue[1:]}"
             )
         raise OtherSpace(
-            f"Table {table.uri} holds vectors of {held.model} ({held.dim}), not {mine.model} "
-            f"({mine.dim}). {rescue[0].upper()}{rescue[1:]}"
+            f"Table {table.uri} holds vectors of {old.model} ({old.dim}), not {new.model} "
+            f"({new.dim}). {rescue[0].upper()}{rescue[1:]}"
         )
-    if bool(held.chunking) != bool(mine.chunking):
-        what, way = ("passages", "with") if held.chunking else ("whole documents", "without")
+    if bool(old.chunking) != bool(new.chunking):
+        what, way = ("passages", "with") if old.chunking else ("whole documents", "without")
         raise OtherSpace(f"Table {table.uri} holds {what}. Run {way} --chunk-tokens, {rescue}")

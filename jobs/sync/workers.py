@@ -164,7 +164,7 @@ def _dataset(work: Work, use: Allocation) -> "Dataset":
     warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")  # else no bound on retries
     warnings.filterwarnings("ignore", "The minimum number of concurrent actors")
     tasks = [
-        {"due": due.tobytes()} for due in tasks_of(work.due, work.pieces, n_rows * WINDOWS_A_TASK)
+        {"due": due.tobytes()} for due in read_tasks(work.due, work.pieces, n_rows * WINDOWS_A_TASK)
     ]
     dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks))
     # A block is what one call of an actor gets and what is reported at once: one row, one window.
@@ -202,7 +202,7 @@ class _Worker(EmbedWindow):
         return super().__call__(pa.ipc.open_stream(rows["window"][0].as_buffer()).read_all())
 
 
-def reports_here(work: Work, use: Allocation) -> Generator[dict[str, Any] | None, None, None]:
+def local_reports(work: Work, use: Allocation) -> Generator[dict[str, Any] | None, None, None]:
     """Embed in this process and yield reports as `reports` does: few rows take less time than Ray's start."""
     worker = EmbedWindow(
         work.model,
@@ -239,7 +239,7 @@ def due_windows(work: Work, due: np.ndarray, n_rows: int, *, threads: int) -> It
     return windows(rows, n_rows, WINDOW_BYTES)
 
 
-def tasks_of(due: np.ndarray, pieces: Sequence[Piece], n_rows: int) -> list[np.ndarray]:
+def read_tasks(due: np.ndarray, pieces: Sequence[Piece], n_rows: int) -> list[np.ndarray]:
     """Cut due rows, (k,) DUE, into read tasks; pieces with few due rows share a task of at most n_rows."""
     tasks: list[list[np.ndarray]] = []
     for _, part in due_by_piece(due, pieces):

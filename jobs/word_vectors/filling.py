@@ -76,7 +76,7 @@ class WordRows:
 
     def __post_init__(self) -> None:
         total, smallest = np.zeros(self.vocabulary.dim), []
-        for words, _, _, norms, vectors in self._good():
+        for words, _, _, norms, vectors in self._blocks_with_vectors():
             self.n += len(words)
             total += vectors.sum(axis=0, dtype=np.float64)
             smallest += sorted(zip(norms.tolist(), words, strict=True))[:N_EXTREME]
@@ -90,7 +90,7 @@ class WordRows:
         reasons = [failure["reason"] for failure in self.failures]
         return {reason: reasons.count(reason) for reason in sorted(set(reasons))}
 
-    def _good(
+    def _blocks_with_vectors(
         self,
     ) -> Iterator[tuple[list[str], np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]]:
         """Yield the words of each block that get a row, with arrays of n words each.
@@ -123,7 +123,7 @@ class WordRows:
         """Yield rows of the table of words, a table for each block of the vocabulary."""
         moment = now()
         with Progress("words", self.n, "words", quiet=quiet) as progress:
-            for words, ranks, counts, norms, vectors in self._good():
+            for words, ranks, counts, norms, vectors in self._blocks_with_vectors():
                 unit = (vectors / norms[:, None]).astype(np.float32)
                 yield pa.table(
                     [
@@ -141,7 +141,7 @@ class WordRows:
     def nearest_to_centroid(self) -> list[tuple[str, float]]:
         """The N_EXTREME words whose vectors are nearest to the mean of all, with their Euclidean distances."""
         nearest: list[tuple[float, str]] = []
-        for words, _, _, _, vectors in self._good():
+        for words, _, _, _, vectors in self._blocks_with_vectors():
             distances = np.linalg.norm(vectors - self._mean, axis=1)
             nearest += sorted(zip(distances.tolist(), words, strict=True))[:N_EXTREME]
         return [(word, round(distance, 6)) for distance, word in sorted(nearest)[:N_EXTREME]]

@@ -51,7 +51,7 @@ class WordTable:
             raise StoreError(f"{place} holds no words.")
         norms = table.read(["rank", "norm"]).sort_by("rank")["norm"].to_numpy()
         np.multiply(rows.vectors, norms[:, None], out=rows.vectors)
-        self.keyed = _keyed(rows.ids.to_pylist(), rows.vectors, norms)
+        self.keyed = _keyed_vectors(rows.ids.to_pylist(), rows.vectors, norms)
 
     def form(self, word: str) -> str:
         """Form of a word under which the table has it: as written, or in lower case; else the word itself."""
@@ -66,7 +66,7 @@ class WordTable:
         if (form := self.form(word)) in self.keyed:
             vector: np.ndarray = self.keyed[form]
             return vector
-        encoder = self._makes_words()
+        encoder = self._encoder_of_parts()
         of_parts = None if encoder is None else encoder.vector(word)
         if of_parts is None:
             words = self.keyed.index_to_key
@@ -79,7 +79,7 @@ class WordTable:
         return of_parts
 
     @functools.cache  # noqa: B019 - a table lives as long as its command
-    def _makes_words(self) -> WordEncoder | None:
+    def _encoder_of_parts(self) -> WordEncoder | None:
         """Model of the table, if it makes vectors from parts of words and its file is still there; else None."""
         note = note_of(self.table)
         if not note.get("about", {}).get("max_n") or not os.path.exists(note["given_model"]):
@@ -105,7 +105,7 @@ class WordTable:
             StoreError: a word has no vector.
         """
         vectors = np.stack([self.raw(word) for word in words])
-        return _keyed(list(words), vectors, np.linalg.norm(vectors, axis=1))
+        return _keyed_vectors(list(words), vectors, np.linalg.norm(vectors, axis=1))
 
     def most_similar(
         self, words: Sequence[str], without: Sequence[str], k: int
@@ -130,7 +130,7 @@ class WordTable:
         return form if form in self.keyed else self.direction(word)
 
 
-def _keyed(words: list[str], vectors: np.ndarray, norms: np.ndarray) -> Any:  # noqa: ANN401
+def _keyed_vectors(words: list[str], vectors: np.ndarray, norms: np.ndarray) -> Any:  # noqa: ANN401
     """KeyedVectors that share the given arrays; gensim's `add_vectors` would copy them three times.
 
     Args:

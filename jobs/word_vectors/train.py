@@ -141,12 +141,15 @@ def _train_by_neighbours(config: TrainConfig) -> tuple[Any, dict[str, Any]]:
         )
     with Progress("train", config.epochs, "passes", quiet=config.json) as progress:
 
-        class Told(_callback()):  # type: ignore[misc]
+        class ShowProgress(_callback()):  # type: ignore[misc]
             def on_epoch_end(self, _: object) -> None:
                 progress.add(1)
 
         model.train(
-            sentences, total_examples=model.corpus_count, epochs=config.epochs, callbacks=[Told()]
+            sentences,
+            total_examples=model.corpus_count,
+            epochs=config.epochs,
+            callbacks=[ShowProgress()],
         )
     if config.kind == "fasttext":
         save_facebook_model(model, config.out)
