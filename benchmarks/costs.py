@@ -41,7 +41,7 @@ ROWS = 8192
 def measure_vectors(folder: Path) -> dict[str, float]:
     """Bytes in a table of news articles: of a vector's value, and of a row's text, keys and the rest."""
     from jobs.embed import run
-    from jobs.runtime.native_stderr import native_noise_in_a_file
+    from jobs.runtime.native_stderr import hide_native_noise
     from jobs.sync.config import EmbedConfig
 
     texts = corpus("mixed", EMBEDDED)
@@ -49,7 +49,7 @@ def measure_vectors(folder: Path) -> dict[str, float]:
     lines = (json.dumps({"id": i, "text": text}) for i, text in enumerate(texts))
     source.write_text("\n".join(lines), encoding="utf-8")
     model = model_folder(MODELS[0], folder)
-    with native_noise_in_a_file():
+    with hide_native_noise():
         run(EmbedConfig(str(source), str(table), model, id_column="id", json=True))
     sizes: Counter[str] = Counter()
     for path in table.glob("*.parquet"):

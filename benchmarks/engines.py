@@ -103,7 +103,7 @@ def embatch_job(folder: str) -> EngineCall:
     import pyarrow.compute as pc
 
     from jobs.embed import run
-    from jobs.runtime.native_stderr import native_noise_in_a_file
+    from jobs.runtime.native_stderr import hide_native_noise
     from jobs.runtime.ray_cluster import Cluster
     from jobs.sync.config import EmbedConfig
     from jobs.sync.summary import EmbedSummary
@@ -111,7 +111,7 @@ def embatch_job(folder: str) -> EngineCall:
     from schemas.vectors import vectors_of
 
     cluster = Cluster(None, verbose=False)  # one Ray for all requests
-    with native_noise_in_a_file():
+    with hide_native_noise():
         cluster.nodes()
 
     def call(texts: list[str]) -> tuple[np.ndarray, Answer]:
@@ -126,7 +126,7 @@ def embatch_job(folder: str) -> EngineCall:
                 json=True,
             )
             started = time.perf_counter()
-            with native_noise_in_a_file():
+            with hide_native_noise():
                 summary = run(config)
             seconds = time.perf_counter() - started
             assert isinstance(summary, EmbedSummary)  # no dry run was asked for

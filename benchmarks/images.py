@@ -94,7 +94,7 @@ def run_reference(model: str, photos: str, out: str) -> dict[str, Any]:
 def run_job(model: str, photos: str, out: str) -> dict[str, Any]:
     """Time a whole run of `embatch embed`, and write its vectors to the file `out`."""
     from jobs.embed import run
-    from jobs.runtime.native_stderr import native_noise_in_a_file
+    from jobs.runtime.native_stderr import hide_native_noise
     from jobs.sync.config import EmbedConfig
     from jobs.sync.summary import EmbedSummary
     from schemas.delta.store import Table
@@ -102,7 +102,7 @@ def run_job(model: str, photos: str, out: str) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         config = EmbedConfig(photos, f"{folder}/table", model, json=True)
-        with native_noise_in_a_file():
+        with hide_native_noise():
             summary = run(config)
         assert isinstance(summary, EmbedSummary)  # no dry run was asked for
         table = Table.open(config.table)

@@ -112,7 +112,7 @@ def measure(n_rows: int, folder: Path, model: str = HASH) -> dict[str, float]:
 def embed(source: str, table: str, model: str, seconds_a_row: float, with_ray: bool) -> None:
     """Embed in this process and print the summary; the arguments are those of `run_embed`."""
     from jobs.embed import run
-    from jobs.runtime.native_stderr import native_noise_in_a_file
+    from jobs.runtime.native_stderr import hide_native_noise
     from jobs.runtime.ray_cluster import cluster
     from jobs.sync.config import EmbedConfig
     from jobs.sync.summary import EmbedSummary
@@ -120,7 +120,7 @@ def embed(source: str, table: str, model: str, seconds_a_row: float, with_ray: b
 
     config = EmbedConfig(source, table, model=model, id_column="id", json=True)
     hosted = HashModel(dim=DIM, seconds_a_row=seconds_a_row) if model == HASH else None
-    with native_noise_in_a_file(), cluster(None, verbose=False) as ray_cluster:
+    with hide_native_noise(), cluster(None, verbose=False) as ray_cluster:
         if with_ray:
             ray_cluster.nodes()  # waits for it; the run finds it
         summary = run(config, hosted)

@@ -1,1 +1,1 @@
-"""A file here is a command; a folder is what commands share (`jobs.cli` lists the commands)."""
+"""A file here is a command; a folder holds code that commands share. `jobs.cli` lists the commands."""

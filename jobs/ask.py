@@ -1,12 +1,13 @@
-"""Passages that answer a question, and with a reader the words in them that do.
+"""Find passages that answer a question; a reader also marks the words that answer it.
 
     embatch ask tables/passages "Who discovered radium?"
     embatch ask tables/passages "Who discovered radium?" --reader deepset/roberta-base-squad2
     embatch ask tables/passages < questions.txt
 
 The question is embedded by the question encoder that belongs to the model of the table, or by the model
-itself. DPR's encoder of passages finds its partner beside it: the folder that declares the same
-`embatch_space` in its config.json, or that has the same name but for `question` in place of `ctx`. Cut documents into passages first: `embatch embed … --chunk-tokens 100`.
+itself. The partner of DPR's passage encoder is looked for beside its folder: the folder that declares the same
+`embatch_space` in its config.json, or that has the same name with `question` in place of `ctx`. Cut documents
+into passages first: `embatch embed … --chunk-tokens 100`.
 """
 
 import contextlib
@@ -29,13 +30,13 @@ Name = Annotated[str, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")]
 
 @dataclass(frozen=True)
 class AskConfig(TableOptions):
-    """What to ask, and of which table.
+    """The table of passages, the question, and the models.
 
     Attributes:
         question: a question (default: the lines of stdin)
-        k: how many passages to look into
-        model: embeds the question (default: the partner of the model that made the table, or that model)
-        reader: marks the answer: a folder or hub name of a model for question answering
+        k: number of passages to find
+        model: model that embeds the question (default: the partner of the model that made the table, or that model)
+        reader: model that marks the answer: a folder or hub name of a model for question answering
     """
 
     question: Annotated[
@@ -75,7 +76,11 @@ class Asker:
         self._reader = SpanReader(config.reader) if config.reader else None
 
     def __call__(self, question: str) -> dict[str, Any]:
-        """Passages, best first, each with its answer; and the surest answer of all.
+        """Answer a question.
+
+        Returns:
+            `question`; `passages`, best first, each with its answer; with a reader also `answer`, the one
+            with the highest score.
 
         Raises:
             ModelError: the question cannot be embedded, or is too long for the reader.
@@ -85,12 +90,12 @@ class Asker:
         if self._reader is not None:
             spans = self._reader.read(question, [hit.shown or "" for hit in hits])
         passages = [_passage(hit, span) for hit, span in zip(hits, spans, strict=True)]
-        told: dict[str, Any] = {"question": question, "passages": passages}
+        reply: dict[str, Any] = {"question": question, "passages": passages}
         if self._reader is not None:
-            answered = [one for one in passages if one["answer"] is not None]
-            best = max(answered, key=lambda one: one["answer"]["score"], default=None)
-            told["answer"] = None if best is None else {**best["answer"], "id": best["id"]}
-        return told
+            answered = [passage for passage in passages if passage["answer"] is not None]
+            best = max(answered, key=lambda passage: passage["answer"]["score"], default=None)
+            reply["answer"] = None if best is None else {**best["answer"], "id": best["id"]}
+        return reply
 
 
 def _passage(hit: Hit, span: Span | None) -> dict[str, Any]:
@@ -98,15 +103,15 @@ def _passage(hit: Hit, span: Span | None) -> dict[str, Any]:
     return {"id": hit.id, "similarity": hit.similarity, "text": hit.shown, "answer": answer}
 
 
-def _text(told: dict[str, Any]) -> str:
+def _text(reply: dict[str, Any]) -> str:
     lines = []
-    if "answer" in told:
-        answer = told["answer"]
-        said = "The reader finds no answer in these passages."
+    if "answer" in reply:
+        answer = reply["answer"]
+        line = "The reader finds no answer in these passages."
         if answer is not None:
-            said = f"{_plain(answer['text'])}  (score {answer['score']:.3f}, from {answer['id']})"
-        lines += [said, ""]
-    for passage in told["passages"]:
+            line = f"{_plain(answer['text'])}  (score {answer['score']:.3f}, from {answer['id']})"
+        lines += [line, ""]
+    for passage in reply["passages"]:
         text, answer = passage["text"] or "", passage["answer"]
         if answer is not None:
             start, end = answer["start"], answer["end"]
@@ -120,12 +125,12 @@ def _plain(text: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     config = parse(AskConfig, "ask", __doc__, arguments)
 
     def answer(question: str) -> str:
-        told = asker(question)
-        return json.dumps(told) if config.json else _text(told)
+        reply = asker(question)
+        return json.dumps(reply) if config.json else _text(reply)
 
     with user_errors() as outcome, contextlib.suppress(KeyboardInterrupt):
         asker = Asker(config)

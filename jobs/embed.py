@@ -1,13 +1,13 @@
-"""Bring a table of vectors in line with a source: embed what is new or changed, and nothing else.
+"""Bring a table of vectors in line with a source: embed rows that are new or changed, and no others.
 
     embatch embed articles.csv tables/articles --model all-MiniLM-L6-v2 --text-column title,body
     embatch embed s3://bucket/corpus s3://bucket/table --model use-multilingual-v3 --prune
     embatch embed photos/ tables/photos --model clip-ViT-B-32 --label-from-folder
     embatch embed --labels classes.txt tables/classes --model clip-ViT-B-32
 
-Reads texts or images: files, folders, Delta tables, WebDataset tars or Hugging Face datasets; writes the
-Delta table TABLE and, for rows that cannot be embedded, TABLE.failures. Run it again after a crash
-or a change: it plans first and pays only for what is due.
+SOURCE holds texts or images: files, folders, Delta tables, WebDataset tars or Hugging Face datasets. The
+command writes the Delta table TABLE and, for rows that cannot be embedded, TABLE.failures. Run it again after
+a crash or a change: it makes a plan first and embeds only rows that are new or changed.
 """
 
 import os
@@ -40,15 +40,15 @@ def run(
     """Sync a table with a source.
 
     Args:
-        config: what was asked for.
-        model: hosts another model than `config.model` names.
+        config: options of the run.
+        model: model to use in place of the one that `config.model` names.
         wave_seconds: time between two commits.
-        claims: claim the table; without, the store's fence alone keeps it true.
-        stop: of what this run is a part of.
+        claims: True if the run claims the table; else only the store's fence protects the table.
+        stop: signals of the command that this run is a part of; None makes its own.
 
     Raises:
-        SourceError, ModelError, StoreError, TableBusy, SyncError: messages for the user.
-        Stopped: SIGINT or SIGTERM.
+        SourceError, ModelError, StoreError, TableBusy, SyncError: with messages for the user.
+        Stopped: SIGINT or SIGTERM came.
     """
     stop = stop or StopSignal()
 
@@ -71,7 +71,7 @@ def _sync(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     config.refuse_nesting()
     model = model_of(config, "text") if config.labels and model is None else model
-    source = source_of(config, model.templates if model else ())  # what suits the model
+    source = source_of(config, model.templates if model else ())
     model = model or model_of(config, source.options.modality)
     if source.options.modality == "image":
         config.refuse_text_options()
@@ -92,18 +92,18 @@ def _sync(
     return summary
 
 
-def _tell(summary: EmbedSummary | DryRunSummary, config: EmbedConfig) -> None:
+def _print(summary: EmbedSummary | DryRunSummary, config: EmbedConfig) -> None:
     print(summary.json() if config.json else summary.text(), flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, run, print; returns the exit code."""
+    """Run the command line; returns the exit code."""
     config = parse(EmbedConfig, "embed", __doc__, arguments)
     with user_errors(hides_noise=not config.verbose) as outcome:
         try:
-            _tell(run(config), config)
+            _print(run(config), config)
         except TooManyFailures as failed:
-            _tell(failed.summary, config)
+            _print(failed.summary, config)
             raise
         except Stopped as stopped:
             print(

@@ -1,4 +1,4 @@
-"""How good a table's vectors are: at finding what belongs to a query, at likeness, at telling labels.
+"""Measure how good a table's vectors are: at retrieval, at similarity of pairs, at separating labels.
 
     embatch evaluate tables/papers --queries tables/questions --qrels qrels.tsv
     embatch evaluate tables/photos --queries tables/captions --qrels pairs.csv --picture pairs.png
@@ -7,8 +7,8 @@
     embatch evaluate tables/articles --compare tables/articles-other-model
     embatch evaluate tables/words --analogies questions-words.txt --word-pairs wordsim353.tsv
 
-Several may be asked at once. Judgements are BEIR's tsv, TREC's qrels, or a pair of ids a line; queries
-without any are left out and counted. With --json all numbers are one line.
+Several measures may be asked for at once. Judgements are BEIR's tsv, TREC's qrels, or a pair of ids a line;
+queries without judgements are left out and counted. With --json all numbers are one line.
 """
 
 import sys
@@ -28,7 +28,7 @@ from jobs.analysis.judgements import read_judgements
 from jobs.analysis.metrics import vote
 from jobs.analysis.nearest import nearest
 from jobs.analysis.plots import check_picture, draw_pairs
-from jobs.analysis.retrieval import by_chance, known_judgements, ranked
+from jobs.analysis.retrieval import known_judgements, random_similarities, rank_queries
 from jobs.analysis.vectors import Vectors, labels_of, open_vectors, read_vectors, refuse_two_spaces
 from jobs.runtime.command import TableOptions, run_command, storage_options
 from jobs.word_vectors.benchmarks import analogies, word_pairs
@@ -45,18 +45,18 @@ File = tyro.conf.arg(metavar="FILE", help_behavior_hint="")
 
 @dataclass(frozen=True)
 class EvaluateConfig(TableOptions):
-    """Which table, and what it should be good at.
+    """The table to evaluate, and the measures.
 
     Attributes:
         queries: table of queries, of the same space (with --qrels; default: the table itself)
-        qrels: which documents are relevant to which query
-        scores: pairs of ids and how alike people found them
-        analogies: of a table of words: four words a line under sections (questions-words.txt)
-        word_pairs: of a table of words: two words and how alike people found them (WordSim-353, SimLex-999)
-        label_column: a column that neighbours, and a logistic regression, should tell
+        qrels: file that says which documents are relevant to which query
+        scores: file of pairs of ids and how alike people found them
+        analogies: for a table of words: file of four words a line under sections (questions-words.txt)
+        word_pairs: for a table of words: file of two words and how alike people found them (WordSim-353, SimLex-999)
+        label_column: column of labels that neighbours, and a logistic regression, are to predict
         compare: table of the same rows by another model
-        compare_queries: the queries by that model
-        picture: where similarities of pairs that belong together, and of others, are drawn
+        compare_queries: table of the same queries by the other model
+        picture: file for a picture of similarities: of pairs that belong together, and of other pairs
     """
 
     queries: Annotated[str, Optional] = ""
@@ -89,11 +89,11 @@ class EvaluateConfig(TableOptions):
 
 @dataclass
 class Evaluation:
-    """What was measured: numbers by their usual names, and counts of what they rest on.
+    """Measures of an evaluation, and counts of the rows they rest on.
 
     Attributes:
-        measures: such as `ndcg@10`; of the compared table with `other:` in front.
-        counts: rows, queries, pairs; also how many were left out and why.
+        measures: by name, such as `ndcg@10`; those of the compared table begin with `other:`.
+        counts: numbers of rows, queries and pairs, and of those that were left out.
     """
 
     measures: dict[str, float] = field(default_factory=dict)
@@ -101,102 +101,105 @@ class Evaluation:
 
 
 def run(config: EvaluateConfig) -> dict[str, Any]:
-    """Measure what was asked for.
+    """Compute the measures that the options ask for.
 
     Returns:
         Measures and counts in one dict.
 
     Raises:
         StoreError: a table is missing, empty, or of another space.
-        SourceError: a file of judgements cannot be read, or names nothing that is there.
+        SourceError: a file of judgements cannot be read, or names no row of the table.
     """
-    told = Evaluation()
+    results = Evaluation()
     words = None
     if config.analogies or config.word_pairs:
         words = WordTable(config.table, storage_options(config.storage_option))
     table, base = _read(config.table, config)
     if config.qrels:
-        _retrieval(config, base, told)
+        _retrieval(config, base, results)
     if config.scores:
-        _likeness(config, base, told)
+        _similarity(config, base, results)
     if config.label_column:
-        _labels(config, table, base, told)
+        _labels(config, table, base, results)
     if config.compare:
-        _overlap(config, base, told)
+        _overlap(config, base, results)
     if words is not None:
-        _words(config, words, told)
-    rounded = {name: round(float(value), 6) for name, value in told.measures.items()}
-    return rounded | told.counts
+        _words(config, words, results)
+    rounded = {name: round(float(value), 6) for name, value in results.measures.items()}
+    return rounded | results.counts
 
 
 def _read(place: str, config: EvaluateConfig, like: str = "") -> tuple[Table, Vectors]:
-    """A table and its vectors; of the space of `like`."""
+    """Open a table and read its vectors, which must be of the same space as those of the table `like`."""
     options = storage_options(config.storage_option)
-    table, held = open_vectors(place, options)
+    table, fingerprint = open_vectors(place, options)
     if like:
-        refuse_two_spaces(like, open_vectors(like, options)[1], place, held)
-    vectors = read_vectors(table, held.dim)
+        refuse_two_spaces(like, open_vectors(like, options)[1], place, fingerprint)
+    vectors = read_vectors(table, fingerprint.dim)
     if not len(vectors.ids):
         raise StoreError(f"{place} holds no rows.")
     return table, vectors
 
 
-# What belongs to a query
+# Retrieval
 
 
-def _retrieval(config: EvaluateConfig, base: Vectors, told: Evaluation) -> None:
+def _retrieval(config: EvaluateConfig, base: Vectors, results: Evaluation) -> None:
+    """Add measures of retrieval, also by the compared model."""
     queries = _read(config.queries, config, config.table)[1] if config.queries else base
     qrels, counts = known_judgements(read_judgements(config.qrels), base, queries)
-    other = asked = None
+    other = other_queries = None
     if config.compare:
-        other = asked = _read(config.compare, config)[1]
+        other = other_queries = _read(config.compare, config)[1]
         if config.queries:
-            asked = _read(config.compare_queries, config, config.compare)[1]
-        qrels, _ = known_judgements(qrels, other, asked)  # what both can be asked
+            other_queries = _read(config.compare_queries, config, config.compare)[1]
+        qrels, _ = known_judgements(qrels, other, other_queries)  # judgements that both know
         counts["queries"] = len(qrels)
-    measures, pairs = ranked(base, queries, qrels)
-    told.counts |= counts | {"in_top_5": int(measures["hit@5"].sum())}
-    told.measures |= {name: values.mean() for name, values in measures.items()}
+    measures, pairs = rank_queries(base, queries, qrels)
+    results.counts |= counts | {"in_top_5": int(measures["hit@5"].sum())}
+    results.measures |= {name: values.mean() for name, values in measures.items()}
     if len(pairs):
         matched = np.einsum("ij,ij->i", queries.vectors[pairs[:, 0]], base.vectors[pairs[:, 1]])
-        unmatched = by_chance(base, queries, pairs)
-        told.measures |= {"matched": matched.mean(), "unmatched": unmatched.mean()}
+        unmatched = random_similarities(base, queries, pairs)
+        results.measures |= {"matched": matched.mean(), "unmatched": unmatched.mean()}
         if config.picture:
             draw_pairs(matched, unmatched, config.picture)
-    if other is not None and asked is not None:
-        theirs, _ = ranked(other, asked, qrels)
-        told.measures |= {f"other:{name}": values.mean() for name, values in theirs.items()}
+    if other is not None and other_queries is not None:
+        theirs, _ = rank_queries(other, other_queries, qrels)
+        results.measures |= {f"other:{name}": values.mean() for name, values in theirs.items()}
         better = measures["ndcg@10"] - theirs["ndcg@10"]
-        told.counts |= {
+        results.counts |= {
             "queries_better": int((better > 0).sum()),
             "queries_worse": int((better < 0).sum()),
         }
 
 
-# Likeness, labels, another model
+# Similarity of pairs, labels, another model
 
 
-def _likeness(config: EvaluateConfig, base: Vectors, told: Evaluation) -> None:
+def _similarity(config: EvaluateConfig, base: Vectors, results: Evaluation) -> None:
+    """Add correlations of cosines with how alike people found pairs of rows."""
     judged = read_judgements(config.scores)
-    triples = [(one, two, score) for one, row in judged.items() for two, score in row.items()]
-    one, two = (
+    triples = [(a, b, score) for a, row in judged.items() for b, score in row.items()]
+    first, second = (
         pc.fill_null(pc.index_in(pa.array(names), value_set=base.ids), -1).to_numpy()
         for names in ([t[0] for t in triples], [t[1] for t in triples])
     )
-    there = (one >= 0) & (two >= 0)
-    told.counts |= {"pairs": int(there.sum()), "unknown_pairs": int((~there).sum())}
-    if there.sum() < 2:
+    known = (first >= 0) & (second >= 0)
+    results.counts |= {"pairs": int(known.sum()), "unknown_pairs": int((~known).sum())}
+    if known.sum() < 2:
         raise SourceError(
-            f"{config.scores} names {there.sum()} pairs of rows of {config.table}, expected two or more;"
+            f"{config.scores} names {known.sum()} pairs of rows of {config.table}, expected two or more;"
             f" its first pair is {triples[0][:2]}, the table holds {base.ids[0].as_py()!r}."
         )
-    scores = np.array([t[2] for t in triples])[there]
-    similarity = np.einsum("ij,ij->i", base.vectors[one[there]], base.vectors[two[there]])
-    told.measures["spearman"] = spearmanr(similarity, scores).statistic
-    told.measures["pearson"] = pearsonr(similarity, scores).statistic
+    scores = np.array([t[2] for t in triples])[known]
+    cosines = np.einsum("ij,ij->i", base.vectors[first[known]], base.vectors[second[known]])
+    results.measures["spearman"] = spearmanr(cosines, scores).statistic
+    results.measures["pearson"] = pearsonr(cosines, scores).statistic
 
 
-def _labels(config: EvaluateConfig, table: Table, base: Vectors, told: Evaluation) -> None:
+def _labels(config: EvaluateConfig, table: Table, base: Vectors, results: Evaluation) -> None:
+    """Add accuracies of neighbours' votes and of a logistic regression at predicting labels."""
     name = config.label_column
     if name not in table.schema.names:
         raise SourceError(
@@ -209,43 +212,44 @@ def _labels(config: EvaluateConfig, table: Table, base: Vectors, told: Evaluatio
         values.drop_null().to_numpy(zero_copy_only=False).astype(str), return_inverse=True
     )
     n_each = np.bincount(labels)
-    told.counts |= {
+    results.counts |= {
         "rows": len(labels),
         "labels": len(names),
         "rows_without_label": int((~known).sum()),
     }
     if len(names) < 2:
         raise SourceError(f"{name!r} has {len(names)} values, expected two or more.")
-    found = nearest(vectors, K)
-    told.measures[f"knn_accuracy@{K}"] = accuracy_score(labels, vote(labels, found.indices))
+    votes = vote(labels, nearest(vectors, K).indices)
+    results.measures[f"knn_accuracy@{K}"] = accuracy_score(labels, votes)
     if n_each.min() < 2 or round(len(labels) * TEST_SHARE) < len(names):
-        told.counts["too_few_rows_for_a_probe"] = 1
+        results.counts["too_few_rows_for_a_probe"] = 1
         return
     train, test = train_test_split(
         np.arange(len(labels)), test_size=TEST_SHARE, random_state=SEED, stratify=labels
     )
     probe = LogisticRegression(C=10, max_iter=1000).fit(vectors[train], labels[train])
     predicted = probe.predict(vectors[test])
-    told.measures["probe_accuracy"] = accuracy_score(labels[test], predicted)
-    told.measures["probe_macro_f1"] = f1_score(labels[test], predicted, average="macro")
+    results.measures["probe_accuracy"] = accuracy_score(labels[test], predicted)
+    results.measures["probe_macro_f1"] = f1_score(labels[test], predicted, average="macro")
 
 
-def _words(config: EvaluateConfig, words: WordTable, told: Evaluation) -> None:
-    found: dict[str, Any] = {}
+def _words(config: EvaluateConfig, words: WordTable, results: Evaluation) -> None:
+    """Add measures of a table of words: analogies, and correlations of pairs."""
+    figures: dict[str, Any] = {}
     if config.analogies:
-        found |= analogies(words, config.analogies, quiet=config.json)
+        figures |= analogies(words, config.analogies, quiet=config.json)
     if config.word_pairs:
-        found |= word_pairs(words, config.word_pairs)
-    for name, value in found.items():
-        (told.measures if isinstance(value, float) else told.counts)[name] = value
+        figures |= word_pairs(words, config.word_pairs)
+    for name, value in figures.items():
+        (results.measures if isinstance(value, float) else results.counts)[name] = value
 
 
-def _overlap(config: EvaluateConfig, base: Vectors, told: Evaluation) -> None:
-    """How many of a row's nearest rows are the same by another model."""
+def _overlap(config: EvaluateConfig, base: Vectors, results: Evaluation) -> None:
+    """Add the share of a row's nearest rows that are also nearest by the compared model."""
     other = _read(config.compare, config)[1]
     at = pc.index_in(base.ids, value_set=other.ids)
     shared = at.is_valid().to_numpy(zero_copy_only=False)
-    told.counts["shared_rows"] = int(shared.sum())
+    results.counts["shared_rows"] = int(shared.sum())
     if shared.sum() < 2:
         raise StoreError(
             f"{config.table} and {config.compare} share {shared.sum()} ids, expected two or more."
@@ -254,7 +258,7 @@ def _overlap(config: EvaluateConfig, base: Vectors, told: Evaluation) -> None:
     mine = nearest(base.vectors[shared], k).indices
     theirs = nearest(other.vectors[at.drop_null().to_numpy()], k).indices
     same = (mine[:, :, None] == theirs[:, None, :]).any(axis=2)
-    told.measures[f"overlap@{k}"] = same.mean()
+    results.measures[f"overlap@{k}"] = same.mean()
 
 
 def _text(config: EvaluateConfig, result: dict[str, Any]) -> str:
@@ -279,7 +283,7 @@ def _text(config: EvaluateConfig, result: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     return run_command(EvaluateConfig, "evaluate", __doc__, arguments, run, _text)
 
 

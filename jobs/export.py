@@ -1,10 +1,10 @@
-"""Write a table as one Parquet file that pandas, Polars, DuckDB and datasets open as it is.
+"""Write a table as one Parquet file for pandas, Polars, DuckDB, datasets or embedding-atlas.
 
     embatch export tables/articles articles.parquet
     embatch export tables/articles atlas.parquet --for atlas --map tables/map --neighbours tables/near
 
-The hashes that a sync compares are left out; vectors are lists of fixed size. About 200 MB/s. For Apple's
-embedding-atlas the file holds the points of a map, and perhaps neighbours, in place of the vectors.
+The columns of hashes are left out; vectors are lists of fixed size. About 200 MB/s. For Apple's
+embedding-atlas the file holds the points of a map, and neighbours if they are given, instead of the vectors.
 """
 
 import contextlib
@@ -37,13 +37,13 @@ _INNER = ("content_hash", "row_hash")
 
 @dataclass(frozen=True)
 class ExportConfig(TableOptions):
-    """Which table, and where to.
+    """The table to export, and the file to write.
 
     Attributes:
-        file: the Parquet file to write; one that is there is replaced when the new one is complete
-        for_: what will open it: anything that reads tables, or embedding-atlas
-        map: points of the rows, made by `embatch project`
-        neighbours: neighbours of the rows, made by `embatch neighbours`
+        file: the Parquet file to write; an old one is replaced when the new one is complete
+        for_: program that will open the file: any that reads tables, or embedding-atlas
+        map: table of points of the rows, made by `embatch project`
+        neighbours: table of neighbours of the rows, made by `embatch neighbours`
     """
 
     file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.parquet")] = (
@@ -66,7 +66,7 @@ class ExportConfig(TableOptions):
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What was written."""
+    """File, number of rows, size of the export, and version of the table."""
 
     file: str
     rows: int
@@ -75,7 +75,7 @@ class ExportSummary:
 
 
 def run(config: ExportConfig) -> ExportSummary:
-    """Copy the rows file by file.
+    """Write the rows of the table into the file.
 
     Raises:
         StoreError: there is no such table.
@@ -83,7 +83,7 @@ def run(config: ExportConfig) -> ExportSummary:
     """
     table = config.open()
     if config.for_ == "atlas":
-        with _replaced(config.file) as partial:
+        with _replace_when_complete(config.file) as partial:
             pq.write_table(_atlas(table, config), partial, row_group_size=ROW_GROUP_ROWS)
     else:
         _export(table, config)
@@ -106,13 +106,13 @@ def _export(table: Table, config: ExportConfig) -> None:
     schema = schema.with_metadata(
         {**(schema.metadata or {}), **{k: v.encode() for k, v in fingerprint.metadata().items()}}
     )
-    with _replaced(config.file) as partial:
+    with _replace_when_complete(config.file) as partial:
         _write(table, partial, schema, quiet=config.json)
 
 
 @contextlib.contextmanager
-def _replaced(path: str) -> Iterator[str]:
-    """A file to write, which takes the place of another one when it is complete."""
+def _replace_when_complete(path: str) -> Iterator[str]:
+    """Yield the path of a temporary file, which replaces the file at `path` when it is complete."""
     partial = f"{path}.partial"
     try:
         yield partial
@@ -123,7 +123,7 @@ def _replaced(path: str) -> Iterator[str]:
 
 
 def _atlas(table: Table, config: ExportConfig) -> pa.Table:
-    """The rows as embedding-atlas reads them: points, and neighbours by the numbers of their rows."""
+    """Table for embedding-atlas: rows, their points on a map, and neighbours as indices of rows."""
     options = storage_options(config.storage_option)
     rows = table.read([name for name in table.schema.names if name not in (*_INNER, "embedding")])
     ids = rows["id"].combine_chunks()
@@ -132,15 +132,15 @@ def _atlas(table: Table, config: ExportConfig) -> pa.Table:
         raise StoreError(
             f"{config.map} is no map of two dimensions, as `embatch project` makes it."
         )
-    held = upgrade_rows(points.read(), projection_schema(2))
-    at = pc.index_in(ids, value_set=held["id"].combine_chunks())
+    mapped = upgrade_rows(points.read(), projection_schema(2))
+    at = pc.index_in(ids, value_set=mapped["id"].combine_chunks())
     if at.null_count:
         raise StoreError(
             f"{at.null_count:,} rows of {config.table} are not on {config.map}. `embatch project"
             f" {config.table} {config.map}` brings it up to date."
         )
     for axis in ("x", "y"):
-        rows = rows.append_column(f"projection_{axis}", held[axis].take(at).cast(pa.float64()))
+        rows = rows.append_column(f"projection_{axis}", mapped[axis].take(at).cast(pa.float64()))
     if config.neighbours:
         near = Table.open(table_uri(config.neighbours), options)
         if near is None or not is_of_kind(near.schema, NEIGHBOURS):
@@ -176,16 +176,16 @@ def _write(table: Table, path: str, schema: pa.Schema, *, quiet: bool) -> None:
 
 def _text(config: ExportConfig, summary: ExportSummary) -> str:
     size = f"{summary.size_bytes / 1e6:,.1f} MB"
-    told = f"{summary.file}: {summary.rows:,} rows, {size}, version {summary.table_version}"
+    line = f"{summary.file}: {summary.rows:,} rows, {size}, version {summary.table_version}"
     if config.for_ != "atlas":
-        return told
+        return line
     near = " --neighbors neighbors" if config.neighbours else ""
     axes = "--x projection_x --y projection_y"
-    return f"{told}\n\n    embedding-atlas {summary.file} --text text {axes}{near}"
+    return f"{line}\n\n    embedding-atlas {summary.file} --text text {axes}{near}"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     return run_command(ExportConfig, "export", __doc__, arguments, run, _text)
 
 

@@ -13,17 +13,17 @@ from schemas.tables.failures import FailureLog
 
 @dataclass(frozen=True)
 class FailuresConfig(TableOptions):
-    """Which table, and how many of its failures.
+    """The table, and the number of failures to show.
 
     Attributes:
-        limit: show at most so many
+        limit: show at most so many failures
     """
 
     limit: int = 100
 
 
 def run(config: FailuresConfig) -> list[dict[str, Any]]:
-    """The failures, newest first; empty where every row has its vector.
+    """List the failures, newest first; the list is empty if every row has its vector.
 
     Raises:
         StoreError: there is no such table.
@@ -46,7 +46,7 @@ def _text(_: FailuresConfig, failures: list[dict[str, Any]]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     return run_command(FailuresConfig, "failures", __doc__, arguments, run, _text)
 
 

@@ -1,13 +1,13 @@
-"""Fine-tune an encoder on labels, so that its vectors tell them apart.
+"""Fine-tune an encoder on labelled texts, so that texts of different labels get different vectors.
 
     embatch finetune tables/articles --model all-MiniLM-L6-v2 --label-column topic --out models/topics
     embatch finetune news.csv --model bert-base-german-cased --label-column kind --positive Web --out models/web
     embatch embed news.csv tables/after --model models/topics
 
-A fifth of the texts, chosen by --seed and with the same share of each label, is held back and judged
-after each epoch; the best epoch is kept, and the end comes early where nothing gets better. Beside it
-stands what a logistic regression makes of the vectors before. The folder is a model for `embed`, with
-learning.png and finetune.json in it. Run the same command after a kill: it goes on from the last epoch.
+A fifth of the texts, drawn by --seed with the same share of each label, is held back for evaluation after each
+epoch. The best epoch is kept, and training ends early without progress. For comparison, a logistic regression
+on the vectors before training is evaluated too. The folder is a model for `embed`, with learning.png and
+finetune.json in it. After a kill run the same command again: it goes on from the last epoch.
 """
 
 import json
@@ -33,7 +33,7 @@ from jobs.analysis.plots import draw_learning
 from jobs.runtime.command import Flag, run_command
 from jobs.runtime.ray_cluster import cluster
 from jobs.training.examples import CorpusOptions
-from jobs.training.labelled import Labelled, chosen_length, histogram, labelled
+from jobs.training.labelled import Labelled, choose_length, histogram, select_labelled
 from jobs.training.trainer import STATE, Fit, fit, fit_on_cluster
 from schemas.errors import UsageError
 
@@ -43,21 +43,21 @@ Number = Annotated[int, tyro.conf.arg(metavar="N", help_behavior_hint="")]
 
 @dataclass(frozen=True)
 class FinetuneConfig(CorpusOptions):
-    """Which texts and labels, which model, and where the new one goes.
+    """The labelled texts, the model to begin with, and the folder of the new one.
 
     Attributes:
         model: the encoder to begin with: a name that `embatch models` lists, a folder, or a hub name
         out: folder of the new model
         positive: learn this label against all others
         epochs: passes over the texts, at most
-        batch_rows: texts a step
-        learning_rate: the highest; it rises for a tenth of the steps and falls to zero
-        patience: epochs without progress after which it ends
-        class_weights: rare labels count as much as frequent ones
-        max_tokens: cut texts to so many tokens (default: what holds 95 of 100 texts whole)
-        seed: of the split, the new layer and the order
+        batch_rows: texts of one step
+        learning_rate: highest learning rate; it rises for a tenth of the steps, then falls to zero
+        patience: epochs without progress after which training ends
+        class_weights: let rare labels count as much as frequent ones
+        max_tokens: cut texts to so many tokens (default: the length that 95 of 100 texts do not exceed)
+        seed: of the split, the new layer and the order of texts
         address: Ray cluster to train on (default: RAY_ADDRESS, else this process)
-        workers: on a cluster, how many train together
+        workers: on a cluster, number of workers that train together
     """
 
     model: Annotated[str, tyro.conf.arg(metavar="MODEL")] = ""
@@ -92,19 +92,24 @@ class FinetuneConfig(CorpusOptions):
 
 @dataclass(frozen=True)
 class FinetuneSummary:
-    """What was learnt; figures are of the texts held back.
+    """Counts of the training, and figures on the texts held back.
 
     Attributes:
-        n, n_held: texts trained with, and held back. `n_without_label` took no part, nor did
-            `n_duplicates`, whose text stands there before, and `unread`, by the reason.
-        max_tokens: that texts are cut at; `lengths` says how many texts have up to how many tokens.
-        truncated_share: of the texts, those that are longer.
-        epochs: figures after each.
-        best_epoch: whose weights were kept: the one with the best macro F1.
-        accuracy, f1: of that epoch.
-        probe_accuracy, probe_f1: of a logistic regression on the vectors of the model before.
-        before, after: how well vectors alone tell the labels: share of rows whose ten nearest rows
-            vote for their label, and silhouette (Rousseeuw 1987) by cosine.
+        labels: number of texts of each label.
+        n: number of texts for training.
+        n_held: number of texts held back.
+        n_without_label: number of rows left out because they have no label.
+        n_duplicates: number of rows left out because an earlier row has the same text.
+        unread: number of rows that could not be read, by reason.
+        max_tokens: tokens at which texts are cut.
+        lengths: number of texts by their tokens, rounded up to a power of two.
+        truncated_share: share of the texts that are longer than max_tokens.
+        epochs: figures after each epoch.
+        best_epoch: number of the epoch with the best macro F1, whose weights were kept.
+        accuracy, f1: of the best epoch.
+        probe_accuracy, probe_f1: of a logistic regression on the vectors before training.
+        before, after: separation of labels by the vectors before and after training: share of rows whose
+            ten nearest rows vote for their label, and silhouette (Rousseeuw 1987) by cosine.
     """
 
     model: str
@@ -129,7 +134,7 @@ class FinetuneSummary:
 
 
 def run(config: FinetuneConfig) -> FinetuneSummary:
-    """Train, save, compare.
+    """Train the model, save it, and compare its vectors with those before.
 
     Raises:
         SourceError: there is no such source or column, or too few texts of a label.
@@ -138,17 +143,17 @@ def run(config: FinetuneConfig) -> FinetuneSummary:
     model, out = resolve(config.model, max_tokens=config.max_tokens or None), Path(config.out)
     _check(config, model)
     unread: Counter[str] = Counter()
-    data = labelled(config.examples(unread), config.label_column, config.positive)
+    data = select_labelled(config.examples(unread), config.label_column, config.positive)
     train, held = data.split(HELD_SHARE, config.seed)
     engine = Engine(model.load())
     lengths = _lengths(engine, [model.prompt + text for text in data.texts])
-    max_tokens = config.max_tokens or chosen_length(lengths, model.max_tokens)
-    _tell(config, lengths, max_tokens)
+    max_tokens = config.max_tokens or choose_length(lengths, model.max_tokens)
+    _print_lengths(config, lengths, max_tokens)
     before = _vectors(model, data, max_tokens)
     probe = LogisticRegression(max_iter=1000, C=10).fit(before[train], data.labels[train])
     guessed = probe.predict(before[held])
     job = _job(config, model, data, train, held, max_tokens)
-    history = _trained(config, job)
+    history = _train(config, job)
     best = max(history, key=lambda epoch: epoch["f1"])
     after = _vectors(resolve(str(out)), data, max_tokens)
     truth = data.labels[held]
@@ -182,10 +187,10 @@ def run(config: FinetuneConfig) -> FinetuneSummary:
 
 
 def _check(config: FinetuneConfig, model: Model) -> None:
-    """Refuse what cannot be trained, before anything is read.
+    """Check model and folder before any text is read.
 
     Raises:
-        ModelError: The model is no transformer of texts, or OUT holds something else.
+        ModelError: The model is no transformer of texts, OUT holds other files, or there is no cluster.
     """
     if model.spec.family != "transformer":
         raise ModelError(f"{model.name} cannot be fine-tuned; expected a transformer of texts.")
@@ -205,13 +210,13 @@ def _check(config: FinetuneConfig, model: Model) -> None:
 
 
 def _lengths(engine: Engine, texts: Sequence[str]) -> np.ndarray:
-    """Tokens of each text, not cut."""
+    """Number of tokens of each text before it is cut, (n,) int64."""
     spans = cast(TextEncoder, engine.encoder).spans
     return np.array([len(spans(text)) + 2 for text in texts])
 
 
 def _vectors(model: Model, data: Labelled, max_tokens: int) -> np.ndarray:
-    """(n, dim) float32 of all texts, cut as they are in training."""
+    """Vectors, (n, dim) float32, of all texts, cut as in training."""
     cut = resolve(model.folder, max_tokens=max_tokens)
     encoded = Engine(cut.load()).encode(data.texts)
     if encoded.errors:
@@ -251,7 +256,7 @@ def _job(
     )
 
 
-def _trained(config: FinetuneConfig, job: Fit) -> list[dict[str, float]]:
+def _train(config: FinetuneConfig, job: Fit) -> list[dict[str, float]]:
     with cluster(config.address or None, verbose=False) as ray_cluster:
         if not ray_cluster.is_up():
             return fit(job)
@@ -259,8 +264,8 @@ def _trained(config: FinetuneConfig, job: Fit) -> list[dict[str, float]]:
         return fit_on_cluster(job, config.workers, use_gpu=use_gpu)
 
 
-def _tell(config: FinetuneConfig, lengths: np.ndarray, max_tokens: int) -> None:
-    """Say how long texts are before the long work begins."""
+def _print_lengths(config: FinetuneConfig, lengths: np.ndarray, max_tokens: int) -> None:
+    """Print a histogram of the lengths of texts, (n,) int64 tokens, to stderr."""
     if config.json:
         return
     counts = histogram(lengths)
@@ -298,16 +303,17 @@ def _text(config: FinetuneConfig, summary: FinetuneSummary) -> str:
         f"{summary.probe_accuracy:>12.1%}  accuracy of a logistic regression on the vectors before,"
         f" macro F1 {summary.probe_f1:.4f}",
     ]
-    for name, told in (("before", summary.before), ("after", summary.after)):
-        silhouette = told.get("silhouette")
-        apart = "" if silhouette is None else f", silhouette {silhouette:.3f}"
-        lines.append(f"{told['knn_accuracy']:>12.1%}  of neighbours' votes are right {name}{apart}")
+    for name, measures in (("before", summary.before), ("after", summary.after)):
+        silhouette = measures.get("silhouette")
+        more = "" if silhouette is None else f", silhouette {silhouette:.3f}"
+        accuracy = measures["knn_accuracy"]
+        lines.append(f"{accuracy:>12.1%}  of neighbours' votes are right {name}{more}")
     lines.append(f"\n`embatch embed SOURCE TABLE --model {config.out}` embeds with it.")
     return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     return run_command(FinetuneConfig, "finetune", __doc__, arguments, run, _text)
 
 

@@ -20,10 +20,10 @@ EXAMPLE = Path(refreshing.__file__).with_name("example.toml")
 
 @dataclass(frozen=True)
 class InitConfig:
-    """Where the file goes.
+    """The file to write.
 
     Attributes:
-        file: to write; one that is there stays as it is
+        file: file to write; an old one stays as it is
         json: print one line of JSON, the last on stdout
     """
 
@@ -34,10 +34,10 @@ class InitConfig:
 
 
 def run(config: InitConfig) -> dict[str, str]:
-    """Write the example.
+    """Write the example of a corpus.toml.
 
     Raises:
-        OSError: there is such a file, or it cannot be written.
+        OSError: the file exists, or cannot be written.
     """
     try:
         with open(config.file, "x", encoding="utf-8") as file:
@@ -55,7 +55,7 @@ def _text(config: InitConfig, _: dict[str, str]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     return run_command(InitConfig, "init", __doc__, arguments, run, _text)
 
 

@@ -1,11 +1,12 @@
-"""A look inside a model: the tokens of two texts, and what each layer makes of a word in both.
+"""Show the tokens of two texts in a model, and a word's vectors in both texts after each layer.
 
     embatch inspect all-MiniLM-L6-v2 "He sat on the bank of the river." "The bank lends money."
     embatch inspect models/mine "one text" --json
 
-Side by side: tokens, what is cut off, which tokens the pooling takes. Then, for words that stand in
-both texts (or --word), the cosine of the word's two vectors after each layer, and the share of their
-values that are equal within --tolerance: the first layer knows the word, the last ones its context.
+First come the tokens side by side, the number of tokens cut off, and the tokens that the pooling takes. Then,
+for words that both texts have (or --word), come the cosine of the word's two vectors after each layer, and
+the share of their values that are equal within --tolerance. The first layer knows the word, the last layers
+know its context.
 """
 
 import itertools
@@ -26,26 +27,26 @@ from schemas.errors import UsageError
 
 MOST_WORDS = 20
 WORD = regex.compile(r"[\w\p{M}]+")  # with combining marks
-Place = Annotated[str, tyro.conf.Positional]
+Positional = Annotated[str, tyro.conf.Positional]
 
 
 @dataclass(frozen=True)
 class InspectConfig:
-    """Which model, and two texts for it.
+    """The model, and two texts for it.
 
     Attributes:
         model: a name that `embatch models` lists, a local folder, or a hub name
         one: a text
         other: another text, to compare with
-        word: compare this word (default: all that stand in both texts)
-        tolerance: two values are equal that differ by no more
+        word: word to compare (default: all words that both texts have)
+        tolerance: two values count as equal if they differ by no more
         max_tokens: cut texts to so many tokens (default: the model's own bound)
         json: print one line of JSON, the last on stdout
     """
 
-    model: Annotated[Place, tyro.conf.arg(metavar="MODEL")]
-    one: Annotated[Place, tyro.conf.arg(metavar="TEXT")]
-    other: Annotated[Place, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")] = ""
+    model: Annotated[Positional, tyro.conf.arg(metavar="MODEL")]
+    one: Annotated[Positional, tyro.conf.arg(metavar="TEXT")]
+    other: Annotated[Positional, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")] = ""
     word: Annotated[str, tyro.conf.arg(metavar="WORD", help_behavior_hint="")] = ""
     tolerance: float = 0.01
     max_tokens: Annotated[int, tyro.conf.arg(metavar="N", help_behavior_hint="")] = 0
@@ -62,13 +63,13 @@ class InspectConfig:
 
 @dataclass(frozen=True)
 class TextInside:
-    """A text as the model takes it.
+    """A text as the model reads it.
 
     Attributes:
-        tokens: special ones included.
-        ids: of the tokens.
-        attended: of each token, whether it takes part; a cut text has no others here.
-        n_cut: tokens of the whole text that are beyond the bound.
+        tokens: tokens of the text, special ones included; tokens that are cut off are not here.
+        ids: ids of the tokens.
+        attended: attention mask, 1 for each token that takes part.
+        n_cut: number of tokens that are cut off.
         norm: length of the text's vector.
     """
 
@@ -81,13 +82,14 @@ class TextInside:
 
 @dataclass(frozen=True)
 class WordInside:
-    """A word in both texts, after each layer; the first entry is before the first layer.
+    """A word's vectors in both texts, compared before the first layer and after each layer.
 
     Attributes:
-        word: as it is compared, in lower case.
-        tokens: that it is made of, in each text.
-        cosine: of the word's two vectors, each the mean of its tokens' where it first stands.
-        equal_share: share of the two vectors' values that are equal within the tolerance.
+        word: the word in lower case.
+        tokens: tokens of the word, in each text.
+        cosine: cosine of the word's two vectors by layer; each is the mean of its tokens' vectors where the
+            word first occurs.
+        equal_share: share of the two vectors' values that are equal within the tolerance, by layer.
     """
 
     word: str
@@ -98,11 +100,14 @@ class WordInside:
 
 @dataclass(frozen=True)
 class InspectSummary:
-    """What was seen.
+    """Facts about the model, and its vectors of the texts and their words.
 
     Attributes:
-        pooling: how token vectors become one.
-        similarity: cosine of the two texts' vectors; None of one text.
+        pooling: rule that makes one vector of the tokens' vectors.
+        prompt: words before each text.
+        texts: tokens of each text.
+        words: words that both texts have.
+        similarity: cosine of the two texts' vectors; None if there is one text.
     """
 
     model: str
@@ -120,7 +125,7 @@ def run(config: InspectConfig) -> InspectSummary:
     """Run the texts through the model, layer by layer.
 
     Raises:
-        ModelError: the model cannot be had or is no transformer of texts; the word is not in both.
+        ModelError: the model cannot be had or is no transformer of texts, or a text lacks the word.
     """
     model = resolve(config.model, max_tokens=config.max_tokens or None)
     if model.spec.family != "transformer":
@@ -129,8 +134,8 @@ def run(config: InspectConfig) -> InspectSummary:
         )
     layout = read_layout(model.folder)
     texts = [text for text in (config.one, config.other) if text]
-    inside = _Inside(model, layout)
-    seen = [inside.read(text) for text in texts]
+    network = _LayeredNetwork(model, layout)
+    seen = [network.read(text) for text in texts]
     encoded = Engine(model.load()).encode(texts)
     if encoded.errors:
         raise ModelError(f"The text cannot be embedded: {next(iter(encoded.errors.values()))}")
@@ -144,10 +149,10 @@ def run(config: InspectConfig) -> InspectSummary:
                 f"The texts do not share a word {config.word!r} within what the model reads. They"
                 f" share: {', '.join(shared) or 'none'}."
             )
-        words = [_compared(word, seen, config.tolerance) for word in asked]
-    told = [
-        TextInside(one.tokens, one.ids, one.attended, one.n_cut, round(float(norm), 6))
-        for one, norm in zip(seen, norms, strict=True)
+        words = [_compare_word(word, seen, config.tolerance) for word in asked]
+    insides = [
+        TextInside(text.tokens, text.ids, text.attended, text.n_cut, round(float(norm), 6))
+        for text, norm in zip(seen, norms, strict=True)
     ]
     cosine = None
     if len(texts) == 2:
@@ -159,15 +164,21 @@ def run(config: InspectConfig) -> InspectSummary:
         max_tokens=model.max_tokens,
         pooling=layout.pooling,
         prompt=model.prompt,
-        texts=told,
+        texts=insides,
         words=words,
         similarity=cosine,
     )
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """A text's tokens, layers (n_layers + 1, n_tokens, dim), and the tokens of each of its words."""
+class _ReadText:
+    """A text after it went through the network.
+
+    Attributes:
+        layers: (n_layers + 1, n_tokens, dim) float32, vectors of the tokens before the first layer and
+            after each layer.
+        places: indices of the tokens of each word, by the word in lower case.
+    """
 
     tokens: list[str]
     ids: list[int]
@@ -177,8 +188,8 @@ class _Seen:
     places: dict[str, list[int]]
 
 
-class _Inside:
-    """A transformer that tells what each layer gives."""
+class _LayeredNetwork:
+    """A transformer that returns the vectors of all layers."""
 
     def __init__(self, model: Model, layout: Layout) -> None:
         from actors.encoders.modules import load_modules
@@ -191,7 +202,7 @@ class _Inside:
             )
         self._prompt, self._max_tokens = model.prompt, model.max_tokens
 
-    def read(self, text: str) -> _Seen:
+    def read(self, text: str) -> _ReadText:
         import torch
 
         prepared = self._prompt + text
@@ -216,7 +227,7 @@ class _Inside:
             if inside and offsets[inside[-1]][1] >= match.end():  # whole, not cut off
                 places.setdefault(match.group().lower(), inside)
         ids = tokens["input_ids"][0].tolist()
-        return _Seen(
+        return _ReadText(
             tokens=self._tokenizer.convert_ids_to_tokens(ids),
             ids=ids,
             attended=tokens["attention_mask"][0].tolist(),
@@ -226,8 +237,8 @@ class _Inside:
         )
 
 
-def _compared(word: str, seen: list[_Seen], tolerance: float) -> WordInside:
-    """One word's vectors in two texts, layer by layer."""
+def _compare_word(word: str, seen: list[_ReadText], tolerance: float) -> WordInside:
+    """Compare a word's vectors in two texts, layer by layer."""
     one, other = (text.layers[:, text.places[word]].mean(axis=1) for text in seen)
     cosines, shares = word_by_layer(one, other, tolerance)
     return WordInside(
@@ -241,15 +252,15 @@ def _compared(word: str, seen: list[_Seen], tolerance: float) -> WordInside:
 def word_by_layer(
     one: np.ndarray, other: np.ndarray, tolerance: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How alike two vectors are after each layer.
+    """Cosines and shares of equal values of two vectors after each layer.
 
     Args:
-        one: (n_layers, dim) float32, not zero.
-        other: likewise.
-        tolerance: two values are equal that differ by no more.
+        one: (n_layers, dim) float32, no row is zero.
+        other: (n_layers, dim) float32, no row is zero.
+        tolerance: two values count as equal if they differ by no more.
 
     Returns:
-        Cosines (n_layers,) and shares of equal values (n_layers,).
+        Cosines (n_layers,) float32, and shares of equal values (n_layers,) float64.
 
     For [[3, 4]] and [[3, 0]] and a tolerance of 0: [0.6] and [0.5].
     """
@@ -300,7 +311,7 @@ def _text(config: InspectConfig, summary: InspectSummary) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     return run_command(InspectConfig, "inspect", __doc__, arguments, run, _text)
 
 

@@ -1,4 +1,4 @@
-"""List the models that are known by name: what each is for, and whether its weights are here.
+"""List the models that are known by name: their modality, size and licence, and if their weights are here.
 
 embatch models
 """
@@ -11,7 +11,7 @@ from jobs.runtime.command import Flag, run_command
 
 @dataclass(frozen=True)
 class ModelsConfig:
-    """How to list the models.
+    """Options of the list.
 
     Attributes:
         json: print one line of JSON, the last on stdout
@@ -21,7 +21,7 @@ class ModelsConfig:
 
 
 def run(config: ModelsConfig) -> list[dict[str, object]]:
-    """One entry a model, in the order of `actors.models.MODELS`."""
+    """List a dict for each model, in the order of `actors.models.MODELS`."""
     from actors.checkpoints import is_on_this_machine
     from actors.models import MODELS
 
@@ -58,7 +58,7 @@ def _text(_: ModelsConfig, models: list[dict[str, object]]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     return run_command(ModelsConfig, "models", __doc__, arguments, run, _text)
 
 

@@ -1,11 +1,11 @@
-"""Which rows of a table are most like each row of it, or of another table: exact, by cosine.
+"""Find the rows of a table that are most like each of its rows, or each row of another table, by cosine.
 
     embatch neighbours tables/articles tables/near
     embatch neighbours tables/photos tables/found --queries tables/captions --k 5
 
-Both tables must be of one space: texts and texts, images and the texts of one CLIP, in any direction.
+Both tables must be of one space: texts and texts, or images and texts of one CLIP, in any direction.
 OUT has `id`, `rank`, `neighbour_id`, `similarity`. Run it again after BASE or the queries changed:
-only rows that changed, and rows whose neighbours did, are compared with all others again.
+only rows that changed, and rows whose neighbours changed, are compared with all rows again.
 """
 
 import sys
@@ -37,27 +37,27 @@ from schemas.errors import UsageError
 from schemas.tables.neighbours import NEIGHBOURS, neighbour_rows, neighbours_of
 
 PART_ROWS = 65_536  # that are copied out of a table at a time
-Place = Annotated[str, tyro.conf.Positional]
+Positional = Annotated[str, tyro.conf.Positional]
 
 
 @dataclass(frozen=True)
 class NeighboursConfig:
-    """Whose neighbours, among which rows, and where they go.
+    """The tables to compare, the method, and the table of neighbours.
 
     Attributes:
-        base: table among whose rows the neighbours are
-        out: table of neighbours; one that is there is brought up to date
+        base: table whose rows are the neighbours
+        out: table of neighbours; an old one is brought up to date
         queries: table whose rows get neighbours (default: BASE, each row without itself)
-        k: neighbours of each row
-        index: faiss is for many millions of rows: it misses some neighbours, and how many is told
-        anew: compare everything with everything, also where OUT knows most of it
+        k: number of neighbours of each row
+        index: exact finds all neighbours; faiss is for many millions of rows, misses some, and measures how many
+        anew: compare all rows again, even if OUT holds most neighbours already
         address: Ray cluster to work on (default: RAY_ADDRESS, else this machine without Ray)
         storage_option: KEY=VALUE for the object store, once for each
         json: print the summary as one line of JSON, the last on stdout
     """
 
-    base: Annotated[Place, tyro.conf.arg(metavar="BASE")]
-    out: Annotated[Place, tyro.conf.arg(metavar="OUT")]
+    base: Annotated[Positional, tyro.conf.arg(metavar="BASE")]
+    out: Annotated[Positional, tyro.conf.arg(metavar="OUT")]
     queries: Annotated[str, tyro.conf.arg(metavar="TABLE", help_behavior_hint="")] = ""
     k: int = 10
     index: Literal["exact", "faiss"] = "exact"
@@ -74,18 +74,18 @@ class NeighboursConfig:
 
 @dataclass(frozen=True)
 class NeighboursSummary:
-    """What was found.
+    """Counts and measures of the neighbours.
 
     Attributes:
-        n: rows that have neighbours.
-        n_base: rows that these are chosen from.
-        k: neighbours a row, at most.
-        n_searched: rows that were compared with the whole base; the others were known, and were
-            compared with what had changed.
-        recall: share of the exact neighbours that were found, of a sample where an index was used.
-        mean_similarity: of the rows' nearest neighbours; None where there are none.
-        inputs: the tables read, and their versions.
-        table_version: of the neighbours.
+        n: number of rows that get neighbours.
+        n_base: number of rows of the base.
+        k: neighbours of a row, at most.
+        n_searched: number of rows that were compared with the whole base; the others kept their neighbours
+            and were compared with the changed rows only.
+        recall: share of the exact neighbours that were found; with an index, measured on a sample.
+        mean_similarity: mean cosine of each row and its nearest neighbour; None if there are none.
+        inputs: versions of the tables that were read, by table.
+        table_version: version of the table of neighbours.
     """
 
     n: int
@@ -99,19 +99,19 @@ class NeighboursSummary:
 
 
 def run(config: NeighboursConfig) -> NeighboursSummary:
-    """Find the neighbours and write them, or those that changed.
+    """Find the neighbours of all rows, or only of those that changed, and write them.
 
     Raises:
         StoreError: a table is missing, empty, or of another space.
     """
     options = storage_options(config.storage_option)
-    base_table, held = open_vectors(config.base, options)
+    base_table, fingerprint = open_vectors(config.base, options)
     tables = {"base": base_table}
     if config.queries:
-        tables["queries"], asked = open_vectors(config.queries, options)
-        refuse_two_spaces(config.base, held, config.queries, asked)
+        tables["queries"], of_queries = open_vectors(config.queries, options)
+        refuse_two_spaces(config.base, fingerprint, config.queries, of_queries)
     out = open_derived(table_uri(config.out), NEIGHBOURS, options)
-    read = {name: read_vectors(table, held.dim) for name, table in tables.items()}
+    read = {name: read_vectors(table, fingerprint.dim) for name, table in tables.items()}
     for name, table in tables.items():
         if not len(read[name].ids):
             raise StoreError(f"{table.uri} holds no rows.")
@@ -119,7 +119,7 @@ def run(config: NeighboursConfig) -> NeighboursSummary:
     recipe = {
         "k": config.k,
         "index": config.index,
-        "space": held.space,
+        "space": fingerprint.space,
         "tables": {name: table.uri for name, table in tables.items()},
         "versions": {name: table.version for name, table in tables.items()},
     }
@@ -145,12 +145,12 @@ def run(config: NeighboursConfig) -> NeighboursSummary:
 
 @dataclass(frozen=True)
 class _Known:
-    """What OUT says of the queries, as far as it still holds.
+    """Neighbours in OUT that are still true.
 
     Attributes:
-        found: (n, k), among the rows of the base as it is now.
-        due: (n,) bool, queries that must be compared with the whole base.
-        came: indices of the base's rows that the others were never compared with.
+        found: (n, k) neighbours of n queries, as indices into the base as it is now.
+        due: (n,) bool, True for a query that must be compared with the whole base.
+        came: (c,) int, indices of the base's rows that no query was compared with yet.
     """
 
     found: Nearest
@@ -165,7 +165,7 @@ def _known(
     base: Vectors,
     queries: Vectors,
 ) -> _Known | None:
-    """What can be kept of OUT; None where it tells other things, or what changed cannot be known."""
+    """Read the neighbours of OUT that are still true; None if it has other settings or changes are unknown."""
     note = note_of(out)
     if any(note.get(name) != recipe[name] for name in ("k", "index", "space", "tables")):
         return None
@@ -186,10 +186,10 @@ def _known(
 
 
 class _Search:
-    """Compares rows, here or through Ray, and shows how far it is.
+    """Compares rows, in this process or on Ray, and shows the progress.
 
     Attributes:
-        recall: share of the exact neighbours that are found.
+        recall: share of the exact neighbours that were found.
     """
 
     def __init__(self, base: Vectors, queries: Vectors, config: NeighboursConfig) -> None:
@@ -201,7 +201,11 @@ class _Search:
         self._quiet = config.json and not sys.stderr.isatty()
 
     def all(self) -> tuple[Nearest, int]:
-        """Everything with everything."""
+        """Compare all queries with the whole base.
+
+        Returns:
+            The neighbours, and the number of queries.
+        """
         queries = None if self._itself else self._queries
         n = len(self._queries)
         if self._index == "faiss":
@@ -217,7 +221,11 @@ class _Search:
         return found, n
 
     def changed(self, known: _Known) -> tuple[Nearest, int]:
-        """What is due with everything, the rest with what came."""
+        """Compare due queries with the whole base, and the other queries with new rows only.
+
+        Returns:
+            The neighbours, and the number of due queries; of all queries if more than half were due.
+        """
         due, rest = np.flatnonzero(known.due), np.flatnonzero(~known.due)
         if 2 * len(due) > len(known.due):
             return self.all()
@@ -262,7 +270,7 @@ def _text(config: NeighboursConfig, summary: NeighboursSummary) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     return run_command(NeighboursConfig, "neighbours", __doc__, arguments, run, _text)
 
 

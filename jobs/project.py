@@ -1,12 +1,12 @@
-"""A map of a table: each row a point in two or three dimensions, near to what is like it.
+"""Make a map of a table: each row is a point in two or three dimensions, near to rows that are like it.
 
     embatch project tables/articles tables/map --picture map.png
     embatch project tables/articles tables/map3 --method pca --dim 3
     embatch project tables/classes tables/classes-on-map --onto tables/map
 
-Run it again after TABLE changed: rows that are on the map stay exactly where they are, new ones are
-placed among their neighbours, and those that went are taken off. `--onto` puts the rows of another
-table of the same space on the map. The same seed gives the same map.
+Run it again after TABLE changed: rows that are on the map stay exactly where they are, new rows are placed
+among their neighbours, and deleted rows are taken off. `--onto` puts the rows of another table of the same
+space on the map. The same seed gives the same map.
 """
 
 import sys
@@ -20,7 +20,15 @@ import pyarrow.compute as pc
 import tyro
 
 from jobs.analysis.plots import check_picture, draw_map
-from jobs.analysis.projections import Axes, along, fit_axes, fit_tsne, fit_umap, judge, place
+from jobs.analysis.projections import (
+    Axes,
+    fit_axes,
+    fit_tsne,
+    fit_umap,
+    judge,
+    place,
+    points_on_axes,
+)
 from jobs.analysis.vectors import (
     Vectors,
     changes,
@@ -39,30 +47,30 @@ from schemas.tables.embeddings import Fingerprint
 from schemas.tables.projections import kind_of, points_of, projection_rows, projection_schema
 
 PLACED_ROWS = 16_384  # at a time
-Place = Annotated[str, tyro.conf.Positional]
+Positional = Annotated[str, tyro.conf.Positional]
 
 
 @dataclass(frozen=True)
 class ProjectConfig:
-    """What to map, how, and where the map goes.
+    """The table to map, the method, and the table of points.
 
     Attributes:
         table: table of vectors
-        out: table of points; one that is there is brought up to date
-        method: how distances become a map; pca is the fastest, umap shows groups best
+        out: table of points; an old one is brought up to date
+        method: method that makes the map; pca is the fastest, umap shows groups best
         dim: dimensions of the map, 2 or 3
         onto: a map of another table, on which these rows are placed
-        sample: fit on at most so many rows, and place the others among them
-        seed: the same one gives the same map
+        sample: fit the map to at most so many rows, and place the others among them
+        seed: of the method; the same seed gives the same map
         refit: make a new map, on which all points lie elsewhere
-        picture: where the map is drawn, a .png, .svg or .pdf file
-        label_column: colours the picture (default: label, where there is one)
+        picture: file for a picture of the map: .png, .svg or .pdf
+        label_column: column that colours the picture (default: label, if there is one)
         storage_option: KEY=VALUE for the object store, once for each
         json: print the summary as one line of JSON, the last on stdout
     """
 
-    table: Annotated[Place, tyro.conf.arg(metavar="TABLE")]
-    out: Annotated[Place, tyro.conf.arg(metavar="OUT")]
+    table: Annotated[Positional, tyro.conf.arg(metavar="TABLE")]
+    out: Annotated[Positional, tyro.conf.arg(metavar="OUT")]
     method: Literal["umap", "tsne", "pca"] = "umap"
     dim: int = 2
     onto: Annotated[str, tyro.conf.arg(metavar="MAP", help_behavior_hint="")] = ""
@@ -85,18 +93,18 @@ class ProjectConfig:
 
 @dataclass(frozen=True)
 class ProjectSummary:
-    """What the map is made of.
+    """Counts and quality of a map.
 
     Attributes:
-        n: rows on the map.
-        n_fitted: rows that the map was fitted to in this run.
-        n_placed: rows that were placed on it in this run; the others stayed where they were.
-        trustworthiness: how few are near on the map that are far in truth, on a sample; null where
-            there are too few rows.
-        kept_neighbours: share of the nearest rows that are nearest on the map, on the same sample.
-        method: how it was made.
-        inputs: the tables read, and their versions.
-        table_version: of the map.
+        n: number of rows on the map.
+        n_fitted: number of rows that the map was fitted to in this run.
+        n_placed: number of rows that were placed on the map in this run; the others stayed where they were.
+        trustworthiness: 1 if all neighbours on the map are also neighbours by vectors, on a sample; null
+            if there are too few rows.
+        kept_neighbours: share of the nearest rows that are also nearest on the map, on the same sample.
+        method: of the map.
+        inputs: versions of the tables that were read, by table.
+        table_version: version of the map.
     """
 
     n: int
@@ -111,7 +119,14 @@ class ProjectSummary:
 
 @dataclass(frozen=True)
 class _Map:
-    """Points of a table's rows, and how many of them are new."""
+    """Points of a table's rows.
+
+    Attributes:
+        points: (n, dim) float32.
+        n_fitted: number of rows that the map was fitted to in this run.
+        n_placed: number of rows that were placed on the map in this run.
+        axes: principal components of a map that `pca` made, else None.
+    """
 
     points: np.ndarray
     n_fitted: int = 0
@@ -120,65 +135,67 @@ class _Map:
 
 
 def run(config: ProjectConfig) -> ProjectSummary:
-    """Make a map, or bring one up to date.
+    """Make a map, or bring an old one up to date.
 
     Raises:
-        StoreError: a table is missing, empty, of another space, or not what it should be.
+        StoreError: a table is missing, empty, of another space, or of another kind.
     """
     options = storage_options(config.storage_option)
-    table, held = open_vectors(config.table, options)
-    rows = read_vectors(table, held.dim)
+    table, fingerprint = open_vectors(config.table, options)
+    rows = read_vectors(table, fingerprint.dim)
     if not len(rows.ids):
         raise StoreError(f"{config.table} holds no rows.")
     labels = labels_of(table, config.label_column, rows.ids)
-    made: dict[str, Any] = {"method": config.method, "dim": config.dim, "seed": config.seed}
-    made |= {"table": table.uri, "space": held.space}
+    settings: dict[str, Any] = {"method": config.method, "dim": config.dim, "seed": config.seed}
+    settings |= {"table": table.uri, "space": fingerprint.space}
     inputs = {table.uri: table.version}
     base: Table | None = None
     if config.onto:
         base = _open_map(table_uri(config.onto), options)
-        theirs = note_of(base)
-        made |= {name: theirs[name] for name in ("method", "dim", "seed")} | {"onto": base.uri}
+        base_note = note_of(base)
+        settings |= {name: base_note[name] for name in ("method", "dim", "seed")}
+        settings["onto"] = base.uri
         inputs[base.uri] = base.version
-    uri, schema = table_uri(config.out), projection_schema(made["dim"])
+    uri, schema = table_uri(config.out), projection_schema(settings["dim"])
     out = open_derived(uri, schema, options)
     if base is not None:
-        found = _onto(base, rows, held, config, options)
+        new_map = _place_onto(base, rows, fingerprint, config, options)
     else:
-        quiet = config.json
-        old = None if out is None or config.refit else _old(out, made, table, rows, quiet=quiet)
-        found = _fitted(rows, config) if old is None else old
-    quality = judge(rows.vectors, found.points, config.seed)
-    note: dict[str, Any] = {"command": "project", **made, "inputs": inputs}
-    note |= {"version": table.version, "axes": _written(found.axes)}
+        extended = None
+        if out is not None and not config.refit:
+            extended = _extend(out, settings, table, rows, quiet=config.json)
+        new_map = _fit(rows, config) if extended is None else extended
+    quality = judge(rows.vectors, new_map.points, config.seed)
+    note: dict[str, Any] = {"command": "project", **settings, "inputs": inputs}
+    note |= {"version": table.version, "axes": _axes_to_json(new_map.axes)}
     if quality:
         note |= {"trustworthiness": quality.trustworthiness, "kept_neighbours": quality.kept}
-    points = [projection_rows(rows.ids, found.points)]
+    points = [projection_rows(rows.ids, new_map.points)]
     out = write_derived(out, uri, schema, points, note, options)
     if config.picture:
-        title = f"{held.model}, {made['method']}, {len(rows.ids):,} rows"
-        draw_map(found.points, labels.to_pylist(), config.picture, title)
+        title = f"{fingerprint.model}, {settings['method']}, {len(rows.ids):,} rows"
+        draw_map(new_map.points, labels.to_pylist(), config.picture, title)
     return ProjectSummary(
         n=len(rows.ids),
-        n_fitted=found.n_fitted,
-        n_placed=found.n_placed,
+        n_fitted=new_map.n_fitted,
+        n_placed=new_map.n_placed,
         trustworthiness=quality and quality.trustworthiness,
         kept_neighbours=quality and quality.kept,
-        method=made["method"],
+        method=settings["method"],
         inputs=inputs,
         table_version=out.version,
     )
 
 
-def _fitted(rows: Vectors, config: ProjectConfig) -> _Map:
-    """A new map of all rows: fitted to a sample, the others placed."""
+def _fit(rows: Vectors, config: ProjectConfig) -> _Map:
+    """Make a new map of all rows: fit it to a sample, and place the other rows on it."""
     n, dim = rows.vectors.shape[0], config.dim
     least = dim if config.method == "pca" else dim + 2
     if n < least:
         raise StoreError(f"{config.table} has {n} rows, too few: expected {least} or more.")
     if config.method == "pca":
         axes = fit_axes(rows.vectors, dim)
-        return _Map(along(axes, rows.vectors), n_fitted=n, axes=axes)
+        return _Map(points_on_axes(axes, rows.vectors), n_fitted=n, axes=axes)
     chance = np.random.default_rng(config.seed)
     chosen = np.arange(n)
     if n > config.sample:
@@ -191,33 +208,44 @@ def _fitted(rows: Vectors, config: ProjectConfig) -> _Map:
     else:
         points[chosen] = fit_tsne(sample, dim, config.seed)
     rest = np.setdiff1d(np.arange(n), chosen, assume_unique=True)
-    points[rest] = _placed(rows.vectors, rest, sample, points[chosen], quiet=config.json)
+    points[rest] = _place(rows.vectors, rest, sample, points[chosen], quiet=config.json)
     return _Map(points, n_fitted=len(chosen), n_placed=len(rest))
 
 
-def _placed(
-    vectors: np.ndarray, which: np.ndarray, on_map: np.ndarray, points: np.ndarray, *, quiet: bool
+def _place(
+    vectors: np.ndarray, new: np.ndarray, on_map: np.ndarray, points: np.ndarray, *, quiet: bool
 ) -> np.ndarray:
-    """Points of some rows, placed among those on the map."""
-    placed = np.zeros((len(which), points.shape[1]), np.float32)
-    with Progress("place", len(which), "rows", quiet=quiet or not len(which)) as progress:
-        for start in range(0, len(which), PLACED_ROWS):
+    """Place new rows among those on the map, PLACED_ROWS at a time.
+
+    Args:
+        vectors: (n, d) float32.
+        new: (m,) int64, indices of the rows to place.
+        on_map: (k, d) float32, vectors of the rows on the map.
+        points: (k, dim) float32, points of the rows on the map.
+        quiet: True if no progress is shown.
+
+    Returns:
+        Points of the new rows, (m, dim) float32.
+    """
+    placed = np.zeros((len(new), points.shape[1]), np.float32)
+    with Progress("place", len(new), "rows", quiet=quiet or not len(new)) as progress:
+        for start in range(0, len(new), PLACED_ROWS):
             part = slice(start, start + PLACED_ROWS)
-            placed[part] = place(vectors[which[part]], on_map, points)
-            progress.add(len(which[part]))
+            placed[part] = place(vectors[new[part]], on_map, points)
+            progress.add(len(new[part]))
     return placed
 
 
-def _old(
-    out: Table, made: Mapping[str, Any], table: Table, rows: Vectors, *, quiet: bool
+def _extend(
+    out: Table, settings: Mapping[str, Any], table: Table, rows: Vectors, *, quiet: bool
 ) -> _Map | None:
-    """The map that is there, brought up to date; None where it is a map of other things.
+    """Bring an old map up to date; None if it was made of another table or with other settings.
 
     Raises:
         StoreError: it cannot be known which rows changed.
     """
     note = note_of(out)
-    if any(note.get(name) != made[name] for name in made) or "onto" in note:
+    if any(note.get(name) != settings[name] for name in settings) or "onto" in note:
         return None
     changed = changes(table, note["version"], rows.vectors.shape[1])
     if changed is None:
@@ -225,49 +253,49 @@ def _old(
             f"{out.uri} is a map of version {note['version']} of {table.uri}, whose files are gone, so"
             " that nobody knows which rows changed. --refit makes a new map."
         )
-    points, known = _found(out, rows.ids)
+    points, known = _points_on_map(out, rows.ids)
     known &= ~pc.is_in(rows.ids, value_set=changed[0]).to_numpy(zero_copy_only=False)
     if not known.any():
         return None
     new = np.flatnonzero(~known)
-    axes = _read(note["axes"])
+    axes = _axes_from_json(note["axes"])
     if axes is not None:
-        points[new] = along(axes, rows.vectors[new])
+        points[new] = points_on_axes(axes, rows.vectors[new])
     else:
-        points[new] = _placed(rows.vectors, new, rows.vectors[known], points[known], quiet=quiet)
+        points[new] = _place(rows.vectors, new, rows.vectors[known], points[known], quiet=quiet)
     return _Map(points, n_placed=len(new), axes=axes)
 
 
-def _onto(
+def _place_onto(
     base: Table,
     rows: Vectors,
-    mine: Fingerprint,
+    fingerprint: Fingerprint,
     config: ProjectConfig,
     options: Mapping[str, str],
 ) -> _Map:
-    """Rows placed on another table's map."""
+    """Place rows on the map of another table."""
     note = note_of(base)
-    source, held = open_vectors(note["table"], options)
-    refuse_two_spaces(config.table, mine, config.onto, held)
-    axes = _read(note["axes"])
+    source, of_source = open_vectors(note["table"], options)
+    refuse_two_spaces(config.table, fingerprint, config.onto, of_source)
+    axes = _axes_from_json(note["axes"])
     if axes is not None:
-        return _Map(along(axes, rows.vectors), n_placed=len(rows.ids), axes=axes)
-    theirs = read_vectors(source, held.dim)
-    points, known = _found(base, theirs.ids)
+        return _Map(points_on_axes(axes, rows.vectors), n_placed=len(rows.ids), axes=axes)
+    on_map = read_vectors(source, of_source.dim)
+    points, known = _points_on_map(base, on_map.ids)
     if not known.any():
         raise StoreError(f"{config.onto} holds no row of {note['table']} any more. Make it anew.")
     everything = np.arange(len(rows.ids))
-    placed = _placed(
-        rows.vectors, everything, theirs.vectors[known], points[known], quiet=config.json
+    placed = _place(
+        rows.vectors, everything, on_map.vectors[known], points[known], quiet=config.json
     )
     return _Map(placed, n_placed=len(rows.ids))
 
 
 def _open_map(uri: str, options: Mapping[str, str]) -> Table:
-    """A table of points that `project` has made.
+    """Open a table of points that `project` has made.
 
     Raises:
-        StoreError: there is none.
+        StoreError: there is no such table.
     """
     table = Table.open(uri, options)
     if table is None or note_of(table).get("command") != "project":
@@ -275,22 +303,22 @@ def _open_map(uri: str, options: Mapping[str, str]) -> Table:
     return table
 
 
-def _found(table: Table, ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Points (n, dim) of ids on a map, and which of them it has, (n,) bool."""
+def _points_on_map(table: Table, ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Points of n ids on a map, (n, dim) float32, and True for each id that is on the map, (n,) bool."""
     rows = upgrade_rows(table.read(), kind_of(table.schema))
     at = pc.index_in(ids, value_set=rows["id"].combine_chunks())
     known = at.is_valid().to_numpy(zero_copy_only=False)
-    held = points_of(rows)
-    points = np.zeros((len(ids), held.shape[1]), np.float32)
-    points[known] = held[at.drop_null().to_numpy()]
+    mapped = points_of(rows)
+    points = np.zeros((len(ids), mapped.shape[1]), np.float32)
+    points[known] = mapped[at.drop_null().to_numpy()]
     return points, known
 
 
-def _written(axes: Axes | None) -> dict[str, Any] | None:
+def _axes_to_json(axes: Axes | None) -> dict[str, Any] | None:
     return axes and {"mean": axes.mean.tolist(), "components": axes.components.tolist()}
 
 
-def _read(axes: Mapping[str, Any] | None) -> Axes | None:
+def _axes_from_json(axes: Mapping[str, Any] | None) -> Axes | None:
     if axes is None:
         return None
     return Axes(*(np.array(axes[name], np.float32) for name in Axes._fields))
@@ -316,7 +344,7 @@ def _text(config: ProjectConfig, summary: ProjectSummary) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     return run_command(ProjectConfig, "project", __doc__, arguments, run, _text)
 
 

@@ -1,13 +1,13 @@
-"""Bring everything that one file declares up to date: tables, neighbours, maps, figures, pages.
+"""Bring up to date all that one file declares: tables, neighbours, maps, figures, pages.
 
     embatch init
     embatch refresh corpus.toml --dry-run
     embatch refresh corpus.toml
 
-Each table is synced with its source, and a follow-up is made anew only as far as the tables that it
-reads have changed. Where the file names another model, the new vectors are made beside the table and
-take its place in one commit. A step that fails holds up those that need it, and no other. What each
-step did is written into the table `refreshes`, next to the others.
+Each table is synced with its source. A follow-up is made again only if a table that it reads has changed.
+If the file names another model than before, the new vectors are made beside the table and replace the old
+ones in one commit. If a step fails, only the steps that need its result are skipped. The table `refreshes`,
+next to the others, gets a row about each step.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from jobs.refreshing.corpus_file import REFRESHES, Corpus, read_corpus
 from jobs.refreshing.history_page import RefreshSummary, write_page
 from jobs.refreshing.steps import Steps
 from jobs.runtime.command import Flag, parse, storage_options, table_uri, user_errors
-from jobs.runtime.ray_cluster import under_submitted_job
+from jobs.runtime.ray_cluster import is_submitted_job
 from jobs.runtime.signals import Stopped, StopSignal
 from schemas.delta import claim
 from schemas.delta.store import Table, now
@@ -36,14 +36,14 @@ from schemas.tables.refreshes import create, record, rows_of
 
 @dataclass(frozen=True)
 class RefreshConfig:
-    """What to refresh.
+    """Options of a refresh.
 
     Attributes:
-        corpus: file that declares it; `embatch init` writes one to begin with
+        corpus: file that declares sources, tables and follow-ups; `embatch init` writes one to begin with
         dry_run: say what would be done; write nothing
         wait: wait while another refresh, or a run on one of the tables, is at work, instead of leaving
         json: print the summary as one line of JSON, the last on stdout
-        verbose: show what Ray says
+        verbose: show Ray's messages
     """
 
     corpus: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CORPUS.toml")]
@@ -54,22 +54,22 @@ class RefreshConfig:
 
 
 def run(config: RefreshConfig) -> RefreshSummary:
-    """Do each step that is due, and write down what came of it.
+    """Do each step that is due, and record the result of every step.
 
     Raises:
         UsageError: the file is wrong; the message names the section.
         OSError: the file cannot be read.
         StoreError: the table of refreshes cannot be read or written.
         TableBusy: another refresh of this corpus is at work.
-        Stopped: SIGINT or SIGTERM; what was done is written down.
+        Stopped: SIGINT or SIGTERM came; the steps that were done are recorded.
     """
     corpus = read_corpus(config.corpus)
-    if under_submitted_job() and not os.path.isabs(config.corpus) and "://" not in corpus.tables:
+    if is_submitted_job() and not os.path.isabs(config.corpus) and "://" not in corpus.tables:
         raise UsageError(
             f"{config.corpus} is relative, and a submitted job runs in a temporary copy of its folder, where"
             ' the tables would be lost. Give its absolute path, or a URI as tables = "s3://bucket/tables".'
         )
-    with contextlib.chdir(corpus.path.parent):  # what the file's paths are seen from
+    with contextlib.chdir(corpus.path.parent):  # the file's paths are relative to its own folder
         return _refresh(corpus, config)
 
 
@@ -85,7 +85,7 @@ def _refresh(corpus: Corpus, config: RefreshConfig) -> RefreshSummary:
     if config.dry_run:
         steps = Steps(name, started, corpus.steps, rows_of(table), options, stop, **flags)
         for step in corpus.steps:
-            steps.foresee(step)
+            steps.preview(step)
         return RefreshSummary(name, time.monotonic() - began, steps.rows, None)
     table = table or create(uri, options, note)
     with claim.hold(table, note, wait=config.wait) as table, stop.watched():
@@ -106,7 +106,7 @@ def _refresh(corpus: Corpus, config: RefreshConfig) -> RefreshSummary:
 
 
 def _vacuum(corpus: Corpus, options: dict[str, str]) -> None:
-    """Give back the disk that versions older than keep_days hold."""
+    """Delete the files of table versions that are older than keep_days."""
     if corpus.keep_days is None:
         return
     hours = 24.0 * corpus.keep_days
@@ -123,7 +123,7 @@ def _vacuum(corpus: Corpus, options: dict[str, str]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     config = parse(RefreshConfig, "refresh", __doc__, arguments)
 
     with user_errors(hides_noise=not config.verbose) as outcome:

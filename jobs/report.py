@@ -1,11 +1,11 @@
-"""One page to look at a table: a map to hover over, click and search, and what was found out.
+"""Write one HTML page about a table: a map to hover over, click and search, neighbours and figures.
 
     embatch report tables/articles tables/map tables/near --out report.html
     embatch report tables/photos tables/map tables/classes-on-map tables/predicted --out report.html
 
-TABLEs are recognised by what they hold: the table of vectors, its map and neighbours and predictions,
-and maps of other tables that were put onto this one, shown as crosses. The page holds all that it shows
-and opens from disk without a network.
+TABLEs are recognised by their columns: the table of vectors, its map, its neighbours, its predictions, and
+maps of other tables that were put onto its map, which are shown as crosses. The page is one file and opens
+without a network.
 """
 
 import json
@@ -36,14 +36,14 @@ TEMPLATE = Path(report_page.__file__).with_suffix(".html")
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """What to show, and where the page goes.
+    """The tables to show, and the file of the page.
 
     Attributes:
-        tables: table of vectors, and what was made of it
-        out: the page
-        label_column: colours the map (default: label, where there is one)
+        tables: table of vectors, and tables that were made of it
+        out: file of the page
+        label_column: column that colours the map (default: label, if there is one)
         before: table of the same rows by the model before it was fine-tuned, to compare with
-        images: folder that was embedded, for small pictures (a table made with --keep-images has them)
+        images: folder of the images that were embedded, for thumbnails (not needed after --keep-images)
         storage_option: KEY=VALUE for the object store, once for each
         json: print one line of JSON, the last on stdout
     """
@@ -72,7 +72,7 @@ class ReportConfig:
 
 @dataclass(frozen=True)
 class ReportSummary:
-    """What was written."""
+    """File, number of rows and size of the page."""
 
     file: str
     rows: int
@@ -80,8 +80,8 @@ class ReportSummary:
 
 
 @dataclass
-class _Given:
-    """The tables by what they are; None where none was named."""
+class _Tables:
+    """The given tables by their kind; None for a kind that was not given."""
 
     vectors: Table | None = None
     map: Table | None = None
@@ -90,7 +90,7 @@ class _Given:
     crosses: tuple[Table, ...] = ()
 
     def made(self) -> list[Table]:
-        """The tables that were made of the vectors."""
+        """Tables that were made of the table of vectors."""
         made = [self.map, self.neighbours, self.predictions, *self.crosses]
         return [table for table in made if table is not None]
 
@@ -99,15 +99,15 @@ def run(config: ReportConfig) -> ReportSummary:
     """Write the page.
 
     Raises:
-        StoreError: a table is missing or is nothing that a page shows, or plotly is not installed.
+        StoreError: a table is missing or of a kind that a page does not show, or plotly is not installed.
     """
     try:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise StoreError("A page is drawn by plotly: pip install -e '.[plot]'") from error
-    given = _recognised(config)
+    given = _tables_by_kind(config)
     table = given.vectors
-    assert table is not None  # _recognised saw to it
+    assert table is not None  # else _tables_by_kind raises
     fingerprint = Fingerprint.of(table.schema)
     assert fingerprint is not None  # it is how it was recognised
     rows = read_vectors(table, fingerprint.dim)
@@ -118,7 +118,7 @@ def run(config: ReportConfig) -> ReportSummary:
         "title": os.path.basename(table.uri),
         "subtitle": f"{len(rows.ids):,} rows, {fingerprint.model}, {how}",
         "points": points | report_page.details(table, rows.ids, config.label_column, config.images),
-        "crosses": [report_page.crosses(one) for one in given.crosses],
+        "crosses": [report_page.crosses(cross) for cross in given.crosses],
         "neighbours": report_page.neighbours(given.neighbours, rows.ids),
         "before": report_page.before(_before(config), rows, table, config.label_column),
         "confusion": report_page.confusion(given.predictions),
@@ -144,9 +144,14 @@ def _before(config: ReportConfig) -> Table | None:
     return open_vectors(config.before, storage_options(config.storage_option))[0]
 
 
-def _recognised(config: ReportConfig) -> _Given:
+def _tables_by_kind(config: ReportConfig) -> _Tables:
+    """Open the given tables, and recognise the kind of each by its columns.
+
+    Raises:
+        StoreError: a table is missing, of no kind that a page shows, or the second of its kind.
+    """
     options = storage_options(config.storage_option)
-    given, maps = _Given(), []
+    given, maps = _Tables(), []
     for place in config.tables:
         table = Table.open(table_uri(place), options)
         if table is None:
@@ -171,16 +176,16 @@ def _recognised(config: ReportConfig) -> _Given:
         raise StoreError(
             "None of the tables holds vectors. Name the one that the others were made of."
         )
-    mine = [one for one in maps if note_of(one).get("table") == given.vectors.uri]
+    mine = [table for table in maps if note_of(table).get("table") == given.vectors.uri]
     if len(mine) > 1:
         raise StoreError(f"{mine[1].uri} is the second map of {given.vectors.uri}. Name one.")
     given.map = next(iter(mine), None)
-    given.crosses = tuple(one for one in maps if one is not given.map)
-    for one in given.crosses:
-        onto = note_of(one).get("onto")
+    given.crosses = tuple(table for table in maps if table is not given.map)
+    for cross in given.crosses:
+        onto = note_of(cross).get("onto")
         if given.map is None or onto != given.map.uri:
             raise StoreError(
-                f"{one.uri} is no map of {given.vectors.uri}, and was not put onto one that is named"
+                f"{cross.uri} is no map of {given.vectors.uri}, and was not put onto one that is named"
                 " here (`embatch project … --onto MAP`)."
             )
     return given
@@ -192,7 +197,7 @@ def _text(_: ReportConfig, summary: ReportSummary) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     return run_command(ReportConfig, "report", __doc__, arguments, run, _text)
 
 

@@ -1,4 +1,4 @@
-"""Go back to an older version of a table, as a new version; nothing is lost.
+"""Restore an older version of a table as its new version; no version is lost.
 
 embatch status tables/articles
 embatch restore tables/articles --version 12
@@ -16,7 +16,7 @@ from schemas.errors import UsageError
 
 @dataclass(frozen=True)
 class RestoreConfig(TableOptions):
-    """Which version of which table.
+    """The table, and the version to restore.
 
     Attributes:
         version: the version whose rows come back; `embatch status` lists them
@@ -35,7 +35,7 @@ class RestoreConfig(TableOptions):
 
 @dataclass(frozen=True)
 class RestoreSummary:
-    """What the table holds now."""
+    """Version that was restored, number of the table's rows, and the new version."""
 
     restored: int
     rows: int
@@ -43,11 +43,11 @@ class RestoreSummary:
 
 
 def run(config: RestoreConfig) -> RestoreSummary:
-    """Make the newest version hold what an older one held.
+    """Commit a new version with the rows of an older one.
 
     Raises:
-        StoreError: there is no such table or version, or vacuum took its files.
-        TableBusy: another run writes to it.
+        StoreError: there is no such table or version, or vacuum deleted the version's files.
+        TableBusy: another run writes to the table.
     """
     note = {**claim.identity(f"restore-{uuid.uuid4().hex[:6]}"), "command": "restore"}
     with claim.hold(config.open(), note, wait=config.wait) as table:
@@ -63,7 +63,7 @@ def _text(_: RestoreConfig, summary: RestoreSummary) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     return run_command(RestoreConfig, "restore", __doc__, arguments, run, _text)
 
 

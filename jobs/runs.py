@@ -1,9 +1,9 @@
-"""The runs that brought a table to where it is, newest first: when, what they did, how they ended.
+"""List the runs that wrote a table, newest first: time, counts of rows, and how each ended.
 
     embatch runs tables/articles
     embatch runs tables/articles --limit 5 --json
 
-They come from the table's own history, in which every run leaves a commit, also one with nothing to do.
+The list is read from the table's own history: every run leaves a commit, also a run with nothing to do.
 """
 
 import sys
@@ -31,10 +31,10 @@ ENDS = ("done", "stopped", "failed", "deleted", "restored", "switched")
 
 @dataclass(frozen=True)
 class RunsConfig(TableOptions):
-    """Whose runs.
+    """The table, and the number of runs to show.
 
     Attributes:
-        limit: show the newest so many
+        limit: show at most so many runs
     """
 
     limit: int = 20
@@ -45,7 +45,7 @@ class RunsConfig(TableOptions):
 
 
 def run(config: RunsConfig) -> list[dict[str, Any]]:
-    """The newest runs of a table.
+    """List the newest runs of a table.
 
     Raises:
         StoreError: there is no such table.
@@ -60,15 +60,15 @@ def runs_of(table: Table, limit: int) -> list[dict[str, Any]]:
         note = commit.get("note", {})
         if note.get("state") in ENDS:
             names = ("time", "run", "command", "state", "host", "source", "templates", *COUNTS)
-            told = {name: note[name] for name in names if name in note}
-            runs.append({"version": commit["version"], **told})
+            values = {name: note[name] for name in names if name in note}
+            runs.append({"version": commit["version"], **values})
             if len(runs) == limit:
                 break
     return runs
 
 
 def line_of(run: dict[str, Any]) -> str:
-    """A run in one line; counts that are 0 are left out."""
+    """Line of text about a run; counts that are 0 are left out."""
     counts = ", ".join(
         f"{name.replace('_', ' ')} {run[name]:,}" for name in COUNTS if run.get(name)
     )
@@ -82,7 +82,7 @@ def _text(config: RunsConfig, runs: list[dict[str, Any]]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     return run_command(RunsConfig, "runs", __doc__, arguments, run, _text)
 
 

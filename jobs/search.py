@@ -1,12 +1,12 @@
-"""The rows of a table that are most like a text or a picture.
+"""Find the rows of a table that are most like a text or a picture.
 
     embatch search tables/articles "falling share prices"
     embatch search tables/photos "two dogs in the snow" --k 3
     embatch search tables/photos dog.jpg
     embatch search tables/articles < questions.txt
 
-Without QUERY each line of stdin is one, answered as it comes. The query is embedded by the model that
-made the table; a table of images is also searched with words, if its model has a tower for texts.
+Without QUERY each line of stdin is a query, answered as it comes. The query is embedded by the model that
+made the table. A table of images can be searched with words if its model also embeds texts.
 """
 
 import contextlib
@@ -29,8 +29,8 @@ from actors.checkpoints import Model, resolve
 from actors.engine.engine import Engine, Items
 from actors.models import ModelError
 from jobs.analysis.nearest import nearest
-from jobs.analysis.vectors import in_order, read_vectors
-from jobs.runtime.command import CommandOutcome, TableOptions, explained, parse, user_errors
+from jobs.analysis.vectors import read_vectors, rows_of_ids
+from jobs.runtime.command import CommandOutcome, TableOptions, error_message, parse, user_errors
 from schemas.cells import cast_column
 from schemas.delta.store import StoreError, Table
 from schemas.errors import UsageError
@@ -43,12 +43,12 @@ UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]+")  # a text could else talk to 
 
 @dataclass(frozen=True)
 class SearchConfig(TableOptions):
-    """Which table, and what to look for in it.
+    """The table to search, and the query.
 
     Attributes:
         query: a text, or the path of an image file (default: the lines of stdin)
-        k: how many rows to show
-        model: embeds the query (default: the one that made the table)
+        k: number of rows to show
+        model: model that embeds the query (default: the one that made the table)
     """
 
     query: Annotated[
@@ -69,8 +69,8 @@ class Hit:
     Attributes:
         id: of the row.
         similarity: cosine with the query.
-        shown: the beginning of its text, or the path of its image; None where the table has neither.
-        label: None where the table has none.
+        shown: beginning of the row's text, or path of its image; None if the table has neither.
+        label: of the row; None if the table has no labels.
     """
 
     id: str
@@ -80,7 +80,7 @@ class Hit:
 
 
 class Search:
-    """A table in memory, and the model for queries, loaded when first needed.
+    """A table in memory, and the model for queries, which is loaded when it is first needed.
 
     search = Search(SearchConfig("tables/articles"))
     search("falling share prices")[0].id
@@ -92,8 +92,8 @@ class Search:
         """Read the table and find the model.
 
         Args:
-            config: the table, and the model if another one is wanted.
-            shown_characters: of a text, that are kept at hand; None: all.
+            config: options of the search.
+            shown_characters: length of the beginning of a text in `Hit.shown`; None keeps whole texts.
 
         Raises:
             StoreError: there is no such table, or it is empty.
@@ -114,10 +114,10 @@ class Search:
         self._details = _details(table, self._rows.ids, shown_characters)
 
     def __call__(self, query: str) -> list[Hit]:
-        """The k rows most like a text, or like the image in a file, best first.
+        """Find the k rows that are most like a text, or like the image in a file, best first.
 
         Raises:
-            ModelError: there is no model for it, or the query cannot be embedded.
+            ModelError: there is no model for the query, or the query cannot be embedded.
         """
         names_image = query.lower().endswith(ALL_IMAGE_ENDINGS)
         modality = "image" if names_image and os.path.isfile(query) else "text"
@@ -137,7 +137,7 @@ class Search:
         encoded = engine.encode(items)
         if encoded.errors:
             raise ModelError(f"The query cannot be embedded: {encoded.errors[0]}")
-        found = nearest(self._rows.vectors, min(self.k, len(self._rows.ids)), encoded.vectors)
+        near = nearest(self._rows.vectors, min(self.k, len(self._rows.ids)), encoded.vectors)
         return [
             Hit(
                 self._rows.ids[int(index)].as_py(),
@@ -145,7 +145,7 @@ class Search:
                 self._details["shown"][int(index)].as_py(),
                 self._details["label"][int(index)].as_py(),
             )
-            for index, similarity in zip(found.indices[0], found.similarities[0], strict=True)
+            for index, similarity in zip(near.indices[0], near.similarities[0], strict=True)
         ]
 
     def _model(self, modality: str) -> Model:
@@ -167,10 +167,10 @@ class Search:
         return model
 
     def _is_partner(self, model: Model) -> bool:
-        """Whether a model of questions belongs to the one that made the table, and has another space.
+        """True if a model of questions is the partner of the table's model of passages, of another space.
 
         Raises:
-            ModelError: nothing says so; the message says what to write.
+            ModelError: no file says that the two are partners; the message says what to write.
         """
         made_by = self._made_by.get("given_model", "")
         if model.space == self._fingerprint.space or not dpr.is_question_encoder(model):
@@ -184,8 +184,8 @@ class Search:
         raise ModelError(dpr.refusal_message(passages, model))
 
     def _refuse_other(self, model: Model) -> None:
-        held = self._fingerprint
-        mine = Fingerprint(
+        table = self._fingerprint
+        given = Fingerprint(
             model=model.name,
             dim=model.dim,
             space=model.space,
@@ -193,23 +193,23 @@ class Search:
             unit=model.unit,
             ingredients=model.ingredients,
         )
-        if held.is_comparable_with(mine):
+        if table.is_comparable_with(given):
             return
-        why = f" ({what_differs(held, mine)})" if held.model == mine.model else ""
+        why = f" ({what_differs(table, given)})" if table.model == given.model else ""
         raise ModelError(
-            f"The table holds vectors of {held.model}, and {self._name} makes others{why}: they cannot be"
+            f"The table holds vectors of {table.model}, and {self._name} makes others{why}: they cannot be"
             " compared. Name the model, or its folder, with --model."
         )
 
 
 def _made_by(table: Table) -> dict[str, Any]:
-    """The note of the run that last embedded rows, which says with what; empty where none is known."""
+    """Note of the last commit in the table's history that names a model; empty if none does."""
     notes = (commit.get("note", {}) for commit in table.history())
     return next((note for note in notes if "given_model" in note), {})
 
 
 def _details(table: Table, ids: pa.Array, shown_characters: int | None) -> pa.Table:
-    """Columns `shown` and `label` of the rows, in the order of ids."""
+    """Table with the columns `shown` and `label` of the rows, in the order of ids."""
     names = set(table.schema.names) & {"text", "image", "label"}
     parts = []
     for file in table.files():
@@ -222,11 +222,11 @@ def _details(table: Table, ids: pa.Array, shown_characters: int | None) -> pa.Ta
         if "label" in rows.column_names:
             label = cast_column(rows["label"], pa.string())
         parts.append(pa.table({"id": rows["id"], "shown": shown, "label": label}))
-    return in_order(pa.concat_tables(parts), ids)
+    return rows_of_ids(pa.concat_tables(parts), ids)
 
 
 def _text(hits: Iterable[Hit]) -> str:
-    """A line a hit, none wider than the terminal."""
+    """One line for each hit, none wider than the terminal."""
     width = shutil.get_terminal_size().columns
     lines = []
     for hit in hits:
@@ -240,16 +240,16 @@ def _text(hits: Iterable[Hit]) -> str:
 def answer_each(
     given: str, prompt: str, outcome: CommandOutcome, answer: Callable[[str], str]
 ) -> None:
-    """Print the answer to what was given, or to each line that is typed or piped in.
+    """Print the answer to the query of the command line, or to each line of stdin.
 
     Args:
-        given: on the command line; empty: stdin is read, without its blank lines.
-        prompt: shown before each line on a terminal.
-        outcome: of the command; a line of stdin that cannot be answered makes it 1.
-        answer: what to print.
+        given: query of the command line; if it is empty, stdin is read, without its blank lines.
+        prompt: text before each line on a terminal.
+        outcome: of the command; its exit code becomes 1 if a line of stdin cannot be answered.
+        answer: returns the text to print for a query.
 
     Raises:
-        ModelError: what was given cannot be answered.
+        ModelError: the query of the command line cannot be answered.
     """
     for line in [given] if given else _lines(prompt):
         try:
@@ -257,7 +257,7 @@ def answer_each(
         except ModelError as error:
             if given:
                 raise
-            print(f"embatch: {explained(error)}", file=sys.stderr)
+            print(f"embatch: {error_message(error)}", file=sys.stderr)
             outcome.exit_code = 1
 
 
@@ -274,7 +274,7 @@ def _lines(prompt: str) -> Iterator[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     config = parse(SearchConfig, "search", __doc__, arguments)
 
     def answer(query: str) -> str:

@@ -1,4 +1,4 @@
-"""What a table holds: rows, model, failures by reason, versions, sizes and the last runs.
+"""Show the state of a table: rows, model, failures by reason, version, size and the last runs.
 
 embatch status tables/articles
 """
@@ -16,20 +16,26 @@ from schemas.tables.embeddings import Fingerprint
 from schemas.tables.failures import FailureLog
 
 LAST_RUNS = 5
-_UNTOLD = ("run", "state", "axes", "version", "versions", "inputs")
+_NOT_SHOWN = ("run", "state", "axes", "version", "versions", "inputs")
 
 
 @dataclass(frozen=True)
 class StatusConfig(TableOptions):
-    """Which table."""
+    """The table to show."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a table; `runs` are the last, newest first.
+    """State of a table.
 
-    `model` to `recipe` are None where a follow-up job made the table, `made_by` is where none did;
-    `templates` are what names of classes were put into.
+    Attributes:
+        table: address, as the user wrote it.
+        rows: number of rows.
+        model, dim, space, recipe: of the vectors; None if a follow-up job made the table.
+        templates: sentences that class names were put into.
+        made_by: settings of the follow-up job that made the table; None if it holds embeddings.
+        failures: number of rows without a vector, by reason.
+        runs: the last runs, newest first.
     """
 
     table: str
@@ -49,7 +55,7 @@ class Status:
 
 
 def run(config: StatusConfig) -> Status:
-    """Look a table up.
+    """Read the state of a table.
 
     Raises:
         StoreError: there is no such table.
@@ -81,15 +87,15 @@ def run(config: StatusConfig) -> Status:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     return run_command(StatusConfig, "status", __doc__, arguments, run, _text)
 
 
 def _text(_: StatusConfig, status: Status) -> str:
     lines = [f"table     {status.table}", f"rows      {status.rows:,}"]
     if status.made_by is not None:
-        told = {name: value for name, value in status.made_by.items() if name not in _UNTOLD}
-        lines += [f"{name:<9} {value}" for name, value in told.items() if value is not None]
+        shown = {name: value for name, value in status.made_by.items() if name not in _NOT_SHOWN}
+        lines += [f"{name:<9} {value}" for name, value in shown.items() if value is not None]
     elif status.space is not None and status.recipe is not None:
         lines.append(
             f"model     {status.model}, {status.dim} dimensions, space {status.space[:16]},"

@@ -1,4 +1,4 @@
-"""Delete files that no recent version of a table holds; older versions are gone then.
+"""Delete files that no recent version of a table needs; older versions cannot be read afterwards.
 
 embatch vacuum tables/articles --dry-run
 embatch vacuum tables/articles --hours 168
@@ -18,10 +18,10 @@ from schemas.tables.failures import FailureLog
 
 @dataclass(frozen=True)
 class VacuumConfig(TableOptions):
-    """What to keep.
+    """The table, and the age of the versions to keep.
 
     Attributes:
-        hours: keep what versions of so many hours hold (default: a week)
+        hours: keep the files of versions that are no older than so many hours (default: a week)
         dry_run: list the files and delete nothing
         wait: wait while another run writes to the table, instead of leaving
     """
@@ -37,18 +37,18 @@ class VacuumConfig(TableOptions):
 
 @dataclass(frozen=True)
 class VacuumSummary:
-    """Files that were deleted, or would be."""
+    """Names of the files that were deleted, or in a dry run would be."""
 
     files: list[str]
     dry_run: bool
 
 
 def run(config: VacuumConfig) -> VacuumSummary:
-    """Delete old files, under a claim: a run at work may still read them.
+    """Delete old files, under a claim, because a run at work may still read them.
 
     Raises:
         StoreError: there is no such table.
-        TableBusy: another run writes to it.
+        TableBusy: another run writes to the table.
     """
     table = config.open(derived=True)
     if config.dry_run:
@@ -59,7 +59,7 @@ def run(config: VacuumConfig) -> VacuumSummary:
 
 
 def _vacuum(table: Table, hours: float, *, dry_run: bool) -> list[str]:
-    """Both tables: erased rows must leave the failures, too."""
+    """Delete old files of the table and of its failures, because erased rows must leave both."""
     failures = FailureLog(table.uri, table.options).table
     tables = [table] if failures is None else [table, failures]
     return [file for each in tables for file in vacuum(each, hours, dry_run=dry_run)]
@@ -71,7 +71,7 @@ def _text(_: VacuumConfig, summary: VacuumSummary) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     return run_command(VacuumConfig, "vacuum", __doc__, arguments, run, _text)
 
 

@@ -1,19 +1,19 @@
-"""The words of a word2vec, GloVe or fastText model as a table of vectors; and questions about words.
+"""Write the words of a word2vec, GloVe or fastText model into a table of vectors; answer questions about words.
 
     embatch words GoogleNews-vectors.bin.gz tables/words
     embatch words all-MiniLM-L6-v2 tables/tokens --token-embeddings
 
-    embatch words similar tables/words king            which words are near
-    embatch words similarity tables/words king queen   how near two words, or two lists, are
+    embatch words similar tables/words king            words with similar vectors
+    embatch words similarity tables/words king queen   similarity of two words, or of two lists
     embatch words analogy tables/words man king woman  man is to king as woman is to ?
     embatch words odd-one-out tables/words breakfast lunch dinner cereal
     embatch words map tables/words king Paris --picture words.png   words and their neighbours
     embatch words train SOURCE OUT.bin                 word2vec, fastText or labelled words of a corpus
     embatch words weights SOURCE FILE.json             how rare each word is, for embed --word-weights
 
-TABLE has `id` (the word), `rank` from 0, `frequency` where the file tells it, `norm` (length of the
+TABLE has `id` (the word), `rank` from 0, `frequency` where the file has it, `norm` (length of the
 vector as trained) and `embedding` (of length 1). `neighbours`, `project`, `search` and `report` take it
-as they take any table of vectors; `embed --model FILE` embeds texts as the mean of their words.
+like any table of vectors. `embed --model FILE` embeds texts as the mean of their words.
 """
 
 import codecs
@@ -46,24 +46,24 @@ QUESTIONS = {
     "train": "jobs.word_vectors.train",
     "weights": "jobs.word_vectors.rarity",
 }
-Place = Annotated[str, tyro.conf.Positional]
+Positional = Annotated[str, tyro.conf.Positional]
 
 
 @dataclass(frozen=True)
 class WordsConfig:
-    """Which model's words, and where they go.
+    """The model whose words are written, and their table.
 
     Attributes:
         model: a .bin, .vec, .txt or .kv file of words (also .gz), or with --token-embeddings a transformer
-        table: table of words; one that is there is brought up to date
-        token_embeddings: the tokens of a transformer, as they enter its first layer
-        encoding: how the file writes its words
+        table: table of words; an old one is brought up to date
+        token_embeddings: take the tokens of a transformer, with their vectors before its first layer
+        encoding: character encoding of the words in the file
         storage_option: KEY=VALUE for the object store, once for each
         json: print the summary as one line of JSON, the last on stdout
     """
 
-    model: Annotated[Place, tyro.conf.arg(metavar="MODEL")]
-    table: Annotated[Place, tyro.conf.arg(metavar="TABLE")]
+    model: Annotated[Positional, tyro.conf.arg(metavar="MODEL")]
+    table: Annotated[Positional, tyro.conf.arg(metavar="TABLE")]
     token_embeddings: Flag = False
     encoding: str = "utf-8"
     storage_option: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -81,17 +81,18 @@ class WordsConfig:
 
 @dataclass(frozen=True)
 class WordsSummary:
-    """What the table holds.
+    """Contents of the table of words.
 
     Attributes:
-        n: words in the table.
+        n: number of words in the table.
         dim: length of a vector.
-        duplicates: words that the file has twice; the first counts.
-        failed: words without a row, by reason.
-        about: what the file tells of its training.
-        unchanged: whether the table held these words already.
-        smallest_norms: the ten words whose vectors are shortest, and their lengths.
-        nearest_to_centroid: the ten words nearest to the mean of all vectors, and how far they are.
+        duplicates: number of words that the file has a second time; only the first gets a row.
+        failed: number of words without a row, by reason.
+        about: facts about the training, from the file.
+        unchanged: True if the table held these words before.
+        smallest_norms: the ten words with the shortest vectors, and the norms of these.
+        nearest_to_centroid: the ten words nearest to the mean of all vectors, and their distances.
+        table_version: version of the table.
     """
 
     n: int
@@ -106,49 +107,53 @@ class WordsSummary:
 
 
 def run(config: WordsConfig) -> WordsSummary:
-    """Write the table of words.
+    """Write the table of words, unless it holds the same words already.
 
     Raises:
         ModelError: the model cannot be had, is damaged, or is of another kind.
-        StoreError: TABLE is a table of something else.
+        StoreError: TABLE is a table of another kind.
     """
     uri, options = table_uri(config.table), storage_options(config.storage_option)
-    vocabulary, model, space = _opened(config)
-    print_of = Fingerprint(model.name, vocabulary.dim, space, space)
-    schema = word_schema(print_of)
+    vocabulary, model, space = _open_words(config)
+    schema = word_schema(Fingerprint(model.name, vocabulary.dim, space, space))
     out = open_derived(uri, schema, options)
-    walk = WordRows(vocabulary)
-    if not walk.n:
+    words = WordRows(vocabulary)
+    if not words.n:
         raise ModelError(
-            f"{config.model} has no word with a vector: {walk.reasons or 'it is empty'}."
+            f"{config.model} has no word with a vector: {words.reasons or 'it is empty'}."
         )
-    told = {"command": "words", "recipe": hash_parts([[space, config.encoding]])}
-    unchanged = out is not None and note_of(out).get("recipe") == told["recipe"]
+    recipe = hash_parts([[space, config.encoding]])
+    unchanged = out is not None and note_of(out).get("recipe") == recipe
     if out is None or not unchanged:
-        note: dict[str, Any] = {**told, "about": vocabulary.about, "source": model.folder}
-        note |= {"given_model": model.folder, "duplicates": walk.duplicates}
-        rows = walk.rows(schema, quiet=config.json)
+        note: dict[str, Any] = {"command": "words", "recipe": recipe, "about": vocabulary.about}
+        note |= {"source": model.folder, "given_model": model.folder}
+        note["duplicates"] = words.duplicates
+        rows = words.rows(schema, quiet=config.json)
         out = write_derived(out, uri, schema, rows, note, options)
         log_note = {"run": f"words-{uuid.uuid4().hex[:6]}", "command": "words"}
         log = FailureLog(uri, options)
         identity = {"source": config.model, "source_file": config.model, "recipe": space}
-        log.add([identity | failure | log_note for failure in walk.failures], log_note)
+        log.add([identity | failure | log_note for failure in words.failures], log_note)
         log.keep(log.seen, log_note)
     return WordsSummary(
-        n=walk.n,
+        n=words.n,
         dim=vocabulary.dim,
-        duplicates=walk.duplicates,
-        failed=walk.reasons,
+        duplicates=words.duplicates,
+        failed=words.reasons,
         about=vocabulary.about,
         unchanged=unchanged,
-        smallest_norms=walk.smallest_norms,
-        nearest_to_centroid=walk.nearest_to_centroid(),
+        smallest_norms=words.smallest_norms,
+        nearest_to_centroid=words.nearest_to_centroid(),
         table_version=out.version,
     )
 
 
-def _opened(config: WordsConfig) -> tuple[Vocabulary, Model, str]:
-    """The words, the model that they are of, and their space."""
+def _open_words(config: WordsConfig) -> tuple[Vocabulary, Model, str]:
+    """Open the words of a model.
+
+    Returns:
+        The words, their model, and their space.
+    """
     model = resolve(config.model)
     is_file = model.spec.family == "words"
     if is_file == config.token_embeddings:
@@ -172,14 +177,15 @@ def _text(config: WordsConfig, summary: WordsSummary) -> str:
         lines.append("\nShortest vectors, which training may never have touched:")
         lines += [f"{norm:>12.4f}  {word!r}" for word, norm in summary.smallest_norms]
         lines.append("\nNearest to the mean of all:")
-        lines += [f"{away:>12.4f}  {word!r}" for word, away in summary.nearest_to_centroid]
+        near = summary.nearest_to_centroid
+        lines += [f"{distance:>12.4f}  {word!r}" for word, distance in near]
     state = " and held them already" if summary.unchanged else ""
     lines.append(f"\n{config.table} is at version {summary.table_version}{state}.")
     return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in QUESTIONS:
         module = importlib.import_module(QUESTIONS[arguments[0]])

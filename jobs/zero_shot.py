@@ -1,11 +1,11 @@
-"""Classify a table's rows with words: each gets the class whose prompt is nearest. No training.
+"""Classify a table's rows with words, without training: each row gets the class with the nearest prompt.
 
     embatch embed photos/ tables/photos --model clip-ViT-B-32 --label-from-folder
     embatch embed --labels classes.txt tables/classes --model clip-ViT-B-32
     embatch zero-shot tables/photos tables/classes tables/predicted
 
-Both tables must be of one space; texts are classified as images are. Where the rows have a column
-`label`, accuracy is told, and a confusion matrix is drawn.
+Both tables must be of one space. Texts are classified like images. If the rows have a column `label`, the
+accuracy is printed, and --picture draws a confusion matrix.
 """
 
 import sys
@@ -29,35 +29,35 @@ from schemas.errors import UsageError, UserError
 from schemas.tables.predictions import PREDICTIONS, class_probabilities, prediction_rows
 from schemas.vectors import vectors_of
 
-UNTRAINED_SCALE = 20.0  # sentence-transformers' contrastive losses train with it
+DEFAULT_SCALE = 20.0  # sentence-transformers' contrastive losses train with it
 N_MISTAKES = 5
 TOP = 5
 BATCH_ROWS = 8192
-Place = Annotated[str, tyro.conf.Positional]
+Positional = Annotated[str, tyro.conf.Positional]
 
 
 class ClassError(UserError):
-    """Classes and labels that do not fit; the message lists both."""
+    """There are no classes, or no labels, or labels that are no class; the message says which."""
 
 
 @dataclass(frozen=True)
 class ZeroShotConfig:
-    """What to classify, into which classes, and where the predictions go.
+    """The rows to classify, the classes, and the table of predictions.
 
     Attributes:
         table: table of images or texts
         prompts: table of classes, made by `embatch embed --labels`
-        out: table of predictions; one that is there is replaced
-        label_column: column that says what a row truly is (default: label, where there is one)
-        top: how many of the best classes the column `top` holds
-        picture: where the confusion matrix is drawn, a .png, .svg or .pdf file
+        out: table of predictions; the rows of an old one are replaced
+        label_column: column with the true class of a row (default: label, if there is one)
+        top: number of best classes in the column `top`
+        picture: file for a picture of the confusion matrix: .png, .svg or .pdf
         storage_option: KEY=VALUE for the object store, once for each
         json: print the summary as one line of JSON, the last on stdout
     """
 
-    table: Annotated[Place, tyro.conf.arg(metavar="TABLE")]
-    prompts: Annotated[Place, tyro.conf.arg(metavar="PROMPTS")]
-    out: Annotated[Place, tyro.conf.arg(metavar="OUT")]
+    table: Annotated[Positional, tyro.conf.arg(metavar="TABLE")]
+    prompts: Annotated[Positional, tyro.conf.arg(metavar="PROMPTS")]
+    out: Annotated[Positional, tyro.conf.arg(metavar="OUT")]
     label_column: Annotated[str, tyro.conf.arg(metavar="COLUMN", help_behavior_hint="")] = ""
     top: int = TOP
     picture: Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = ""
@@ -73,22 +73,22 @@ class ZeroShotConfig:
 
 @dataclass(frozen=True)
 class ZeroShotSummary:
-    """How well the classes were told apart.
+    """Measures of the predictions.
 
     Attributes:
-        n: rows whose label is known; what follows is of these, None where there are none.
-        n_rows: rows classified.
+        n: number of rows with a label; the measures are of these rows, and None if there are none.
+        n_rows: number of rows classified.
         accuracy: share of rows whose nearest class is their label.
         top5_accuracy: share of rows whose label is among the five nearest classes.
         macro_f1: mean over classes of their F1.
-        per_class: accuracy of the rows of each label.
-        confusion: rows by label (first) and predicted class (second), in the order of `classes`.
-        classes: names.
-        mistakes: the surest of the wrong predictions.
-        logit_scale: what cosines were multiplied by.
-        templates: what names of classes were put into, as `embed --labels` wrote down.
-        inputs: the tables read, and their versions.
-        table_version: of the predictions.
+        per_class: share of each label's rows that were predicted right.
+        confusion: number of rows by label (first) and predicted class (second), in the order of `classes`.
+        classes: names of the classes.
+        mistakes: the wrong predictions with the highest probability.
+        logit_scale: factor of cosines before the softmax.
+        templates: sentences that class names were put into, as `embed --labels` recorded them.
+        inputs: versions of the tables that were read, by table.
+        table_version: version of the table of predictions.
     """
 
     n: int
@@ -107,34 +107,35 @@ class ZeroShotSummary:
 
 
 def run(config: ZeroShotConfig) -> ZeroShotSummary:
-    """Classify, write the predictions, compare them with the labels.
+    """Classify all rows, write the predictions, and compare them with the labels.
 
     Raises:
         StoreError: a table is missing, or of another space.
-        ClassError: labels and classes do not fit.
-        SchemaError: the column of labels holds none.
+        ClassError: there are no classes, or labels that are no class.
+        SchemaError: the column of labels holds no labels.
     """
     options = storage_options(config.storage_option)
-    table, held = open_vectors(config.table, options)
-    prompts, asked = open_vectors(config.prompts, options)
-    refuse_two_spaces(config.table, held, config.prompts, asked)
-    rows = prompts.read(["id", "embedding"])
-    classes: list[str] = rows["id"].to_pylist()
+    table, of_rows = open_vectors(config.table, options)
+    prompts, of_classes = open_vectors(config.prompts, options)
+    refuse_two_spaces(config.table, of_rows, config.prompts, of_classes)
+    class_rows = prompts.read(["id", "embedding"])
+    classes: list[str] = class_rows["id"].to_pylist()
     if not classes:
         raise ClassError(f"{config.prompts} holds no class.")
     label_column = _label_column(config.label_column, table, config.table)
     if label_column is not None:
         _check_labels(table, label_column, classes, config)
-    scale = held.logit_scale or asked.logit_scale or UNTRAINED_SCALE
-    found = _Predictions(
-        classes, vectors_of(rows["embedding"]), scale, min(config.top, len(classes))
+    scale = of_rows.logit_scale or of_classes.logit_scale or DEFAULT_SCALE
+    predictions = _Predictions(
+        classes, vectors_of(class_rows["embedding"]), scale, min(config.top, len(classes))
     )
     out = open_derived(table_uri(config.out), PREDICTIONS, options)
     inputs = {config.table: table.version, config.prompts: prompts.version}
-    batches = found.of(table, label_column, quiet=config.json)
+    batches = predictions.rows(table, label_column, quiet=config.json)
     note = {"command": "zero-shot", "inputs": inputs}
     out = write_derived(out, table_uri(config.out), PREDICTIONS, batches, note, options)
-    summary = found.summary(asked.ingredients.get("templates", []), inputs, out.version)
+    templates = of_classes.ingredients.get("templates", [])
+    summary = predictions.summary(templates, inputs, out.version)
     if config.picture:
         if not summary.n:
             raise ClassError(f"{config.table} has no labels, so there is no confusion to draw.")
@@ -143,9 +144,17 @@ def run(config: ZeroShotConfig) -> ZeroShotSummary:
 
 
 class _Predictions:
-    """Classifies a table's rows, and counts."""
+    """Classifies a table's rows, and counts right and wrong predictions."""
 
     def __init__(self, classes: list[str], vectors: np.ndarray, scale: float, n_top: int) -> None:
+        """Begin with no rows.
+
+        Args:
+            classes: c names.
+            vectors: (c, dim) float32, unit rows; row j is class j.
+            scale: factor of cosines before the softmax.
+            n_top: number of best classes in the column `top`.
+        """
         self.classes, self.vectors, self.scale, self.n_top = classes, vectors, scale, n_top
         self.code = {name: index for index, name in enumerate(classes)}
         self.n_rows = self.n_top5 = 0
@@ -153,8 +162,8 @@ class _Predictions:
         self.predicted: list[np.ndarray] = []
         self.mistakes: list[dict[str, Any]] = []
 
-    def of(self, table: Table, label_column: str | None, *, quiet: bool) -> Iterator[pa.Table]:
-        """Rows of PREDICTIONS, file by file; counts as they pass."""
+    def rows(self, table: Table, label_column: str | None, *, quiet: bool) -> Iterator[pa.Table]:
+        """Classify a table's rows, file by file, and yield rows of PREDICTIONS."""
         columns = ["id", "embedding", *([label_column] if label_column else [])]
         files = table.files()
         n_rows = sum(file.n_rows for file in files)
@@ -187,7 +196,7 @@ class _Predictions:
         self.n_top5 += int((ahead < TOP).sum())
         wrong = np.flatnonzero(predicted != truth)
         surest = wrong[np.argsort(-shares[wrong, predicted[wrong]], kind="stable")][:N_MISTAKES]
-        found = [
+        mistakes = [
             {
                 "id": ids[int(known[row])].as_py(),
                 "label": self.classes[truth[row]],
@@ -196,13 +205,13 @@ class _Predictions:
             }
             for row in surest
         ]
-        self.mistakes = sorted(self.mistakes + found, key=lambda one: -one["probability"])
-        self.mistakes = self.mistakes[:N_MISTAKES]
+        mistakes = sorted(self.mistakes + mistakes, key=lambda mistake: -mistake["probability"])
+        self.mistakes = mistakes[:N_MISTAKES]
 
     def summary(
         self, templates: list[str], inputs: dict[str, int], version: int
     ) -> ZeroShotSummary:
-        """What was counted."""
+        """Compute the measures of all rows that were classified."""
         truth, predicted = (
             np.concatenate([np.zeros(0, np.int32), *parts])
             for parts in (self.truth, self.predicted)
@@ -241,27 +250,27 @@ def _label_column(asked: str, table: Table, place: str) -> str | None:
 def _check_labels(
     table: Table, label_column: str, classes: list[str], config: ZeroShotConfig
 ) -> None:
-    """Refuse labels that are no class, before anything is written.
+    """Check that each label is a class, before the table of predictions is written.
 
     Raises:
-        ClassError: there are such labels.
+        ClassError: a label is no class.
         SchemaError: the column holds no labels.
     """
     labels: set[str] = set()
     for file in table.files():
         rows = table.read_file(file.name, [label_column])
         if label_column in rows.column_names:
-            held = labels_as_text(rows[label_column], label_column, config.table)
-            labels.update(held.drop_null().unique().to_pylist())
+            texts = labels_as_text(rows[label_column], label_column, config.table)
+            labels.update(texts.drop_null().unique().to_pylist())
     if unknown := labels - set(classes):
         raise ClassError(
-            f"Labels of {config.table} that are no class of {config.prompts}: {_listed(unknown)}. Its"
-            f" classes: {_listed(classes)}. Name each class as its label is, with a wording of its own"
+            f"Labels of {config.table} that are no class of {config.prompts}: {_some_of(unknown)}. Its"
+            f" classes: {_some_of(classes)}. Name each class as its label is, with a wording of its own"
             " where needed (`7: seven`), and embed the classes again; or name another --label-column."
         )
 
 
-def _listed(names: set[str] | list[str]) -> str:
+def _some_of(names: set[str] | list[str]) -> str:
     shown = sorted(names)[:20]
     return ", ".join(map(repr, shown)) + (", …" if len(names) > len(shown) else "")
 
@@ -281,8 +290,8 @@ def _text(config: ZeroShotConfig, summary: ZeroShotSummary) -> str:
         lines += [f"{accuracy:>12.1%}  {name}" for name, accuracy in worst]
         lines += ["", "Surest mistakes:"] if summary.mistakes else []
         lines += [
-            f"{one['probability']:>12.1%}  {one['predicted']}, truly {one['label']}: {one['id']}"
-            for one in summary.mistakes
+            f"{row['probability']:>12.1%}  {row['predicted']}, truly {row['label']}: {row['id']}"
+            for row in summary.mistakes
         ]
     lines.append(f"\n{config.out} is at version {summary.table_version}.")
     if config.picture:
@@ -291,7 +300,7 @@ def _text(config: ZeroShotConfig, summary: ZeroShotSummary) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     return run_command(ZeroShotConfig, "zero-shot", __doc__, arguments, run, _text)
 
 

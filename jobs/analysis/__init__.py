@@ -1,1 +1,1 @@
-"""What follow-up jobs compute of tables of vectors, and how it is drawn."""
+"""Code of the follow-up jobs: nearest neighbours, maps, measures and pictures of tables of vectors."""

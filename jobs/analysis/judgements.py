@@ -1,12 +1,12 @@
-"""Files that say what belongs together: judgements of relevance, and scores of pairs.
+"""Read files of judgements: which document is relevant to which query, or how alike two rows are.
 
     query-id	corpus-id	score        BEIR: tab-separated, with a header
     q1 0 d7 2                            TREC: four columns
     caption-17,photo-3.jpg               pairs: two columns, each pair relevant
 
-Columns are separated by tabs, commas or blanks, whatever the first line has; a first line whose score is no
-number is a header. Only a line feed ends a line, and ids between tabs or commas are taken as they stand, with
-the blanks around them: what separates lines or words elsewhere may be part of an id.
+The first line decides whether tabs, commas or blanks separate the columns. A first line whose score is no
+number is a header. Only a line feed ends a line, and ids between tabs or commas keep the blanks around them,
+because other separators may be part of an id.
 """
 
 import csv
@@ -19,10 +19,10 @@ from sources.rows import SourceError
 
 
 def read_judgements(path: str) -> dict[str, dict[str, float]]:
-    """Score by first and second name.
+    """Read the score of each pair in a file, by first and second id.
 
     Raises:
-        SourceError: The file is missing, or a line is of another form.
+        SourceError: The file is missing, or a line has another form.
     """
     try:
         with (
@@ -64,7 +64,7 @@ def read_judgements(path: str) -> dict[str, dict[str, float]]:
 
 
 def _rows(text: str, path: str) -> Iterator[tuple[int, list[str]]]:
-    """Each line that is not blank: its number and its columns."""
+    """Number, from 1, and columns of each line that is not blank."""
     lines = text.split("\n" if "\n" in text else "\r")  # only files of old have \r alone
     first = next((line for line in lines if line.strip()), "")
     mark = next((mark for mark in "\t," if mark in first), None)

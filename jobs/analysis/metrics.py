@@ -1,6 +1,6 @@
-"""How good a ranking is: measures of retrieval, as trec_eval and sentence-transformers define them.
+"""Measures of retrieval and of labels, as trec_eval, sentence-transformers and scikit-learn define them.
 
-Ranks come from exact neighbours. A query's documents that nobody judged count as not relevant.
+Ranks come from exact neighbours. Documents that the judgements do not name count as not relevant.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,16 +15,16 @@ VOTES = 10
 
 
 def retrieval_measures(gains: np.ndarray, judged: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """Measures of each query.
+    """Measures of retrieval for each query.
 
     Args:
-        gains: (q, depth) float, how relevant the document at each rank is; 0 where it is not, and
-            where there is none.
-        judged: q arrays of the relevances above 0 that the judgements name, each with one at least.
+        gains: (q, depth) float, relevance of the document at each rank; 0 if it is not relevant, or if
+            there is no document.
+        judged: q arrays of float, the relevances above 0 in the judgements of a query, one at least.
 
     Returns:
         `ndcg@10` (Järvelin and Kekäläinen 2002, gains as they are, discount log2(rank + 1)),
-        `recall@k` and `hit@k` (whether a relevant document is among the first k), `mrr@10`, and
+        `recall@k` and `hit@k` (1 if a relevant document is among the first k, else 0), `mrr@10`, and
         `map` (over the whole depth), (q,) float64 each.
 
     For gains [[0, 1, 0]] and judgements [[1, 1]]: recall@3 0.5, mrr@10 0.5, map 0.25, ndcg@10 0.3869.
@@ -52,7 +52,7 @@ def retrieval_measures(gains: np.ndarray, judged: Sequence[np.ndarray]) -> dict[
 
 
 def vote(labels: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """The label that most of a row's neighbours have; of equals that of the nearest one.
+    """Label that most neighbours of each row have; the nearest neighbour decides a tie.
 
     Args:
         labels: (n,) int, from 0.
@@ -73,12 +73,15 @@ def vote(labels: np.ndarray, indices: np.ndarray) -> np.ndarray:
 def relevances(
     ids: Sequence[str], found: Sequence[Sequence[str]], qrels: Mapping[str, Mapping[str, float]]
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """`gains` and `judged` of `retrieval_measures` for queries that have judgements.
+    """Relevances of ranked documents and of judged ones: the arguments of `retrieval_measures`.
 
     Args:
-        ids: q names of queries.
-        found: of each, the documents' names, best first.
+        ids: of q queries, each with judgements.
+        found: ids of the documents of each query, best first.
         qrels: relevance by query and document.
+
+    Returns:
+        Gains (q, depth) float64, and q arrays of the relevances above 0 in the judgements.
     """
     depth = max(map(len, found), default=1)
     gains = np.zeros((len(ids), max(1, depth)))
@@ -90,7 +93,7 @@ def relevances(
 
 
 def separation(vectors: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """How well vectors lie apart by labels.
+    """Measures of how well vectors are separated by their labels.
 
     Args:
         vectors: (n, dim) float32, unit rows; two or more.
@@ -101,8 +104,8 @@ def separation(vectors: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         (Rousseeuw 1987), left out where there is one label or each row has its own.
     """
     numbers = np.unique(labels, return_inverse=True)[1]
-    found = nearest(vectors, min(VOTES, len(vectors) - 1))
-    told = {"knn_accuracy": accuracy_score(numbers, vote(numbers, found.indices))}
+    near = nearest(vectors, min(VOTES, len(vectors) - 1))
+    measures = {"knn_accuracy": accuracy_score(numbers, vote(numbers, near.indices))}
     if 1 < len(np.unique(labels)) < len(labels):
-        told["silhouette"] = silhouette_score(vectors, labels, metric="cosine")
-    return {name: round(float(value), 6) for name, value in told.items()}
+        measures["silhouette"] = silhouette_score(vectors, labels, metric="cosine")
+    return {name: round(float(value), 6) for name, value in measures.items()}

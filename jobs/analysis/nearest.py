@@ -1,10 +1,10 @@
-"""Exact nearest neighbours: which rows have the largest inner products with which.
+"""Exact nearest neighbours: for each row the rows with the largest inner products.
 
-Products run in blocks in the fastest precision; whatever could be among the nearest, given the bound
-on their error, is computed again in float64 and rounded to float32, and rows for which that is not
-proven are searched in float64 throughout. So the result does not depend on blocks, threads, device
-or precision; ties go to the smaller index. No matrix of n by n is ever held, and of a table with
-itself each product is computed once for both of its rows.
+Inner products are first computed in blocks, in the fastest precision. Each product that could be among the
+largest, given a bound on its error, is computed again in float64 and rounded to float32. A row for which
+too many products could be among the largest is searched in float64 throughout. So the result does not
+depend on blocks, threads, device or precision; the smaller index wins a tie. No matrix of n by n is ever
+held. Within one table each product is computed once and serves both of its rows.
 
     nearest(vectors, k=10).indices  # of unit rows: by cosine, without the row itself
     nearest(base, k=10, queries=questions).similarities
@@ -18,8 +18,10 @@ import numpy as np
 import torch
 
 BLOCK = 2048  # rows on each side of a product
-SLACK = 8  # places beyond k for what lies within the error of a product in float32
-DENSE_SHARE = 16  # above one candidate of so many, a block is searched as a whole
+SLACK = 8  # candidates kept beyond k, since products in float32 have an error
+DENSE_SHARE = (
+    16  # a block is searched as a whole if more than one of so many products is a candidate
+)
 EXACT_ROWS = 256  # whose candidates are computed in float64 at a time
 Progress = Callable[[int], None]
 UNIT_ROUNDOFF = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
@@ -27,10 +29,10 @@ UNIT_ROUNDOFF = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16
 
 @dataclass(frozen=True)
 class Nearest:
-    """Neighbours of n rows, best first; a row with fewer than k has -1 and -inf behind them.
+    """Neighbours of n rows, best first; a row with fewer than k neighbours is filled with -1 and -inf.
 
     Attributes:
-        indices: (n, k) int64, of rows of the base.
+        indices: (n, k) int64, indices of rows of the base.
         similarities: (n, k) float32, inner products.
     """
 
@@ -39,11 +41,15 @@ class Nearest:
 
     @classmethod
     def none(cls, n: int, k: int) -> "Nearest":
-        """Of n rows that were compared with nothing yet."""
+        """No neighbours yet, for n rows."""
         return cls(np.full((n, k), -1, np.int64), np.full((n, k), -np.inf, np.float32))
 
     def without(self, own: np.ndarray) -> "Nearest":
-        """One column less: row i loses index own[i], or its last where ties left that out."""
+        """Neighbours without the row itself, one column fewer.
+
+        Args:
+            own: (n,) int, index that row i loses; if ties left it out, row i loses its last neighbour.
+        """
         chosen = self.indices == own[:, None]
         chosen[~chosen.any(axis=1), -1] = True
         shape = len(own), self.indices.shape[1] - 1
@@ -52,7 +58,12 @@ class Nearest:
         )
 
     def merge(self, rows: np.ndarray | slice, other: "Nearest") -> None:
-        """Keep the best of some rows' and of others', which are of other rows of the base."""
+        """Add neighbours that were found among other rows of the base, and keep the best k.
+
+        Args:
+            rows: (m,) int, or a slice of m rows, whose neighbours `other` holds.
+            other: (m, k') neighbours.
+        """
         indices = np.concatenate([self.indices[rows], other.indices], axis=1)
         similarities = np.concatenate([self.similarities[rows], other.similarities], axis=1)
         k = self.indices.shape[1]
@@ -62,7 +73,7 @@ class Nearest:
 
 
 def fastest_precision() -> str:
-    """What products are fastest in here: bfloat16 where the processor has instructions for it."""
+    """Fastest precision of products on this processor: bfloat16 if it has instructions for it, else float32."""
     can: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return "bfloat16" if can.get("amx_bf16") or can.get("avx512_bf16") else "float32"
 
@@ -82,19 +93,19 @@ def nearest(
         base: (n, dim) float32.
         k: 1 or more.
         queries: (m, dim) float32; None: the base, each row without itself.
-        known: (m,) float32, what a neighbour of a query must reach to be of interest.
-        precision: torch's name of what the products are computed in; None is the fastest here.
-        progress: Told how many pairs of rows have been compared since it was last told.
+        known: (m,) float32, similarity that a neighbour of each query has to reach.
+        precision: torch's name of the type in which products are computed; None is the fastest here.
+        progress: Called with the number of pairs of rows that were compared since its last call.
 
     For [[1, 0], [0.6, 0.8], [0, 1]] and a k of 1: indices [[1], [2], [1]], similarities 0.6, 0.8, 0.8.
     """
     left = _Side(base if queries is None else queries, k, known, precision)
     right = left if queries is None else _Side(base, 0, None, precision)
-    return _compared(left, right, progress)[0]
+    return _compare(left, right, progress)[0]
 
 
 def pairs_of_itself(n: int) -> int:
-    """How many pairs of rows a table of n rows compares with itself: blocks on the diagonal whole."""
+    """Number of pairs that are compared within a table of n rows; blocks on the diagonal count whole."""
     squares = sum(min(BLOCK, n - at) ** 2 for at in range(0, n, BLOCK))
     return (n * n + squares) // 2
 
@@ -107,17 +118,28 @@ def nearest_both_ways(
     known: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
     precision: str | None = None,
 ) -> tuple[Nearest, Nearest]:
-    """The k rows of `two` most similar to each of `one`, and the other way round, at one price."""
+    """The k rows of `two` most similar to each row of `one`, and the reverse; products are computed once.
+
+    Args:
+        one: (n, dim) float32.
+        two: (m, dim) float32.
+        k: 1 or more.
+        known: (n,) and (m,) float32, similarity that a neighbour of each row has to reach.
+        precision: as in `nearest`.
+
+    Returns:
+        Neighbours of the n rows in `two`, and of the m rows in `one`.
+    """
     left, right = (
         _Side(rows, k, least, precision) for rows, least in zip((one, two), known, strict=True)
     )
-    found, found_of_two = _compared(left, right, lambda _: None)
+    found, found_of_two = _compare(left, right, lambda _: None)
     assert found_of_two is not None  # k places were asked for
     return found, found_of_two
 
 
-def _compared(left: "_Side", right: "_Side", progress: Progress) -> tuple[Nearest, Nearest | None]:
-    """Neighbours of both sides among the other one's rows; a side with no places has none."""
+def _compare(left: "_Side", right: "_Side", progress: Progress) -> tuple[Nearest, Nearest | None]:
+    """Neighbours of each side among the rows of the other; None for a right side that needs none."""
     same = left is right
     left.error = right.error = _error(left, right)
     buffer = left.cast.new_empty(BLOCK, BLOCK)
@@ -131,12 +153,12 @@ def _compared(left: "_Side", right: "_Side", progress: Progress) -> tuple[Neares
         if right.k and not (same and a == b):
             right.take(b, products.T, a.start)
         progress(products.numel())
-    found = left.settled(right)
-    return found, None if same or not right.k else right.settled(left)
+    found = left.exact_neighbours(right)
+    return found, None if same or not right.k else right.exact_neighbours(left)
 
 
 def _blocks(m: int, n: int, *, same: bool) -> Iterator[tuple[slice, slice]]:
-    """Pairs of blocks; of a table with itself, those on the diagonal first, and each pair once."""
+    """Pairs of blocks of m and n rows; for a table with itself each pair once, the diagonal first."""
     rows = [slice(at, min(at + BLOCK, m)) for at in range(0, m, BLOCK)]
     if same:
         yield from ((block, block) for block in rows)
@@ -146,11 +168,10 @@ def _blocks(m: int, n: int, *, same: bool) -> Iterator[tuple[slice, slice]]:
 
 
 def _error(left: "_Side", right: "_Side") -> float:
-    """How far a product can be from the true inner product.
+    """Bound on the error of a computed inner product.
 
-    |x·y - x'·y'| <= |x - x'| |y| + |x'| |y - y'| for what rounding the vectors does, then dim times
-    float32's unit roundoff for sums (Higham 2002, section 3.1, any order of summation), then the
-    rounding of the result.
+    It is the sum of three errors. Rounding the vectors: |x·y - x'·y'| <= |x - x'| |y| + |x'| |y - y'|. Sums:
+    dim times float32's unit roundoff (Higham 2002, section 3.1, any order of summation). Rounding the result.
     """
     scale = left.largest * right.largest
     rounding = left.rounding * right.largest + left.largest * right.rounding
@@ -161,14 +182,14 @@ def _error(left: "_Side", right: "_Side") -> float:
 
 
 class _Side:
-    """Rows on one side of the products, and the candidates to be their neighbours.
+    """Rows on one side of the products, and the candidates for their neighbours.
 
     Attributes:
         vectors: (n, dim) float32.
-        k: Neighbours wanted of each; 0 where nobody asks.
-        cast: The vectors in the precision of the products.
+        k: Number of neighbours wanted for each row; 0 if none.
+        cast: (n, dim), the vectors in the precision of the products.
         largest: Norm of the longest row.
-        rounding: What the cast moved a row by, at most.
+        rounding: Largest distance between a row and its cast.
         error: Bound on the error of a product.
     """
 
@@ -194,12 +215,18 @@ class _Side:
             self._known[:] = torch.from_numpy(known)
 
     def bound(self, rows: slice | torch.Tensor) -> torch.Tensor:
-        """What a product must reach to matter: (r,) float32."""
+        """Value that a product must reach to be a candidate, (r,) float32, for r rows."""
         kth = self._values[rows, self.k - 1] - 2 * self.error
         return torch.maximum(kth, self._known[rows] - self.error)
 
     def take(self, rows: slice, products: torch.Tensor, start: int) -> None:
-        """Keep those products, (r, c), that may be among the best; column 0 is the other row `start`."""
+        """Keep the products that may be among the best.
+
+        Args:
+            rows: r rows of this side.
+            products: (r, c) float32.
+            start: index on the other side of the row in column 0.
+        """
         bound = self.bound(rows)
         seen_from_here = products.is_contiguous()  # else they are the other side's, transposed
         stored, bounds = (products, bound[:, None]) if seen_from_here else (products.T, bound)
@@ -220,7 +247,13 @@ class _Side:
             self._merge(mine + rows.start, other + start, products[mine, other])
 
     def _merge(self, rows: torch.Tensor, others: torch.Tensor, values: torch.Tensor) -> None:
-        """Take candidates, given with their rows in rising order."""
+        """Add candidates to their rows.
+
+        Args:
+            rows: (c,) int64 in rising order, row of each candidate.
+            others: (c,) int64, index of each candidate on the other side.
+            values: (c,) float32, products.
+        """
         touched, counts = torch.unique_consecutive(rows, return_counts=True)
         n_places, width = self._values.shape[1], int(counts.max())
         starts = torch.cumsum(counts, 0) - counts
@@ -240,8 +273,8 @@ class _Side:
         names = indices.gather(1, best.indices)
         self._indices[rows] = names.masked_fill(best.values == -torch.inf, -1)
 
-    def settled(self, other: "_Side") -> Nearest:
-        """The neighbours, ranked by their true inner products."""
+    def exact_neighbours(self, other: "_Side") -> Nearest:
+        """Neighbours of all rows, ranked by inner products that are computed in float64."""
         found = Nearest.none(len(self._values), self.k)
         last = self._values[:, -1]
         unproven = (last >= self.bound(slice(None))) & (last > -torch.inf)
@@ -254,11 +287,11 @@ class _Side:
             exact = exact.masked_fill(indices < 0, -torch.inf)
             found.merge(rows.numpy(), Nearest(indices.numpy(), exact.numpy()))
         for rows in _chunks(unproven, BLOCK):
-            found.merge(rows.numpy(), self._searched(rows, other))
+            found.merge(rows.numpy(), self._search_in_float64(rows, other))
         return found
 
-    def _searched(self, rows: torch.Tensor, other: "_Side") -> Nearest:
-        """The neighbours of some rows by products in float64."""
+    def _search_in_float64(self, rows: torch.Tensor, other: "_Side") -> Nearest:
+        """Neighbours of some rows, (r,) int64, by products with all rows in float64."""
         values = torch.full((len(rows), self.k), -torch.inf)
         indices = torch.full(values.shape, -1, dtype=torch.int64)
         queries = self.vectors[rows].double()
@@ -280,11 +313,11 @@ class _Side:
 
 
 def _chunks(chosen: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
-    """Indices of the chosen rows, so many at a time."""
+    """Indices, (size,) int64 or fewer at a time, of rows that are chosen, (n,) bool."""
     rows = torch.nonzero(chosen).flatten()
     yield from (rows[at : at + size] for at in range(0, len(rows), size))
 
 
 def _longest(vectors: torch.Tensor) -> float:
-    """Norm of the longest row, 0 where there is none."""
+    """Norm of the longest of (n, dim) rows; 0 if n is 0."""
     return float(vectors.norm(dim=1).max()) if len(vectors) else 0.0

@@ -1,7 +1,7 @@
-"""Nearest neighbours for many millions of rows: by faiss's inverted lists, with what they miss measured.
+"""Approximate nearest neighbours for many millions of rows, by faiss's inverted lists; recall is measured.
 
-The base is cut into lists by k-means; a query looks into the few whose centres are nearest. Into how
-many is doubled until a sample finds RECALL of its exact neighbours.
+The base is cut into lists by k-means, and a query searches the few lists whose centres are nearest. The
+number of lists that it searches is doubled until a sample finds the share RECALL of its exact neighbours.
 """
 
 from collections.abc import Callable
@@ -24,10 +24,16 @@ def nearest_by_index(
     queries: np.ndarray | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> tuple[Nearest, float]:
-    """As `jobs.analysis.nearest.nearest`, but some neighbours are missed.
+    """Nearest rows as `jobs.analysis.nearest.nearest` finds them, but some neighbours are missed.
+
+    Args:
+        base: (n, dim) float32.
+        k: 1 or more.
+        queries: (m, dim) float32; None: the base, each row without itself.
+        progress: Called with the number of rows that were searched since its last call.
 
     Returns:
-        The neighbours, and the share of the exact ones of a sample that were found.
+        The neighbours, and the share of the exact neighbours of a sample that were found.
 
     Raises:
         StoreError: faiss is not installed.

@@ -1,4 +1,4 @@
-"""Nearest neighbours through Ray: the table in tiles, each pair of tiles one task."""
+"""Exact nearest neighbours on a Ray cluster: tables are cut into tiles, and each pair of tiles is one task."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -26,7 +26,19 @@ def compare_tiles(
     both_ways: bool,
     threads: int,
 ) -> Found:
-    """One task: neighbours of the rows of `one` among those of `two`, or among themselves."""
+    """Compare two tiles, as one task of Ray.
+
+    Args:
+        one: (n, dim) float32.
+        two: (m, dim) float32; None compares `one` with itself.
+        known: (n,) and (m,) float32, similarity that a neighbour of each row has to reach.
+        k: neighbours of each row.
+        both_ways: True if the rows of `two` get neighbours too.
+        threads: of torch.
+
+    Returns:
+        Neighbours of the rows of `one`, and those of `two` or None.
+    """
     import torch
 
     torch.set_num_threads(threads)
@@ -46,7 +58,16 @@ def nearest_through_ray(
     *,
     tile_rows: int = TILE_ROWS,
 ) -> Nearest:
-    """As `jobs.analysis.nearest.nearest`, by tasks on all nodes."""
+    """Nearest rows as `jobs.analysis.nearest.nearest` finds them, by tasks on all nodes of the cluster.
+
+    Args:
+        ray_cluster: that runs the tasks.
+        base: (n, dim) float32.
+        k: 1 or more.
+        queries: (m, dim) float32; None: the base, each row without itself.
+        progress: Called with the number of pairs of rows that were compared since its last call.
+        tile_rows: rows of a tile.
+    """
     nodes = ray_cluster.nodes()
     import ray
 
@@ -73,9 +94,9 @@ def nearest_through_ray(
         (done,), _ = ray.wait(list(under_way))
         a, b = under_way.pop(done)
         mine, theirs = ray.get(done)
-        found.merge(rows[a], _moved(mine, tiles[b].start))
+        found.merge(rows[a], _shift(mine, tiles[b].start))
         if theirs is not None:
-            found.merge(tiles[b], _moved(theirs, rows[a].start))
+            found.merge(tiles[b], _shift(theirs, rows[a].start))
         progress((rows[a].stop - rows[a].start) * (tiles[b].stop - tiles[b].start))
 
     for a, b in _pairs(len(rows), len(tiles), own=own):
@@ -92,7 +113,10 @@ def _tiles(n: int, tile_rows: int) -> list[slice]:
 
 
 def _pairs(n_rows: int, n_tiles: int, *, own: bool) -> Iterator[tuple[int, int]]:
-    """Pairs of tiles; of a table with itself each once, those that teach every row something first."""
+    """Pairs of tiles; within one table each pair once, and first each tile with itself.
+
+    A tile with itself gives each of its rows first neighbours, so that later pairs skip what is less alike.
+    """
     if own:
         yield from ((a, a) for a in range(n_rows))
         yield from itertools.combinations(range(n_rows), 2)
@@ -100,6 +124,6 @@ def _pairs(n_rows: int, n_tiles: int, *, own: bool) -> Iterator[tuple[int, int]]
         yield from itertools.product(range(n_rows), range(n_tiles))
 
 
-def _moved(found: Nearest, start: int) -> Nearest:
-    """The same neighbours, where the first row of the tile is called `start`."""
+def _shift(found: Nearest, start: int) -> Nearest:
+    """Neighbours with indices into the whole table, for a tile that begins at row `start`."""
     return Nearest(np.where(found.indices < 0, -1, found.indices + start), found.similarities)

@@ -1,4 +1,4 @@
-"""Pictures of what jobs found, as .png, .svg or .pdf files."""
+"""Draw the results of jobs as .png, .svg or .pdf files."""
 
 import base64
 import contextlib
@@ -23,17 +23,17 @@ MAX_NUMBERED = 40  # classes, above which numbers in the cells could not be read
 
 
 def check_picture(path: str) -> None:
-    """Refuse a file of a kind that is not drawn; nothing is no file.
+    """Check the file name of a picture; an empty one stands for no picture.
 
     Raises:
-        UsageError: it ends otherwise.
+        UsageError: the name ends in none of KINDS.
     """
     if path and not path.lower().endswith(KINDS):
         raise UsageError(f"--picture {path}: expected a .png, .svg or .pdf file.")
 
 
 def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str], path: str) -> None:
-    """Draw a confusion matrix, as shares of each label's rows.
+    """Draw a confusion matrix; a cell shows the share of its label's rows.
 
     Args:
         confusion: Rows by label (first) and predicted class (second).
@@ -65,11 +65,11 @@ def draw_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str], p
 
 
 def draw_pairs(matched: np.ndarray, unmatched: np.ndarray, path: str) -> None:
-    """Draw how alike pairs are that belong together, and pairs that do not.
+    """Draw two histograms of cosines: of pairs that belong together, and of other pairs.
 
     Args:
-        matched: (n,) cosines.
-        unmatched: (m,) cosines.
+        matched: (n,) float, cosines of pairs that belong together.
+        unmatched: (m,) float, cosines of other pairs.
         path: The file; its ending says of which kind.
 
     Raises:
@@ -96,7 +96,7 @@ def draw_map(points: np.ndarray, labels: Sequence[str | None], path: str, title:
 
     Args:
         points: (n, 2) or (n, 3) float32.
-        labels: n names; None is grey, and so is all where there are none or too many.
+        labels: n names; a point without a label is grey, and so are all if there are too many labels.
         path: The file; its ending says of which kind.
         title: Written above.
 
@@ -125,12 +125,12 @@ def draw_map(points: np.ndarray, labels: Sequence[str | None], path: str, title:
 
 
 def draw_words(points: np.ndarray, words: Sequence[str], groups: Sequence[str], path: str) -> None:
-    """Draw words where they lie on a map; the word that a group is named after stands out.
+    """Draw words at their points on a map; the word that names a group is bold.
 
     Args:
         points: (n, 2) float32.
-        words: n names.
-        groups: n words, that each is near to.
+        words: n words.
+        groups: n names of groups, each a word among `words`.
         path: The file; its ending says of which kind.
 
     Raises:
@@ -154,7 +154,7 @@ def draw_words(points: np.ndarray, words: Sequence[str], groups: Sequence[str], 
 
 
 def draw_learning(epochs: Sequence[Mapping[str, float]], path: str) -> None:
-    """Draw loss and figures by epoch.
+    """Draw the losses, the accuracy and F1 of each epoch of training.
 
     Args:
         epochs: `epoch`, `train_loss` where it is known, `loss`, `accuracy` and `f1` of each.
@@ -176,7 +176,7 @@ def draw_learning(epochs: Sequence[Mapping[str, float]], path: str) -> None:
 
 
 def thumbnail(image: bytes) -> str | None:
-    """A small picture of an image file as an address that holds it; None where it cannot be read."""
+    """Thumbnail of an image file's bytes as a `data:` address for HTML; None if it cannot be read."""
     with contextlib.suppress(ImageError):
         small = read_rgb(image, THUMBNAIL)
         small.thumbnail((THUMBNAIL, THUMBNAIL))

@@ -1,7 +1,7 @@
-"""Maps of vectors in two or three dimensions: fitted, extended by rows that were not there, judged.
+"""Fit maps of vectors in two or three dimensions, place new rows on them, and measure their quality.
 
-A row that is placed on a map that exists lies where most of its nearest neighbours do. No fitted
-object is stored, and no point of the map moves.
+A new row is placed on a map where most of its nearest neighbours lie. No fitted object is stored, and no
+point of the map moves.
 """
 
 import warnings
@@ -20,30 +20,38 @@ JUDGED_ROWS = 3000  # of a sample, in which all pairs are compared
 
 
 class Axes(NamedTuple):
-    """A linear map: a row minus `mean` (dim,), times `components` (axes, dim)."""
+    """Principal components: a row minus `mean`, times `components`, gives its point.
+
+    Attributes:
+        mean: (d,) float32.
+        components: (dim, d) float32.
+    """
 
     mean: np.ndarray
     components: np.ndarray
 
 
 def fit_axes(vectors: np.ndarray, dim: int) -> Axes:
-    """Principal components of (n, d) rows; scikit-learn's signs, so that a map is not mirrored."""
+    """Fit `dim` principal components to (n, d) float32 rows, with scikit-learn's signs: no map is mirrored."""
     from sklearn.decomposition import PCA
 
     fitted = PCA(dim, svd_solver="full").fit(vectors)
     return Axes(fitted.mean_.astype(np.float32), fitted.components_.astype(np.float32))
 
 
-def along(axes: Axes, vectors: np.ndarray) -> np.ndarray:
-    """Points of (n, d) rows on principal components, (n, axes) float32."""
+def points_on_axes(axes: Axes, vectors: np.ndarray) -> np.ndarray:
+    """Points, (n, dim) float32, of (n, d) float32 rows on principal components."""
     points: np.ndarray = (vectors - axes.mean) @ axes.components.T
     return points
 
 
 def fit_umap(vectors: np.ndarray, dim: int, seed: int, *, show: bool = False) -> np.ndarray:
-    """UMAP (McInnes et al. 2018) over exact neighbours by cosine: (n, dim) float32.
+    """Fit a UMAP (McInnes et al. 2018) to (n, d) float32 rows, over exact neighbours by cosine.
 
-    With `show` a bar on stderr says how far it is.
+    With `show` a bar on stderr shows the progress.
+
+    Returns:
+        Points, (n, dim) float32.
     """
     import umap
 
@@ -70,7 +78,11 @@ def fit_umap(vectors: np.ndarray, dim: int, seed: int, *, show: bool = False) ->
 
 
 def fit_tsne(vectors: np.ndarray, dim: int, seed: int) -> np.ndarray:
-    """t-SNE (van der Maaten and Hinton 2008) by scikit-learn: (n, dim) float32."""
+    """Fit a t-SNE (van der Maaten and Hinton 2008, by scikit-learn) to (n, d) float32 rows.
+
+    Returns:
+        Points, (n, dim) float32.
+    """
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
@@ -82,20 +94,20 @@ def fit_tsne(vectors: np.ndarray, dim: int, seed: int) -> np.ndarray:
 
 
 def place(vectors: np.ndarray, on_map: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Points of rows that a map does not hold: where most of their neighbours lie.
+    """Place new rows on a map, each where most of its nearest neighbours lie.
 
-    A mean of the neighbours' points lies between groups, where nothing is. Here each neighbour has a
-    weight that falls with its distance beyond the nearest one's, as in UMAP's graph, and a row goes
-    to the mode of the weighted kernel density (Parzen 1962) at the neighbours' points, moved by one
-    step of mean shift (Fukunaga and Hostetler 1975).
+    The mean of the neighbours' points would often lie between groups, where no row is. So each neighbour
+    gets a weight, which falls with its distance beyond the nearest neighbour's, as in UMAP's graph. The new
+    row goes to the neighbour with the largest weighted kernel density (Parzen 1962), and from there one step
+    of mean shift (Fukunaga and Hostetler 1975).
 
     Args:
-        vectors: (m, d) float32, to be placed.
+        vectors: (m, d) float32, rows to place.
         on_map: (n, d) float32, vectors of the rows on the map.
-        points: (n, dim) float32, where these are.
+        points: (n, dim) float32, points of the rows on the map.
 
     Returns:
-        (m, dim) float32.
+        Points of the new rows, (m, dim) float32.
     """
     found = nearest(on_map, min(NEIGHBOURS, len(on_map)), vectors)
     distances = 1 - found.similarities.astype(np.float64)
@@ -113,13 +125,13 @@ def place(vectors: np.ndarray, on_map: np.ndarray, points: np.ndarray) -> np.nda
 
 
 class Quality(NamedTuple):
-    """How well a map keeps who is near whom.
+    """Quality of a map: how far neighbours by vectors are also neighbours on the map.
 
     Attributes:
-        trustworthiness: 1 where no row is near another on the map that is far from it in truth
+        trustworthiness: 1 if all neighbours on the map are also neighbours by vectors
             (Venna and Kaski 2001).
         kept: share of a row's nearest neighbours that are among its nearest on the map.
-        n: rows that were judged.
+        n: number of rows in the sample.
     """
 
     trustworthiness: float
@@ -128,7 +140,13 @@ class Quality(NamedTuple):
 
 
 def judge(vectors: np.ndarray, points: np.ndarray, seed: int) -> Quality | None:
-    """Quality of a map of (n, d) vectors, on a sample; None where there are too few rows."""
+    """Measure the quality of a map on a sample of its rows; None if there are fewer than four rows.
+
+    Args:
+        vectors: (n, d) float32.
+        points: (n, dim) float32.
+        seed: of the sample.
+    """
     from sklearn.manifold import trustworthiness
     from sklearn.neighbors import NearestNeighbors
 

@@ -1,4 +1,4 @@
-"""What the page of `embatch report` holds, part by part, as JSON takes it."""
+"""The parts of the page of `embatch report`, each as values that JSON can hold."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,8 @@ from sklearn.metrics import accuracy_score, confusion_matrix
 
 from jobs.analysis.metrics import separation
 from jobs.analysis.plots import thumbnail
-from jobs.analysis.projections import along, fit_axes
-from jobs.analysis.vectors import Vectors, in_order, labels_of, read_vectors
+from jobs.analysis.projections import fit_axes, points_on_axes
+from jobs.analysis.vectors import Vectors, labels_of, read_vectors, rows_of_ids
 from schemas.delta.derived import note_of
 from schemas.delta.formats import upgrade_rows
 from schemas.delta.store import StoreError, Table
@@ -30,35 +30,35 @@ RUN_COUNTS = ("unchanged", "embedded", "replaced", "updated", "failed", "deleted
 
 
 def points(plan: Table | None, rows: Vectors) -> tuple[dict[str, Any], str]:
-    """Where each row lies, and how that came about; a row that is not on the map is not shown."""
+    """Coordinates of each row, None for a row that is not on the map, and a phrase about their origin."""
     if plan is None:
         if len(rows.ids) < 2:
             points = np.zeros((len(rows.ids), 2), np.float32)
         else:
-            points = along(fit_axes(rows.vectors, 2), rows.vectors)
+            points = points_on_axes(fit_axes(rows.vectors, 2), rows.vectors)
         how = "on two principal components"
     else:
-        held = upgrade_rows(plan.read(), kind_of(plan.schema))
-        at = pc.index_in(rows.ids, value_set=held["id"].combine_chunks())
-        mapped = points_of(held)
+        map_rows = upgrade_rows(plan.read(), kind_of(plan.schema))
+        at = pc.index_in(rows.ids, value_set=map_rows["id"].combine_chunks())
+        mapped = points_of(map_rows)
         points = np.full((len(rows.ids), mapped.shape[1]), np.nan, np.float32)
-        there = at.is_valid().to_numpy(zero_copy_only=False)
-        points[there] = mapped[at.drop_null().to_numpy()]
+        known = at.is_valid().to_numpy(zero_copy_only=False)
+        points[known] = mapped[at.drop_null().to_numpy()]
         how = f"mapped by {note_of(plan)['method']}"
     return _axes(points), how
 
 
 def _axes(points: np.ndarray) -> dict[str, list[float | None]]:
-    """Lists of x, y and perhaps z; None where a row has no point."""
+    """Lists of x, y and perhaps z of (n, 2) or (n, 3) float points; None in place of NaN."""
     columns = [[None if np.isnan(v) else round(float(v), 4) for v in axis] for axis in points.T]
     return dict(zip("xyz", columns, strict=False))
 
 
 def details(table: Table, ids: pa.Array, label_column: str, folder: str) -> dict[str, Any]:
-    """What is told of each row: the beginning of its text, its label, its image made small."""
+    """Columns about each row: its id, the beginning of its text, its label, the thumbnail of its image."""
     coded = labels_of(table, label_column, ids).dictionary_encode()
     wanted = [column for column in ("text", "image") if column in table.schema.names]
-    rows = in_order(table.read(["id", *wanted]), ids)
+    rows = rows_of_ids(table.read(["id", *wanted]), ids)
     texts: list[Any] = [None] * len(ids)
     if "text" in wanted:
         texts = pc.utf8_slice_codeunits(rows["text"], 0, SHOWN_CHARACTERS).to_pylist()
@@ -68,30 +68,30 @@ def details(table: Table, ids: pa.Array, label_column: str, folder: str) -> dict
         codes = pc.fill_null(coded.indices, -1).to_numpy()
     details = {"id": ids.to_pylist(), "text": texts, "labels": labels, "label": codes.tolist()}
     if "image" in wanted and len(ids) <= MOST_THUMBNAILS:
-        details["image"] = [_thumbnail(one, folder) for one in rows["image"].to_pylist()]
+        details["image"] = [_thumbnail(image, folder) for image in rows["image"].to_pylist()]
     return details
 
 
 def _thumbnail(image: Mapping[str, Any], folder: str) -> str | None:
-    """From the bytes that the table holds, else from a file; never from one outside the folder."""
-    held: bytes | None = image["bytes"]
-    if held is None and folder and image["path"]:
+    """Thumbnail of an image from the table's bytes, else from its file if that lies inside the folder."""
+    data: bytes | None = image["bytes"]
+    if data is None and folder and image["path"]:
         root = Path(folder).resolve()
         file = Path(root, image["path"]).resolve()
         if file.is_relative_to(root) and file.is_file():
-            held = file.read_bytes()
-    return thumbnail(held) if held else None
+            data = file.read_bytes()
+    return thumbnail(data) if data else None
 
 
 def crosses(plan: Table) -> dict[str, Any]:
-    """Rows of another table on this map."""
+    """Name, ids and coordinates of another table's rows on this map; the page shows them as crosses."""
     rows = upgrade_rows(plan.read(), kind_of(plan.schema))
     name = os.path.basename(note_of(plan)["table"])
     return {"name": name, "id": rows["id"].to_pylist(), **_axes(points_of(rows))}
 
 
 def neighbours(table: Table | None, ids: pa.Array) -> dict[str, Any] | None:
-    """Indices of each row's neighbours, best first, and how similar they are."""
+    """Indices and similarities of each row's neighbours, best first; None without a table of neighbours."""
     if table is None:
         return None
     rows = upgrade_rows(table.read(), NEIGHBOURS)
@@ -108,7 +108,7 @@ def neighbours(table: Table | None, ids: pa.Array) -> dict[str, Any] | None:
 def before(
     past: Table | None, rows: Vectors, table: Table, label_column: str
 ) -> dict[str, Any] | None:
-    """The same rows by another model, on its own two principal components, and how labels lie apart.
+    """The same rows by another model: coordinates on its two principal components, and separation of labels.
 
     Raises:
         StoreError: fewer than three of the rows are in both tables.
@@ -126,20 +126,20 @@ def before(
         )
     theirs = other.vectors[at.drop_null().to_numpy()]
     points = np.full((len(rows.ids), 2), np.nan, np.float32)
-    points[shared] = along(fit_axes(theirs, 2), theirs)
+    points[shared] = points_on_axes(fit_axes(theirs, 2), theirs)
     labels = np.array(labels_of(table, label_column, rows.ids).to_pylist(), object)[shared]
     known = np.array([label is not None for label in labels], bool)
-    told = []
+    separations = []
     if known.sum() > 1:
-        told = [
+        separations = [
             (fingerprint.model, separation(theirs[known], labels[known].astype(str))),
             ("now", separation(rows.vectors[shared][known], labels[known].astype(str))),
         ]
-    return {"model": fingerprint.model, "separation": told, **_axes(points)}
+    return {"model": fingerprint.model, "separation": separations, **_axes(points)}
 
 
 def confusion(table: Table | None) -> dict[str, Any] | None:
-    """How often rows of one label were predicted to be of another; None where no label is known."""
+    """Confusion matrix and accuracy of predictions; None if no row has a label."""
     if table is None:
         return None
     rows = table.read(["label", "predicted"])
@@ -153,7 +153,7 @@ def confusion(table: Table | None) -> dict[str, Any] | None:
 
 
 def lengths(table: Table) -> dict[str, Any] | None:
-    """Histogram of the texts' characters."""
+    """Histogram of the texts' lengths in characters; None if the table holds no texts."""
     if "text" not in table.schema.names:
         return None
     lengths = pc.utf8_length(table.read(["text"])["text"]).drop_null().to_numpy()
@@ -169,17 +169,17 @@ def lengths(table: Table) -> dict[str, Any] | None:
 
 
 def failures(table: Table) -> list[tuple[str, int]]:
-    """Reasons, and how many rows failed for each, most first."""
+    """Reasons of failures with the number of rows that failed for each, the most frequent first."""
     reasons = pc.value_counts(FailureLog(table.uri, table.options).rows["reason"]).to_pylist()
-    return sorted(((one["values"], one["counts"]) for one in reasons), key=lambda one: -one[1])
+    return sorted(((row["values"], row["counts"]) for row in reasons), key=lambda row: -row[1])
 
 
 def provenance(
     table: Table, fingerprint: Fingerprint, made: Sequence[Table]
 ) -> list[tuple[str, Any]]:
-    """What the table is, and what the tables shown with it were made with."""
+    """Facts about the table, and settings of the tables that were made of it, as pairs of title and text."""
     files = table.files()
-    told: list[tuple[str, Any]] = [
+    facts: list[tuple[str, Any]] = [
         ("Table", table.uri),
         ("Version", table.version),
         ("Model", fingerprint.model),
@@ -188,26 +188,26 @@ def provenance(
         *[("Source", source) for source in [_source(table)] if source],
         ("Size", f"{sum(file.size_bytes for file in files) / 1e6:,.1f} MB in {len(files)} files"),
     ]
-    for one in made:
-        note = note_of(one)
+    for derived in made:
+        note = note_of(derived)
         figures = [
             f"{name.replace('_', ' ')} {note[name]}"
             for name in ("method", "k", "recall", "trustworthiness", "kept_neighbours")
             if name in note
         ]
         about = ", ".join([note.get("time", "")[:19].replace("T", " "), *figures])
-        told.append((f"{note.get('command', 'table').capitalize()}: {one.uri}", about))
-    return told
+        facts.append((f"{note.get('command', 'table').capitalize()}: {derived.uri}", about))
+    return facts
 
 
 def _source(table: Table) -> str | None:
-    """What was given as SOURCE when the table was last brought in line with one."""
+    """SOURCE of the last run that wrote the table; None if its history names none."""
     notes = (commit.get("note", {}) for commit in table.history(HISTORY))
     return next((note["source"] for note in notes if "source" in note), None)
 
 
 def runs(table: Table) -> list[tuple[str, str]]:
-    """When the table was last brought in line with its source, and what that did."""
+    """Time and counts of the table's last five runs of `embed`, newest first."""
     notes = [commit.get("note", {}) for commit in table.history(HISTORY)]
     return [
         (

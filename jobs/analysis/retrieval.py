@@ -1,4 +1,4 @@
-"""Queries ranked against a table, and the pairs that judgements say belong together."""
+"""Rank the rows of a table for queries, and measure the ranking with judgements."""
 
 from collections.abc import Mapping
 
@@ -12,17 +12,20 @@ from jobs.analysis.vectors import Vectors
 from sources.rows import SourceError
 
 DEPTH = 1000  # documents that are ranked for a query
-UNMATCHED, SEED = 20_000, 0  # pairs drawn to see what is alike by chance
+UNMATCHED, SEED = 20_000, 0  # number of random pairs, and the seed that draws them
 Judgements = Mapping[str, Mapping[str, float]]
 
 
 def known_judgements(
     judged: Judgements, base: Vectors, queries: Vectors
 ) -> tuple[Judgements, dict[str, int]]:
-    """Judgements of queries that are there and have something relevant, and counts of what is not.
+    """Select the judgements of queries that are in the table and have a relevant document.
+
+    Returns:
+        The selected judgements, and counts of queries and documents, those left out included.
 
     Raises:
-        SourceError: None is left.
+        SourceError: No judgement is left.
     """
     documents, asked = set(base.ids.to_pylist()), set(queries.ids.to_pylist())
     relevant = {q: v for q, v in judged.items() if any(score > 0 for score in v.values())}
@@ -44,10 +47,20 @@ def known_judgements(
     return qrels, counts
 
 
-def ranked(
+def rank_queries(
     base: Vectors, queries: Vectors, qrels: Judgements
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Measures of each query, and the pairs that belong together: rows of queries and base."""
+    """Rank the rows of the base for each query, and measure the ranking.
+
+    Args:
+        base: the documents.
+        queries: the queries; the base itself if its rows are the queries.
+        qrels: relevance by query and document; q queries.
+
+    Returns:
+        Measures (q,) float64 by name, and the pairs that belong together: (p, 2) int64, a row of the
+        queries and a row of the base.
+    """
     names = sorted(qrels)
     rows = pc.index_in(pa.array(names), value_set=queries.ids).to_numpy()
     own = base is queries
@@ -69,8 +82,14 @@ def ranked(
     return retrieval_measures(gains, judged), np.array(pairs, np.int64).reshape(-1, 2)
 
 
-def by_chance(base: Vectors, queries: Vectors, pairs: np.ndarray) -> np.ndarray:
-    """Similarities of pairs drawn at random, without those that belong together."""
+def random_similarities(base: Vectors, queries: Vectors, pairs: np.ndarray) -> np.ndarray:
+    """Cosines, (r,) float32, of random pairs that do not belong together.
+
+    Args:
+        base: the documents.
+        queries: the queries.
+        pairs: (p, 2) int64, pairs that belong together, as `rank_queries` returns them.
+    """
     chance = np.random.default_rng(SEED)
     one = chance.choice(pairs[:, 0], UNMATCHED)
     two = chance.integers(0, len(base.ids), UNMATCHED)

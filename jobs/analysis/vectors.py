@@ -1,4 +1,4 @@
-"""Tables of vectors as follow-up jobs read them: opened, compared by space, in the order of ids."""
+"""Open tables of vectors, refuse to compare two spaces, and read vectors in the order of their ids."""
 
 import tempfile
 from collections.abc import Mapping
@@ -21,11 +21,11 @@ MEMORY_SHARE = 0.25  # of what is free; larger tables lie in a temporary file
 
 @dataclass(frozen=True)
 class Vectors:
-    """A table's vectors.
+    """Ids and vectors of a table's rows.
 
     Attributes:
-        ids: n strings in an order that depends on the rows and not on the files.
-        vectors: (n, dim) float32.
+        ids: n strings in an order that does not depend on how rows lie in files.
+        vectors: (n, dim) float32, row i belongs to id i.
     """
 
     ids: pa.Array
@@ -33,10 +33,10 @@ class Vectors:
 
 
 def open_vectors(place: str, options: Mapping[str, str]) -> tuple[Table, Fingerprint]:
-    """A table of vectors, and what they are.
+    """Open a table of vectors, and read the fingerprint of its model.
 
     Raises:
-        StoreError: there is none.
+        StoreError: there is no such table, or it holds no vectors.
     """
     table = Table.open(table_uri(place), options)
     fingerprint = None if table is None else Fingerprint.of(table.schema)
@@ -49,10 +49,10 @@ def open_vectors(place: str, options: Mapping[str, str]) -> tuple[Table, Fingerp
 
 
 def refuse_two_spaces(place: str, one: Fingerprint, other_place: str, other: Fingerprint) -> None:
-    """Stop where vectors cannot be compared.
+    """Refuse to compare vectors of two spaces.
 
     Raises:
-        StoreError: they are of two spaces.
+        StoreError: the two tables have different spaces.
     """
     if (one.space, one.dim) != (other.space, other.dim):
         why = f" ({what_differs(one, other)})" if one.model == other.model else ""
@@ -63,12 +63,12 @@ def refuse_two_spaces(place: str, one: Fingerprint, other_place: str, other: Fin
 
 
 def read_vectors(table: Table, dim: int, *, by: str = "id") -> Vectors:
-    """All vectors of a table, in memory or, if they are many, in a file that is mapped into it.
+    """Read all vectors of a table, into memory or, if they are many, into a memory-mapped file.
 
     Args:
         table: of vectors.
-        dim: length of each.
-        by: column of distinct values by which they are sorted.
+        dim: length of a vector.
+        by: column of distinct values by which the rows are sorted.
     """
     files = table.files()
     columns = table.read(list({"id", by}))
@@ -89,22 +89,22 @@ def read_vectors(table: Table, dim: int, *, by: str = "id") -> Vectors:
     return Vectors(ids.take(order), vectors)
 
 
-def in_order(rows: pa.Table, ids: pa.Array) -> pa.Table:
-    """Rows in the order of ids, nulls for those that are not among them."""
+def rows_of_ids(rows: pa.Table, ids: pa.Array) -> pa.Table:
+    """Rows in the order of ids; an id without a row gets a row of nulls."""
     return rows.take(pc.index_in(ids, value_set=rows["id"].combine_chunks()))
 
 
 def labels_of(table: Table, asked: str, ids: pa.Array) -> pa.Array:
-    """Labels of rows in the order of ids, as strings.
+    """Labels of rows in the order of ids, n strings; null for a row without a label.
 
     Args:
         table: of vectors.
-        asked: the column; empty is `label`, and nulls where there is none.
-        ids: n of the table's.
+        asked: name of the column; empty stands for `label`, which the table may lack.
+        ids: n ids of the table.
 
     Raises:
         StoreError: there is no such column.
-        SchemaError: it holds no labels.
+        SchemaError: the column holds no labels.
     """
     name = asked or "label"
     if name not in table.schema.names:
@@ -113,16 +113,16 @@ def labels_of(table: Table, asked: str, ids: pa.Array) -> pa.Array:
                 f"{table.uri} has no column {name!r}. It has: {', '.join(table.schema.names)}."
             )
         return pa.nulls(len(ids), pa.string())
-    held = in_order(table.read(list(dict.fromkeys(["id", name]))), ids)[name].combine_chunks()
-    return labels_as_text(held, name, table.uri)
+    rows = rows_of_ids(table.read(list(dict.fromkeys(["id", name]))), ids)
+    return labels_as_text(rows[name].combine_chunks(), name, table.uri)
 
 
 def changes(table: Table, version: int, dim: int) -> tuple[pa.Array, pa.Array] | None:
-    """What happened to a table's vectors since an older version.
+    """Ids whose vectors changed since an older version of a table.
 
     Returns:
-        The ids that came or have another vector now, and those that went or had another one then;
-        None where the older version cannot be read any more.
+        Ids that are new or have a new vector, and ids that are gone or had another vector; None if the
+        older version cannot be read any more.
     """
     try:
         past = Table.open(table.uri, table.options, version)

@@ -1,1 +1,1 @@
-"""The steps of a refresh, as one file declares them."""
+"""Code of `embatch refresh`: the file that declares steps, the steps themselves, and their history."""

@@ -1,8 +1,8 @@
-"""What a corpus.toml declares: the steps of a refresh, each after those whose tables it reads.
+"""Read a corpus.toml, which declares the steps of a refresh, and put the steps into an order.
 
-A section is a command and the name of what it makes, `[embed.articles]`; its keys are the command's
-options. Tables lie in one folder, and are called by their names; all other paths are seen from the
-file's own folder.
+The title of a section is a command and the name of its result, `[embed.articles]`; its keys are the
+command's options. Tables lie in one folder, and sections refer to them by name. All other paths are relative
+to the file's own folder.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ from jobs.sync.config import EmbedConfig
 from schemas.errors import UsageError
 
 NAME = re.compile(r"\w[\w.-]*")
-RESERVED = (".next", ".failures")  # what a table's own companions are called
-REFRESHES = "refreshes"  # the table of what refreshes did
+RESERVED = (".next", ".failures")  # endings of tables that belong to another table
+REFRESHES = "refreshes"  # the table with a row for each step of each refresh
 SETTINGS: dict[str, Any] = {
     "tables": str,
     "history": str,
@@ -42,15 +42,15 @@ class Kind:
     """A command that a section may name.
 
     Attributes:
-        config: its options.
-        run: does the work.
-        out: the option that says where the result goes; empty where the result is figures.
-        tables: options that name tables which it reads.
-        files: options that name files which it reads: a file that changed makes a step due.
-        counted: options, between blanks, that make a step due when their value or their default
-            changes. One that is not among them counts only where it is not at its default: so a new
-            option makes nothing due.
-        makes_table: whether the result is a table, in the folder of tables.
+        config: class of the command's options.
+        run: does the command's work.
+        out: name of the option for the place of the result; empty if the result is figures.
+        tables: names of options for tables that the command reads.
+        files: names of options for files that the command reads; a file that changed makes a step due.
+        counted: names of options, separated by blanks, that make a step due when their value or their
+            default changes. Any other option counts only if its value is not the default, so that a new
+            option makes no step due.
+        makes_table: True if the result is a table in the folder of tables.
     """
 
     config: type[Any]
@@ -107,14 +107,14 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Step:
-    """One section.
+    """One section of a corpus.toml.
 
     Attributes:
-        command: of embatch.
-        name: of what it makes.
+        command: name of the command.
+        name: of the step's result.
         config: the command's options.
-        inputs: URIs of the tables that it reads.
-        output: the URI of the table or the path of the file that it makes; empty where it makes none.
+        inputs: URIs of the tables that the step reads.
+        output: URI of the table, or path of the file, that the step makes; empty if it makes none.
     """
 
     command: str
@@ -128,34 +128,34 @@ class Step:
 
     @property
     def kind(self) -> Kind:
-        """Its command."""
+        """Kind of the step's command."""
         return KINDS[self.command]
 
     def options(self) -> str:
-        """A hash of all that decides what the step makes of its tables, files that it names included."""
-        told: dict[str, Any] = {}
+        """Hash of the options that decide the step's result, and of size and time of the files they name."""
+        counted: dict[str, Any] = {}
         for option in dataclasses.fields(self.config):
             name, value = option.name, getattr(self.config, option.name)
             counts = name in self.kind.counted.split() or value != option.default
             if name in UNTOLD or not counts:
                 continue
-            told[name] = value
+            counted[name] = value
             if name in self.kind.files and os.path.isfile(value):
                 state = os.stat(value)
-                told[name] = (value, state.st_size, state.st_mtime_ns)
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+                counted[name] = (value, state.st_size, state.st_mtime_ns)
+        return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus.toml.
+    """Content of a corpus.toml.
 
     Attributes:
         path: of the file.
         tables: folder or bucket prefix in which the tables lie.
         steps: in an order in which they can run.
-        history: the page of all refreshes, empty for none.
-        keep_days: older versions of tables lose their files; None keeps all.
+        history: file for the page of all refreshes; empty for no page.
+        keep_days: age in days above which versions of tables lose their files; None keeps all.
         storage_option: `KEY=VALUE` pairs for the object store.
     """
 
@@ -167,13 +167,20 @@ class Corpus:
     storage_option: tuple[str, ...] = ()
 
     def place(self, name: str) -> str:
-        """Where a table lies."""
+        """Address of a table, by its name."""
         return f"{self.tables}/{name}"
 
 
 @dataclass
 class _Reading:
-    """A file half read: what its sections have in common."""
+    """A corpus.toml while its sections are read: all that they share.
+
+    Attributes:
+        path: of the file.
+        tables: folder or bucket prefix in which the tables lie.
+        shared: options of the section [all].
+        declared: names of the tables that sections make.
+    """
 
     path: Path
     tables: str
@@ -184,7 +191,7 @@ class _Reading:
         return UsageError(f"{self.path}, {where}: {what}")
 
     def place(self, name: object) -> object:
-        """Where a declared table lies; what is no such name stays as it is."""
+        """Address of a declared table, by its name; any other value stays as it is."""
         return f"{self.tables}/{name}" if name in self.declared else name
 
     def step(self, command: str, name: str, section: Mapping[str, Any]) -> Step:
@@ -207,14 +214,13 @@ class _Reading:
         for option in kind.tables:
             if option in values:
                 given = values[option]
-                places = [
-                    self.place(one) for one in (given if isinstance(given, list) else [given])
-                ]
+                names = given if isinstance(given, list) else [given]
+                places = [self.place(table) for table in names]
                 values[option] = places if isinstance(given, list) else places[0]
         try:
             config = TypeAdapter(kind.config).validate_json(json.dumps(values), strict=True)
         except ValidationError as error:
-            raise self.wrong(where, _told(error)) from None
+            raise self.wrong(where, _explain(error)) from None
         except TypeError as error:  # a date, say
             raise self.wrong(where, f"{error}.") from None
         inputs = [getattr(config, option) for option in kind.tables]
@@ -227,8 +233,9 @@ def read_corpus(path: str | Path) -> Corpus:
     """Read and check a corpus.toml.
 
     Raises:
-        OSError: it cannot be read.
-        UsageError: it is no TOML, or says something that no command knows; names the section.
+        OSError: the file cannot be read.
+        UsageError: the file is no TOML, or names an option that no command has; the message names the
+            section.
     """
     path = Path(path).absolute()
     if not path.exists():
@@ -236,38 +243,38 @@ def read_corpus(path: str | Path) -> Corpus:
             f"There is no file {path}. `embatch init` writes one to begin with."
         )
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is no TOML: {error}") from error
-    for key, value in told.items():
+    for key, value in content.items():
         if key not in SETTINGS and key not in KINDS:
             raise UsageError(f"{path}: {_unknown(key, 'key', [*SETTINGS, *KINDS])}")
         if not isinstance(value, SETTINGS.get(key, dict)) or isinstance(value, bool):
             raise UsageError(f"{path}: {key} = {value!r} is not of the kind that {key} takes.")
-    if told.get("keep_days", 0) < 0:
-        raise UsageError(f"{path}: keep_days = {told['keep_days']}: expected 0 or more.")
-    if not told.get("embed"):
+    if content.get("keep_days", 0) < 0:
+        raise UsageError(f"{path}: keep_days = {content['keep_days']}: expected 0 or more.")
+    if not content.get("embed"):
         raise UsageError(f"{path} declares no table: expected a section such as [embed.articles].")
-    storage = tuple(f"{key}={value}" for key, value in told.get("storage", {}).items())
-    shared = {key.replace("-", "_"): value for key, value in told.get("all", {}).items()}
+    storage = tuple(f"{key}={value}" for key, value in content.get("storage", {}).items())
+    shared = {key.replace("-", "_"): value for key, value in content.get("all", {}).items()}
     shared["storage_option"] = list(storage)
-    tables = told.get("tables", "tables").rstrip("/")
+    tables = content.get("tables", "tables").rstrip("/")
     reading = _Reading(path, tables if "://" in tables else str(path.parent / tables), shared)
-    sections = [(kind, *section) for kind in KINDS for section in told.get(kind, {}).items()]
+    sections = [(kind, *section) for kind in KINDS for section in content.get(kind, {}).items()]
     _check_shared(reading, sections)
     _check_names(reading, sections)
     return Corpus(
         path=path,
         tables=reading.tables,
         steps=_in_order(reading, [reading.step(*section) for section in sections]),
-        history=told.get("history", ""),
-        keep_days=told.get("keep_days"),
+        history=content.get("history", ""),
+        keep_days=content.get("keep_days"),
         storage_option=storage,
     )
 
 
 def _check_names(reading: _Reading, sections: list[tuple[str, str, Any]]) -> None:
-    """Names can be names of tables, and no two tables have the same."""
+    """Raise a UsageError if a section's name is no name for a table, or is used twice."""
     for command, name, section in sections:
         where = f"[{command}.{name}]"
         if not isinstance(section, dict):
@@ -286,7 +293,7 @@ def _check_names(reading: _Reading, sections: list[tuple[str, str, Any]]) -> Non
 
 
 def _check_shared(reading: _Reading, sections: list[tuple[str, str, Any]]) -> None:
-    """Every key of [all] is an option of some section's command."""
+    """Raise a UsageError if a key of [all] is an option of no section's command."""
     commands = {command for command, _, _ in sections}
     known = {o.name for c in commands for o in dataclasses.fields(KINDS[c].config)}
     for key in reading.shared:
@@ -295,7 +302,7 @@ def _check_shared(reading: _Reading, sections: list[tuple[str, str, Any]]) -> No
 
 
 def _in_order(reading: _Reading, steps: list[Step]) -> tuple[Step, ...]:
-    """The file's order, but each step after the makers of what it reads."""
+    """Steps in the file's order, but each after the steps that make the tables it reads."""
     waiting, ordered = list(steps), []
     while waiting:
         to_come = {step.output for step in waiting if step.output}
@@ -314,12 +321,12 @@ def _unknown(key: str, what: str, known: list[str]) -> str:
     return f"unknown {what} {key!r}. Known: {', '.join(known)}.{hint}"
 
 
-def _told(error: ValidationError) -> str:
-    """What was expected, for each option that is wrong; values are not shown where they may be secret."""
+def _explain(error: ValidationError) -> str:
+    """Message for each wrong option: what was expected and got; an error without an option shows no value."""
     parts = []
-    for one in error.errors():
-        name = ".".join(map(str, one["loc"]))
-        text = one["msg"].removeprefix("Value error, ").rstrip(".")
-        given = f" (it is {one['input']!r})" if name and one["type"] != "missing" else ""
+    for wrong in error.errors():
+        name = ".".join(map(str, wrong["loc"]))
+        text = wrong["msg"].removeprefix("Value error, ").rstrip(".")
+        given = f" (it is {wrong['input']!r})" if name and wrong["type"] != "missing" else ""
         parts.append(f"{name}: {text}{given}." if name else f"{text}.")
     return " ".join(parts)

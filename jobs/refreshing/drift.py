@@ -1,4 +1,4 @@
-"""How far a table has moved since an older version of it: its mean vector, its rows' neighbours."""
+"""Drift of a table since an older version: the shift of its mean vector, and the change of neighbours."""
 
 import numpy as np
 import pyarrow as pa
@@ -13,22 +13,22 @@ from schemas.vectors import vectors_of
 
 
 def same_rows(table: Table, version: int) -> bool:
-    """Whether a table holds what an older version of it held, file by file."""
+    """True if a table has the same files and schema as an older version of it."""
     if table.version == version:
         return True
     try:
         past = Table.open(table.uri, table.options, version)
-    except StoreError:  # it is another table by now, of fewer versions
+    except StoreError:  # another table has taken its place, with fewer versions
         return False
     return past is not None and past.files() == table.files() and past.schema == table.schema
 
 
 def centroid_shift(table: Table, version: int) -> float | None:
-    """How far the mean of a table's vectors has moved since an older version.
+    """Euclidean distance between the mean vectors of a table and of an older version of it.
 
     Returns:
-        The Euclidean distance of the two means, 0 to 2 for unit rows; None where one of the versions
-        holds no rows, or other vectors, or its files are gone.
+        A distance from 0 to 2 for unit rows; None if one of the versions has no rows, the two cannot be
+        compared, or files of the older one are gone.
     """
     try:
         past = Table.open(table.uri, table.options, version)
@@ -52,7 +52,7 @@ def centroid_shift(table: Table, version: int) -> float | None:
 
 
 def _sum(table: Table, files: list[Fragment], dim: int) -> tuple[np.ndarray, int]:
-    """Sum (dim,) float64 of the vectors of some files, and how many there are."""
+    """Sum of the vectors in some files of a table, (dim,) float64, and the number of vectors."""
     total, n = np.zeros(dim), 0
     for file in files:
         vectors = vectors_of(table.read_file(file.name, ["embedding"])["embedding"])
@@ -62,16 +62,17 @@ def _sum(table: Table, files: list[Fragment], dim: int) -> tuple[np.ndarray, int
 
 
 def neighbours_changed(out: Table, version: int) -> float | None:
-    """Share of the rows with other neighbours than in an older version of a table of neighbours.
+    """Share of rows whose neighbours differ from those in an older version of a table of neighbours.
 
     Returns:
-        Of the rows that both versions know; None where there are none, or the files are gone.
+        Share in [0, 1] of the rows in both versions; None if there are none, or files of the older version
+        are gone.
     """
     try:
         past = Table.open(out.uri, out.options, version)
         if past is None:
             return None
-        now, then = (upgrade_rows(one.read(), NEIGHBOURS) for one in (out, past))
+        now, then = (upgrade_rows(table.read(), NEIGHBOURS) for table in (out, past))
     except (StoreError, OSError):  # vacuumed
         return None
     ids = pc.unique(now["id"])

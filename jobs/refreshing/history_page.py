@@ -1,4 +1,4 @@
-"""What refreshes did: the lines that end one, and the page that shows them all."""
+"""Report refreshes: the lines that a refresh prints at its end, and an HTML page of all refreshes."""
 
 import html
 import json
@@ -36,7 +36,14 @@ tr.current td {{ opacity: .6; }}
 
 @dataclass(frozen=True)
 class RefreshSummary:
-    """What became of each step, and the page of all refreshes, if there is one."""
+    """Results of one refresh.
+
+    Attributes:
+        refresh: id of the refresh.
+        seconds: its duration.
+        steps: a row about each step.
+        history: file of the page of all refreshes; None if there is none.
+    """
 
     refresh: str
     seconds: float
@@ -45,34 +52,35 @@ class RefreshSummary:
 
     @property
     def failed(self) -> bool:
-        """Whether a step has failed, or could not be begun."""
+        """True if a step failed, or was skipped because another one did."""
         return any(step.state in ("failed", "skipped") for step in self.steps)
 
     def text(self) -> str:
-        """For a person."""
+        """Lines for people: a table of the steps, and remarks."""
         width = max(len(step.title) for step in self.steps)
         lines = [
             f"{'step':<{width}}  {'state':<8} {'new':>9} {'changed':>9} {'vanished':>9}"
             f" {'failed':>9} {'seconds':>9} {'rows/s':>9}"
         ]
         lines += [_line(step, width) for step in self.steps]
-        told = [f"{step.title}: {text}" for step in self.steps for text in _remarks(step)]
-        lines += ["", *told] if told else []
+        remarks = [f"{step.title}: {text}" for step in self.steps for text in _remarks(step)]
+        lines += ["", *remarks] if remarks else []
         page = f" {self.history} shows all refreshes." if self.history else ""
         return "\n".join([*lines, f"\nRefresh {self.refresh}, {self.seconds:.1f} s.{page}"])
 
     def as_json(self) -> str:
-        """For a machine."""
+        """One line of JSON for machines."""
         steps = [{k: v for k, v in vars(step).items() if v is not None} for step in self.steps]
-        told = {"refresh": self.refresh, "seconds": round(self.seconds, 3), "failed": self.failed}
-        return json.dumps(told | {"steps": steps, "history": self.history}, default=str)
+        summary = {"refresh": self.refresh, "seconds": round(self.seconds, 3)}
+        summary |= {"failed": self.failed, "steps": steps, "history": self.history}
+        return json.dumps(summary, default=str)
 
 
 def _line(step: StepRow, width: int) -> str:
-    counts = (getattr(step, name) for name in COUNTS)
-    told = " ".join(f"{_number(count):>9}" for count in counts)
+    counts = " ".join(f"{_number(getattr(step, name)):>9}" for name in COUNTS)
     rate = _number(step.rows_per_second)
-    return f"{step.title:<{width}}  {step.state:<8} {told} {step.seconds:>9.1f} {rate:>9}".rstrip()
+    line = f"{step.title:<{width}}  {step.state:<8} {counts} {step.seconds:>9.1f} {rate:>9}"
+    return line.rstrip()
 
 
 def _number(value: float | None) -> str:
@@ -80,7 +88,7 @@ def _number(value: float | None) -> str:
 
 
 def _remarks(step: StepRow) -> list[str]:
-    """How far the table has drifted, and what went wrong."""
+    """Sentences about a step: the drift of its table, new failures, and its message."""
     drift = []
     if step.centroid_shift is not None:
         drift.append(f"the mean vector moved by {step.centroid_shift:.4f}")
@@ -88,17 +96,17 @@ def _remarks(step: StepRow) -> list[str]:
         drift.append(f"{step.neighbours_changed:.1%} of the rows have other neighbours")
     if step.new_failures:
         drift.append(f"{step.new_failures:,} new failures")
-    told = [f"{', '.join(drift)}."] if drift else []
-    return told + ([step.message] if step.message else [])
+    remarks = [f"{', '.join(drift)}."] if drift else []
+    return remarks + ([step.message] if step.message else [])
 
 
 def write_page(steps: Sequence[StepRow], file: str, title: str) -> None:
-    """Draw the newest refreshes.
+    """Write the HTML page of the newest refreshes.
 
     Args:
         steps: of all refreshes, oldest first.
-        file: the page; one that is there is replaced.
-        title: the corpus's name.
+        file: path of the page; an old page is replaced.
+        title: name of the corpus.
 
     Raises:
         StoreError: plotly is not installed.
@@ -113,7 +121,7 @@ def write_page(steps: Sequence[StepRow], file: str, title: str) -> None:
 
 
 def _plots(steps: Sequence[StepRow]) -> str:
-    """How long each step took, how many rows changed, and the drift, refresh by refresh."""
+    """HTML of three plots over refreshes: seconds of each step, rows that changed, and drift."""
     try:
         import plotly.graph_objects as go
         from plotly.subplots import make_subplots
@@ -135,8 +143,8 @@ def _plots(steps: Sequence[StepRow]) -> str:
         ):
             values = [getattr(step, name) for step in mine]
             if any(values):
-                said = html.escape(f"{title}: {name.replace('_', ' ')}")
-                line = go.Scatter(x=times, y=values, name=said, mode="lines+markers")
+                label = html.escape(f"{title}: {name.replace('_', ' ')}")
+                line = go.Scatter(x=times, y=values, name=label, mode="lines+markers")
                 figure.add_trace(line, row=row, col=1)
     figure.update_xaxes(type="category", showticklabels=True, nticks=12)
     figure.update_layout(barmode="stack", height=900, template="plotly_white", margin={"t": 40})
@@ -150,6 +158,6 @@ def _row(step: StepRow) -> str:
     cells = [f"{step.started:%Y-%m-%d %H:%M:%S}", step.title, step.state]
     cells += [_number(getattr(step, name)) for name in COUNTS]
     cells += [f"{step.seconds:.1f}", _number(step.rows_per_second), moved, share]
-    told = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+    row = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
     message = html.escape(step.message or "")
-    return f'<tr class="{step.state}">{told}<td class="text">{message}</td></tr>'
+    return f'<tr class="{step.state}">{row}<td class="text">{message}</td></tr>'

@@ -1,4 +1,4 @@
-"""One step of a refresh: whether it is due, and what it did, as a row of the table of refreshes."""
+"""Do the steps of a refresh: decide whether each is due, run it, and record its result as a row."""
 
 import dataclasses
 import sys
@@ -12,7 +12,7 @@ from typing import Any
 from jobs import embed
 from jobs.refreshing.corpus_file import Step
 from jobs.refreshing.drift import centroid_shift, neighbours_changed, same_rows
-from jobs.runtime.command import USER_ERRORS, explained, table_uri
+from jobs.runtime.command import USER_ERRORS, error_message, table_uri
 from jobs.runtime.signals import Stopped, StopSignal
 from jobs.sync.errors import OtherSpace
 from jobs.sync.model_switch import clear
@@ -27,7 +27,7 @@ class Steps:
     """Does the steps of one refresh.
 
     Attributes:
-        rows: what became of those that were tried.
+        rows: result of each step that was tried, for the table of refreshes.
     """
 
     def __init__(
@@ -40,16 +40,16 @@ class Steps:
         stop: StopSignal,
         **flags: bool,
     ) -> None:
-        """Prepare; nothing is done yet.
+        """Prepare a refresh; no step is done yet.
 
         Args:
-            refresh: its name.
-            started: when.
-            steps: all of them, in order.
-            past: what became of steps in earlier refreshes, oldest first.
+            refresh: id of the refresh.
+            started: time at which it began.
+            steps: all steps, in order.
+            past: rows of steps in earlier refreshes, oldest first.
             options: for the object store.
-            stop: a signal ends a follow-up at once, and an embedding with its wave.
-            flags: options that each command takes from the refresh, where it knows them.
+            stop: a signal ends a follow-up at once, and a step of `embed` between two commits.
+            flags: options of the refresh that are handed to each command that has them.
         """
         self.refresh, self.started, self.options, self.flags = refresh, started, options, flags
         self.stop = stop
@@ -59,61 +59,65 @@ class Steps:
         self.rows: list[StepRow] = []
 
     def do(self, step: Step) -> None:
-        """Do a step, if it is due; its row says what came of it.
+        """Do a step if it is due, and add a row with its result.
 
         Raises:
-            Stopped: SIGINT or SIGTERM; its row is there.
+            Stopped: SIGINT or SIGTERM came; the step's row is added all the same.
         """
         self.stop.check()
         began = time.monotonic()
-        told: dict[str, Any] = {}
+        result: dict[str, Any] = {}
         try:
-            if blocked := self._blocked(step):
-                told = {"state": "skipped", "message": f"{blocked} did not succeed."}
+            if failed := self._failed_maker(step):
+                result = {"state": "skipped", "message": f"{failed} did not succeed."}
             elif self._is_current(step):
-                told = {"state": "current", **self._made_of(step)}
+                result = {"state": "current", **self._state(step)}
             else:
                 sys.stderr.write(f"{step}\n")
-                told = self._embed(step) if step.command == "embed" else self._follow(step)
+                result = self._embed(step) if step.command == "embed" else self._follow(step)
         except USER_ERRORS as error:
-            told = {"state": "failed", "message": explained(error)}
+            result = {"state": "failed", "message": error_message(error)}
         except Stopped as stopped:
-            told = {"state": "stopped", "message": f"{stopped}."}
+            result = {"state": "stopped", "message": f"{stopped}."}
             raise
         except Exception as error:  # our own mistake in one step must not cost the night
             traceback.print_exc()
-            told = {"state": "failed", "message": named_error_line(error)}
+            result = {"state": "failed", "message": named_error_line(error)}
         finally:
-            self._add(step, {**told, "seconds": round(time.monotonic() - began, 3)})
+            self._add(step, {**result, "seconds": round(time.monotonic() - began, 3)})
 
-    def foresee(self, step: Step) -> None:
-        """What a step would do; writes nothing."""
+    def preview(self, step: Step) -> None:
+        """Add a row that says what a step would do; write nothing to any table."""
         if step.command != "embed":
-            made = [self.makers[uri] for uri in step.inputs if uri in self.makers]
+            makers = [self.makers[uri] for uri in step.inputs if uri in self.makers]
             due = {(row.command, row.name) for row in self.rows if row.state != "current"}
-            moved = any((one.command, one.name) in due for one in made)
-            self._add(step, {"state": "due" if moved or not self._is_current(step) else "current"})
+            is_due = any((maker.command, maker.name) in due for maker in makers)
+            is_due = is_due or not self._is_current(step)
+            self._add(step, {"state": "due" if is_due else "current"})
             return
         try:
-            told = embed.run(dataclasses.replace(self._asked(step), dry_run=True))
+            summary = embed.run(dataclasses.replace(self._config(step), dry_run=True))
         except OtherSpace as other:
             self._add(step, {"state": "due", "message": f"{other} Here: all rows anew."})
         except USER_ERRORS as error:
-            self._add(step, {"state": "failed", "message": explained(error)})
+            self._add(step, {"state": "failed", "message": error_message(error)})
         else:
-            assert isinstance(told, DryRunSummary)  # it was asked for
-            changed = told.replaced + told.updated
-            counts = {"new": told.embedded, "changed": changed, "vanished": told.deleted}
-            counts |= {"failed": told.failed, "rows": told.rows_read}
-            is_due = told.embedded + changed + told.deleted > 0
-            expected = {"seconds": told.seconds_expected, "rows_per_second": told.rows_per_second}
-            self._add(step, {"state": "due" if is_due else "current", **counts, **expected})
+            assert isinstance(summary, DryRunSummary)  # it was asked for
+            changed = summary.replaced + summary.updated
+            counts = {"new": summary.embedded, "changed": changed, "vanished": summary.deleted}
+            counts |= {"failed": summary.failed, "rows": summary.rows_read}
+            is_due = summary.embedded + changed + summary.deleted > 0
+            times = {
+                "seconds": summary.seconds_expected,
+                "rows_per_second": summary.rows_per_second,
+            }
+            self._add(step, {"state": "due" if is_due else "current", **counts, **times})
 
-    def _add(self, step: Step, told: Mapping[str, Any]) -> None:
-        self.rows.append(StepRow(self.refresh, self.started, step.command, step.name, **told))
+    def _add(self, step: Step, result: Mapping[str, Any]) -> None:
+        self.rows.append(StepRow(self.refresh, self.started, step.command, step.name, **result))
 
-    def _asked(self, step: Step) -> Any:  # noqa: ANN401 one of the commands' options
-        """A step's options with the refresh's flags; waiting is asked for here or there."""
+    def _config(self, step: Step) -> Any:  # noqa: ANN401 one of the commands' options
+        """A step's options, and the refresh's flags that are set and that the command has."""
         known = {option.name for option in dataclasses.fields(step.config)}
         flags = {name: flag for name, flag in self.flags.items() if name in known}
         return dataclasses.replace(step.config, **{n: f for n, f in flags.items() if f})
@@ -121,21 +125,21 @@ class Steps:
     # Doing
 
     def _embed(self, step: Step) -> dict[str, Any]:
-        asked = self._asked(step)
+        config = self._config(step)
         before, state = self._version_before(step), "done"
         try:
-            summary = embed.run(asked, stop=self.stop)
+            summary = embed.run(config, stop=self.stop)
             clear(table_uri(step.output), self.options)
             remark = []
         except OtherSpace:
-            anew = dataclasses.replace(asked, replace=True)
+            anew = dataclasses.replace(config, replace=True)
             summary, before = embed.run(anew, stop=self.stop), None
             assert isinstance(summary, EmbedSummary)
             remark = [f"All vectors are new, of {summary.model}."]
         except TooManyFailures as failed:
             summary, remark, state = failed.summary, [str(failed)], "failed"
         assert not isinstance(summary, DryRunSummary)  # the file cannot ask for one
-        table = self._made(step)
+        table = self._open_output(step)
         assert table is not None  # it was just written
         left_out = [line.strip() + "." for line in left_out_line(summary.files_left_out)]
         runs = FailureLog(table.uri, self.options).rows["run"].to_pylist()
@@ -153,44 +157,47 @@ class Steps:
             "rows_per_second": summary.rows_per_second or None,
             "centroid_shift": shift,
             "message": " ".join([*remark, *left_out, *summary.warnings]) or None,
-            **self._made_of(step),
+            **self._state(step),
         }
 
     def _follow(self, step: Step) -> dict[str, Any]:
-        before, made_of = self._version_before(step), self._made_of(step)  # of before, to be safe
+        # The state of before: what changes while the step works makes it due once more.
+        before, state = self._version_before(step), self._state(step)
         with self.stop.at_once():
-            result = step.kind.run(self._asked(step))
-        found = result if isinstance(result, dict) else dataclasses.asdict(result)
-        table = self._made(step)
+            result = step.kind.run(self._config(step))
+        summary = result if isinstance(result, dict) else dataclasses.asdict(result)
+        table = self._open_output(step)
         changed = None
         if table is not None and before is not None and step.command == "neighbours":
             changed = neighbours_changed(table, before)
-        counts = (found[name] for name in ("n_rows", "n", "rows") if found.get(name) is not None)
+        names = ("n_rows", "n", "rows")
+        counts = (summary[name] for name in names if summary.get(name) is not None)
+        figures = {name: value for name, value in summary.items() if isinstance(value, float)}
         return {
             "state": "done",
             "rows": next(counts, None),
             "neighbours_changed": changed,
-            "figures": {name: value for name, value in found.items() if isinstance(value, float)},
-            **made_of,
+            "figures": figures,
+            **state,
             "version": table.version if table else None,
         }
 
     # What is due
 
-    def _blocked(self, step: Step) -> Step | None:
-        """A step that should have made what this one reads, and did not."""
-        bad = {(row.command, row.name) for row in self.rows if row.options is None}
+    def _failed_maker(self, step: Step) -> Step | None:
+        """A step that makes a table which this step reads, but did not succeed; None if all did."""
+        failed = {(row.command, row.name) for row in self.rows if row.options is None}
         makers = (self.makers[uri] for uri in step.inputs if uri in self.makers)
-        return next((one for one in makers if (one.command, one.name) in bad), None)
+        return next((maker for maker in makers if (maker.command, maker.name) in failed), None)
 
     def _is_current(self, step: Step) -> bool:
-        """Whether a follow-up holds what it would hold if it were made again."""
+        """True if the result of a follow-up would be the same if it were made again."""
         last = self.last.get((step.command, step.name))
         if step.command == "embed" or last is None or last.options != step.options():
             return False
         if step.kind.makes_table:
-            made = self._made(step)
-            if made is None or last.version is None or not same_rows(made, last.version):
+            table = self._open_output(step)
+            if table is None or last.version is None or not same_rows(table, last.version):
                 return False
         elif step.output and not Path(step.output).exists():
             return False
@@ -200,25 +207,25 @@ class Steps:
         )
 
     def _version_before(self, step: Step) -> int | None:
-        """The version that drift is measured from: that of the last refresh, if it saw one."""
-        last, table = self.last.get((step.command, step.name)), self._made(step)
+        """Version from which drift is measured: the last refresh's, else the current one; None without a table."""
+        last, table = self.last.get((step.command, step.name)), self._open_output(step)
         if table is None:
             return None
         return table.version if last is None or last.version is None else last.version
 
-    def _made(self, step: Step) -> Table | None:
+    def _open_output(self, step: Step) -> Table | None:
         return Table.open(table_uri(step.output), self.options) if step.kind.makes_table else None
 
     def _inputs(self, step: Step) -> list[Table]:
-        """The tables that a step reads; a page shows failures, too."""
+        """Tables that a step reads; a report also reads their tables of failures."""
         uris = [table_uri(place) for place in step.inputs]
         uris += [f"{uri}.failures" for uri in uris if step.command == "report"]
         tables = [Table.open(uri, self.options) for uri in uris]
         return [table for table in tables if table is not None]
 
-    def _made_of(self, step: Step) -> dict[str, Any]:
-        """What tells the next refresh whether the step is due again."""
-        made = self._made(step)
+    def _state(self, step: Step) -> dict[str, Any]:
+        """State of a step, by which the next refresh decides whether it is due: options, inputs, version."""
+        table = self._open_output(step)
         inputs = {table.uri: table.version for table in self._inputs(step)}
-        version = made.version if made else None
+        version = table.version if table else None
         return {"options": step.options(), "inputs": inputs, "version": version}

@@ -1,1 +1,1 @@
-"""What every command needs: options and exit codes, progress, signals, Ray."""
+"""Code that every command needs: options and exit codes, progress, signals, Ray."""

@@ -1,4 +1,4 @@
-"""What all commands share: options from a dataclass, and errors as one message."""
+"""The frame of a command: its options come from a dataclass, and an error becomes one message."""
 
 import contextlib
 import dataclasses
@@ -13,8 +13,8 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from jobs.runtime.native_stderr import native_noise_in_a_file
-from jobs.runtime.ray_cluster import under_submitted_job
+from jobs.runtime.native_stderr import hide_native_noise
+from jobs.runtime.ray_cluster import is_submitted_job
 from schemas.delta.places import reason
 from schemas.delta.store import StoreError, Table
 from schemas.errors import UsageError, UserError, without_secrets
@@ -27,7 +27,7 @@ Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
 
 @dataclass(frozen=True)
 class TableOptions:
-    """What every command on a table takes.
+    """Options of every command that works on a table.
 
     Attributes:
         table: folder or bucket prefix of the table
@@ -40,13 +40,13 @@ class TableOptions:
     json: Flag = False
 
     def open(self, *, derived: bool = False) -> Table:
-        """The table.
+        """Open the table.
 
         Args:
-            derived: take also one that a follow-up job made: it holds no vectors.
+            derived: also open a table that a follow-up job made, which holds no vectors.
 
         Raises:
-            StoreError: there is none, or none of embatch.
+            StoreError: there is no such table, or embatch did not make it.
         """
         uri = table_uri(self.table)
         table = Table.open(uri, storage_options(self.storage_option))
@@ -62,7 +62,7 @@ class TableOptions:
 
 @dataclass
 class CommandOutcome:
-    """How a command ended: 0 done, 1 failed, 2 wrong usage."""
+    """Exit code of a command: 0 if it is done, 1 if it failed, 2 if it was called wrongly, 130 if interrupted."""
 
     exit_code: int = 0
 
@@ -70,7 +70,7 @@ class CommandOutcome:
 def parse(
     config: type[Config], command: str, doc: str | None, arguments: Sequence[str] | None
 ) -> Config:
-    """Options from the command line; wrong ones end the process with 2 and a message."""
+    """Parse the options of the command line; a wrong one ends the process with exit code 2 and a message."""
     try:
         _refuse_stray_pairs(sys.argv[1:] if arguments is None else arguments)
         return tyro.cli(
@@ -86,17 +86,17 @@ def parse(
 
 
 def _refuse_stray_pairs(words: Sequence[str]) -> None:
-    """A forgotten option is told here, where what may be a secret is not repeated."""
+    """Raise a UsageError if KEY=VALUE lacks its option; the message does not repeat it: it may be a secret."""
     for before, word in zip(["", *words], words, strict=False):
         if re.match("(AWS|AZURE|GOOGLE)_[A-Z_]+=", word) and before != "--storage-option":
             raise UsageError("KEY=VALUE stands alone: write --storage-option before each.")
 
 
-USER_ERRORS = (UserError, OSError)  # the second: what the machine, a store or the network answers
+USER_ERRORS = (UserError, OSError)  # an OSError comes from the machine, a store or the network
 
 
-def explained(error: Exception) -> str:
-    """An error as a user is told it: what is known of stores in plain words, and no secrets."""
+def error_message(error: Exception) -> str:
+    """Message of an error for the user: errors of stores in plain words, secrets cut out."""
     return without_secrets(reason(error) if isinstance(error, OSError) else str(error))
 
 
@@ -105,14 +105,14 @@ def user_errors(*, hides_noise: bool = False) -> Iterator[CommandOutcome]:
     """Turn the errors that a user can cause into one message on stderr and an exit code.
 
     Args:
-        hides_noise: keep what native code writes to stderr from the terminal.
+        hides_noise: hide from the terminal what C++ code writes to stderr.
     """
     outcome = CommandOutcome()
-    with native_noise_in_a_file() if hides_noise else contextlib.nullcontext():
+    with hide_native_noise() if hides_noise else contextlib.nullcontext():
         try:
             yield outcome
         except USER_ERRORS as error:
-            print(f"embatch: {explained(error)}", file=sys.stderr)
+            print(f"embatch: {error_message(error)}", file=sys.stderr)
             outcome.exit_code = 2 if isinstance(error, UsageError) else 1
         except KeyboardInterrupt:
             print("embatch: interrupted.", file=sys.stderr)
@@ -127,7 +127,7 @@ def run_command(
     run: Callable[[Config], Result],
     text: Callable[[Config, Result], str],
 ) -> int:
-    """A whole command: parse, run, print for a person or as one line of JSON.
+    """Run a whole command: parse its options, do its work, print the result as text or one line of JSON.
 
     Returns:
         The exit code.
@@ -158,14 +158,14 @@ def storage_options(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def table_uri(table: str) -> str:
-    """The table's place in a form that holds on every node: a URI or an absolute path.
+    """Address of the table that every node understands: a URI or an absolute path.
 
     Raises:
         UsageError: a relative path under a submitted job, where the table would be lost.
     """
     if "://" in table:
         return table.rstrip("/")
-    if under_submitted_job() and not os.path.isabs(table):
+    if is_submitted_job() and not os.path.isabs(table):
         raise UsageError(
             f"TABLE {table} is relative, and a submitted job runs in a temporary copy of its folder, "
             "where the table would be lost. Give an absolute path or a URI such as s3://bucket/table."

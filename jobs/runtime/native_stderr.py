@@ -1,8 +1,8 @@
-"""What native code writes to stderr: kept from the terminal, and shown if the process dies of it.
+"""Hide what C++ code writes to stderr from the terminal, and show it if the process dies.
 
-Ray, decoders of images and other C++ code write there what no user can act upon. It goes to a file of
-the temporary folder, which is removed when the work is done. A small process watches: if this one
-dies before that, it shows the end of the file, and where the whole of it is.
+Ray, decoders of images and other C++ code write messages there that no user can act upon. They go to a
+file in the temporary folder, which is removed when the work is done. A small process watches this one: if
+this one dies before that, the watcher shows the end of the file and its path.
 """
 
 import contextlib
@@ -17,15 +17,15 @@ SHOWN_BYTES = 4000
 
 
 @contextlib.contextmanager
-def native_noise_in_a_file() -> Iterator[None]:
-    """Send what C++ code writes to stderr to a file; Python's stderr stays the user's.
+def hide_native_noise() -> Iterator[None]:
+    """Send what C++ code writes to stderr to a file; Python's own stderr still goes to the terminal.
 
-    At SIGSEGV, SIGABRT and the like the file also gets the Python stack.
+    At SIGSEGV, SIGABRT and the like the Python stack is written to the file too.
     """
     with (
         tempfile.NamedTemporaryFile(prefix="embatch-", suffix=".stderr") as file,
         open(os.dup(2), "w", buffering=1) as terminal,
-        _watched(file.name),
+        _start_watcher(file.name),
     ):
         before, traces_elsewhere = sys.stderr, faulthandler.is_enabled()
         sys.stderr = terminal
@@ -42,8 +42,8 @@ def native_noise_in_a_file() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _watched(path: str) -> Iterator[None]:
-    """Have a process show the file if this one dies; it lives for as long as its stdin is open."""
+def _start_watcher(path: str) -> Iterator[None]:
+    """Start a watcher that shows the file if this process dies; the watcher ends when its stdin is closed."""
     command = [sys.executable, "-I", "-S", __file__, str(os.getpid()), path]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
@@ -58,7 +58,7 @@ def _watched(path: str) -> Iterator[None]:
 
 
 def _watch(pid: str, path: str) -> None:
-    """The watcher's whole life."""
+    """Main function of the watcher: wait for the process to end, and show the file if it died."""
     if sys.stdin.buffer.read():
         return
     with open(path, "rb") as file:
@@ -66,8 +66,8 @@ def _watch(pid: str, path: str) -> None:
     if not noise:
         os.remove(path)
         return
-    told = f"\nembatch: process {pid} died. Native code wrote last (all of it is in {path}):\n"
-    sys.stderr.buffer.write(told.encode() + noise[-SHOWN_BYTES:])
+    title = f"\nembatch: process {pid} died. Native code wrote last (all of it is in {path}):\n"
+    sys.stderr.buffer.write(title.encode() + noise[-SHOWN_BYTES:])
 
 
 if __name__ == "__main__":

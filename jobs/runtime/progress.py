@@ -1,4 +1,4 @@
-"""Progress on stderr, drawn by tqdm: a bar on a terminal, a line now and then in a log."""
+"""Progress on stderr, drawn by tqdm: a bar on a terminal, a line every few seconds in a log."""
 
 import sys
 from functools import partial
@@ -12,7 +12,7 @@ tqdm.monitor_interval = 0  # no thread that watches the bars
 
 
 class Progress:
-    """How far a stage is, at what rate, and how long it will take.
+    """Progress of a stage of work: share done, rate and time left.
 
     with Progress("embed", total=1028, unit="rows") as progress:
         progress.add(64)
@@ -36,19 +36,19 @@ class Progress:
         self._bar.close()
 
     def add(self, n: int = 0) -> None:
-        """Note n more, and show it when it is time to."""
+        """Count n more units as done; the display changes a few times a second at most."""
         self.done += n
         self._bar.update(n)
 
     def reach(self, done: int, total: int) -> None:
-        """Note how many are done, and how many there are, where it is not known before."""
+        """Set the units done and their total, for work whose total is not known before it begins."""
         if total != self.total:
             self.total, self._bar = total, self._draw(total=total, disable=self._quiet)
         self.add(done - self.done)
 
 
 class _Lines(tqdm):  # type: ignore[misc]
-    """States as lines: what a log keeps has no carriage returns."""
+    """A bar that writes each state as a line of its own, for logs, which keep no carriage returns."""
 
     disable: bool
 

@@ -1,4 +1,4 @@
-"""Ray: started or joined, kept quiet, and shared out among actors and read tasks in one place."""
+"""Start or join Ray, keep it quiet, and divide its CPUs and GPUs among actors and read tasks."""
 
 import contextlib
 import logging
@@ -31,22 +31,21 @@ SOCKET = (
 
 
 class NoRay(UserError):
-    """Ray does not start, or nobody answers at the address given."""
+    """Ray does not start, or no cluster answers at the address given."""
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """How a run uses the machines.
+    """CPUs, GPUs and actors that a run takes.
 
     Attributes:
         device: `cpu` or `cuda`.
         n_actors: processes that host the model.
-        threads: torch threads an actor.
-        cpus: what an actor reserves of a node's CPUs; less than its threads, so that read tasks
-            always find room.
-        gpus: what an actor reserves of a node's GPUs.
+        threads: torch threads of one actor.
+        cpus: CPUs that one actor reserves; fewer than its threads, so that read tasks always find room.
+        gpus: GPUs that one actor reserves.
         window_rows: rows that an actor takes at a time.
-        grows: whether there may be more machines later, and more actors on them.
+        grows: True if machines may be added while the run is at work, and actors on them.
     """
 
     device: str
@@ -67,16 +66,16 @@ def allocate(
     model_bytes: int = 0,
     grows: bool = False,
 ) -> Allocation:
-    """Share out the machines.
+    """Divide the CPUs and GPUs of all nodes among the actors of a run.
 
     Args:
         nodes: the resources of each node, `CPU` and `GPU`.
         device: `auto` takes GPUs where there are any.
-        actors: processes that host the model; None takes one a GPU (or GPU_REPLICAS of a small
+        actors: processes that host the model; None takes one for each GPU (or GPU_REPLICAS for a small
             model), or one for every CPU_THREADS cores of a node.
         n_due: rows to embed.
         model_bytes: size of the model's weights.
-        grows: nodes may be added, those with GPUs also from none: asking for one brings it.
+        grows: nodes may be added; a node with a GPU may be added when an actor asks for one.
 
     Raises:
         UsageError: `cuda` is asked for and no node has, or will have, a GPU.
@@ -110,7 +109,7 @@ def allocate(
 
 
 class Cluster:
-    """A Ray that starts in the background, when the first one asks for it."""
+    """The Ray of a run; it starts in the background when it is first needed."""
 
     def __init__(self, address: str | None, *, verbose: bool) -> None:
         self.address = address or os.environ.get("RAY_ADDRESS") or None
@@ -120,22 +119,22 @@ class Cluster:
         self._started: Future[None] | None = None
 
     def start(self) -> None:
-        """Begin to start Ray, if it is not under way."""
+        """Begin to start Ray in the background, unless that has begun already."""
         if self._started is None:
             self._started = self._pool.submit(self._init)
 
     def is_up(self) -> bool:
-        """Whether there is a Ray to be used, or one on its way; asking starts none."""
+        """True if Ray runs, is starting, or an address was given; does not start it."""
         given = self.address is not None or self._started is not None
         return given or ("ray" in sys.modules and sys.modules["ray"].is_initialized())
 
     @property
     def grows(self) -> bool:
-        """Whether nodes may be added while a run is at work."""
+        """True if nodes may be added while a run is at work."""
         return self.address is not None
 
     def nodes(self) -> list[dict[str, float]]:
-        """The resources of the nodes that are alive; waits for Ray."""
+        """Resources of each node that is alive, such as `CPU` and `GPU`; starts Ray and waits for it."""
         import ray
 
         self.start()
@@ -144,7 +143,7 @@ class Cluster:
         return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
     def stop(self) -> None:
-        """Stop or leave Ray."""
+        """Stop Ray, or leave the cluster that was joined."""
         if self._started is not None:
             import ray
 
@@ -166,7 +165,7 @@ class Cluster:
         from actors.engine.hardware import cores
 
         if self.address is not None:
-            _knock(self.address)
+            _check_answers(self.address)
         if ray.is_initialized():  # a test's or a notebook's
             return
         settings: dict[str, Any] = {"log_to_driver": self.verbose}
@@ -186,16 +185,16 @@ class Cluster:
         import ray.data
 
         if not self.verbose:
-            for name in ("ray", "ray.data"):  # what ends a run is told once, by us
+            for name in ("ray", "ray.data"):  # an error that ends a run is reported once, by us
                 logging.getLogger(name).setLevel(logging.CRITICAL)
             ray.data.DataContext.get_current().enable_progress_bars = False
 
 
 def session_folder() -> str | None:
-    """Where Ray is to keep its session, if not where it would by itself.
+    """Folder for Ray's session; None if Ray's own choice will do.
 
-    Its sockets lie there, and no path of a socket may be long. Where RAY_TMPDIR or TMPDIR is too long
-    a folder in /tmp is taken, which stderr says.
+    Ray's sockets lie in that folder, and systems limit the length of a socket's path. Where RAY_TMPDIR or
+    TMPDIR is too long, a folder in /tmp is taken, and a line on stderr says so.
 
     Raises:
         NoRay: /tmp cannot be written.
@@ -204,20 +203,20 @@ def session_folder() -> str | None:
     given, most = os.environ.get(name, ""), SOCKET_BYTES - len(SOCKET)
     if len(os.fsencode(given)) <= most:
         return None
-    told = f"{name} ({given}) is too long for Ray's sockets, whose temporary folder has at most {most} bytes"
+    why = f"{name} ({given}) is too long for Ray's sockets, whose temporary folder has at most {most} bytes"
     if not os.access(SHORT_TEMP, os.W_OK):
         raise NoRay(
-            f"{told}, and {SHORT_TEMP} cannot be written. Set RAY_TMPDIR to a folder with a shorter path."
+            f"{why}, and {SHORT_TEMP} cannot be written. Set RAY_TMPDIR to a folder with a shorter path."
         )
     print(
-        f"embatch: {told}. Its session lies in {SHORT_TEMP}/ray; RAY_TMPDIR may name another folder.",
+        f"embatch: {why}. Its session lies in {SHORT_TEMP}/ray; RAY_TMPDIR may name another folder.",
         file=sys.stderr,
     )
     return f"{SHORT_TEMP}/ray"
 
 
-def _knock(address: str) -> None:
-    """Raise NoRay where nobody listens: Ray itself would try for minutes."""
+def _check_answers(address: str) -> None:
+    """Raise NoRay if no process listens at the address; Ray itself would try for minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not (host and port.isdigit()):
         return  # "auto" is a place that Ray knows
@@ -232,7 +231,7 @@ def _knock(address: str) -> None:
 
 @contextlib.contextmanager
 def cluster(address: str | None, *, verbose: bool) -> Iterator[Cluster]:
-    """A Ray for the length of a run; one that was there before stays."""
+    """Provide Ray for the length of a run; a Ray that ran before stays up."""
     was_there = "ray" in sys.modules and sys.modules["ray"].is_initialized()
     mine = Cluster(address, verbose=verbose)
     try:
@@ -243,7 +242,7 @@ def cluster(address: str | None, *, verbose: bool) -> Iterator[Cluster]:
 
 
 def this_machine() -> dict[str, float]:
-    """The resources of this machine, as Ray would name them."""
+    """Resources of this machine under Ray's names, `CPU` and `GPU`."""
     import torch
 
     from actors.engine.hardware import cores
@@ -251,6 +250,6 @@ def this_machine() -> dict[str, float]:
     return {"CPU": cores(), "GPU": torch.cuda.device_count()}
 
 
-def under_submitted_job() -> bool:
-    """Whether this process is the entry point of a job that was submitted to a Ray cluster."""
+def is_submitted_job() -> bool:
+    """True if this process is the entry point of a job that was submitted to a Ray cluster."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ

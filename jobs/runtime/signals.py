@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, noted and acted upon between two steps, never in the middle of a commit."""
+"""SIGINT and SIGTERM end a run between two steps, never in the middle of a commit."""
 
 import contextlib
 import signal
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Stopped(Exception):  # no error: the user asked for it
-    """A signal ended the run; what was complete, and quick to write, is committed."""
+    """A signal ended the run; rows that were complete and quick to write are committed."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")
@@ -16,7 +16,11 @@ class Stopped(Exception):  # no error: the user asked for it
 
 
 class StopSignal:
-    """Whether a signal has come."""
+    """Records a signal until a step asks for it.
+
+    Attributes:
+        signum: number of the signal that came; None if none did.
+    """
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -24,7 +28,7 @@ class StopSignal:
         self._handlers: dict[int, Any] = {}  # ours, while they are in place
 
     def check(self) -> None:
-        """Raise Stopped if one has."""
+        """Raise Stopped if a signal has come."""
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)  # Ray takes SIGTERM for itself when it starts
         if self.signum is not None:
@@ -32,7 +36,10 @@ class StopSignal:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Note signals instead of dying of them; a no-op in itself and outside the main thread."""
+        """Record SIGINT and SIGTERM instead of ending the process.
+
+        Nothing happens inside another `watched`, or outside the main thread.
+        """
         if self._handlers or threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -56,7 +63,7 @@ class StopSignal:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Raise Stopped as soon as a signal comes: for what may break off anywhere."""
+        """Raise Stopped as soon as a signal comes, for work that may break off anywhere."""
         self._at_once = True
         try:
             self.check()

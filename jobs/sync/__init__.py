@@ -1,1 +1,1 @@
-"""A table brought in line with its source: planned, embedded, committed in waves."""
+"""The parts of a sync, which brings a table in line with its source: plan, embed, commit."""

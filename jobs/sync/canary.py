@@ -1,4 +1,4 @@
-"""Holds what workers embed first against what the table's rows were embedded by."""
+"""The canary of a run: vectors of fixed texts or images show whether the model still computes what it did."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,15 +10,15 @@ from schemas.tables.embeddings import Fingerprint
 
 
 class OtherVectors(SyncError):
-    """The model computes otherwise than it did; the message says how far off, and what to do."""
+    """The model gives other vectors than it gave before; the message says by how much, and what to do."""
 
 
 class CanaryWatch:
-    """The canary of one run.
+    """Compares the canary of each worker with the one that the table keeps.
 
     Args:
         fingerprint: of the run.
-        replaces: all rows are embedded anew, so that what the table holds does not bind.
+        replaces: True if all rows are embedded anew, so that the table's canary does not count.
     """
 
     def __init__(self, fingerprint: Fingerprint, *, replaces: bool) -> None:
@@ -27,37 +27,37 @@ class CanaryWatch:
         self._is_kept = False
 
     def check(self, report: Mapping[str, Any], table: Table, note: Mapping[str, Any]) -> None:
-        """Look at a worker's report before its rows are taken.
+        """Compare the canary of a worker's report before its rows are taken.
 
-        The first canary of a table is written down at once; one that replaces another only when all
-        rows are in (`keep`), so that a run that is killed before leaves the old one to be noticed.
+        The first canary of a table is stored at once. One that replaces another is stored only when all
+        rows are in (`keep`), so that a run that is killed before leaves the old one to compare with.
 
         Raises:
-            OtherVectors: rows of the table, or of another worker, were embedded otherwise.
+            OtherVectors: the table's rows, or another worker's, have vectors of another model.
             Refused: somebody else wrote to the table.
         """
         if report["canary"] is None:
             return
-        found = Canary.of_text(report["canary"])
+        reported = Canary.of_text(report["canary"])
         if self._known is None and not self._replaces:
             self._known = Canary.of_table(table.schema, self._fingerprint.recipe)
-            self._is_kept = self._known is not None and self._known.items == found.items
-        if self._known is None or self._known.items != found.items:
-            self._known = found
+            self._is_kept = self._known is not None and self._known.items == reported.items
+        if self._known is None or self._known.items != reported.items:
+            self._known = reported
             if not self._replaces:
                 self.keep(table, note)
-        elif (distance := self._known.distance(found)) > MOST_DISTANCE:
-            raise OtherVectors(self._message(table, found, distance))
+        elif (distance := self._known.distance(reported)) > MOST_DISTANCE:
+            raise OtherVectors(self._message(table, reported, distance))
 
     def keep(self, table: Table, note: Mapping[str, Any]) -> None:
-        """Write the canary down, if this run has one that the table lacks."""
+        """Store the canary in the table, if this run has one that the table lacks."""
         if self._known is not None and not self._is_kept:
             table.describe(note, self._known.metadata(self._fingerprint.recipe))
             self._is_kept = True
 
-    def _message(self, table: Table, found: Canary, distance: float) -> str:
+    def _message(self, table: Table, reported: Canary, distance: float) -> str:
         assert self._known is not None  # the caller compared with it
-        then, now = self._known.made_with, found.made_with
+        then, now = self._known.made_with, reported.made_with
         versions = f"With {then} then as now." if then == now else f"Then: {then}; now: {now}."
         return (
             f"{self._fingerprint.model} gives other vectors than it gave for the rows of {table.uri},"

@@ -1,9 +1,9 @@
-"""What workers have written becomes the table, a wave at a time; the driver alone does this.
+"""Commit the files that workers have written to the table, a wave at a time; only the driver does this.
 
-A wave is a commit: the files of new rows that have come in, and, for each group of table files
-whose due rows are all in, the files rewritten with those in the place of the old ones. Failures
-are committed before the rows they replace go, so that a row is never in neither table. What the
-source changed while the run went on stays as it is: the next run takes it.
+A wave is a commit. It adds the files of new rows that have come in. For each group of table files whose due
+rows are all in, it also replaces those files by rewritten ones. Failures are committed before the rows that
+they replace are removed, so that a row is always in one of the two tables. A row whose source changed while
+the run went on stays as it is: the next run takes it.
 """
 
 import time
@@ -31,17 +31,17 @@ PORTION_BYTES = 2 << 30  # of files that are rewritten for one commit
 
 @dataclass
 class Waves:
-    """Collects reports and commits them.
+    """Collects the reports of workers and commits their files in waves.
 
     Attributes:
         table: the table, at the version that the plan was made for.
-        files: its files at that version; the plan's arrays point into them.
-        plan: what is due.
+        files: the table's files at that version; the plan's arrays hold indices into this list.
+        plan: the due rows.
         ledger: takes the rows that failed.
-        note: what every commit's metadata holds (run, host, pid, model).
-        tally: sums what the workers report.
-        events: told of each wave.
-        apart: new rows keep files of their own, which say who made them.
+        note: metadata of every commit (run, host, pid, model).
+        tally: sums the workers' reports.
+        events: gets an event of each wave.
+        apart: True if new rows stay in files of their own, whose names say which run made them.
     """
 
     table: Table
@@ -65,7 +65,7 @@ class Waves:
         self._bytes = np.bincount(in_group, np.where(in_group > 0, sizes, 0), n_groups)
 
     def take(self, report: Mapping[str, Any]) -> None:
-        """Note what a worker has done for one group."""
+        """Take a worker's report of one group: its file, its counts and its failures."""
         group = report["group"]
         self.tally.add(report)
         self._waiting[group] -= report["n_due"]
@@ -76,16 +76,20 @@ class Waves:
         self._failed[group] += report["failures"]
 
     def seconds_since_wave(self) -> float:
-        """Time since the last `commit`, or since the beginning."""
+        """Seconds since the last `commit`, or since the beginning."""
         return time.monotonic() - self._last_wave
 
     def commit(self, stop: StopSignal | None = None, *, quiet: bool = True) -> None:
-        """Commit what is complete, or renew the claim where that takes long.
+        """Commit all groups whose rows are in; renew the claim if the last commit was long ago.
 
-        Where much is to be rewritten it takes several commits, after each of which a signal ends it.
+        Large rewrites are split into several commits, and a signal ends the work between two of them.
+
+        Args:
+            stop: raises Stopped if a signal has come; None where no signal counts.
+            quiet: True if no progress is shown.
 
         Raises:
-            Refused: somebody else wrote to the table; nothing of the commit at hand is in it.
+            Refused: somebody else wrote to the table; the refused commit has changed nothing.
             Stopped: a signal came, and there is more to commit.
         """
         ready = [0] if self._fragments[0] or self._failed[0] else []
@@ -105,32 +109,32 @@ class Waves:
             self._last_commit = time.monotonic()
 
     def _commit(self, groups: list[int]) -> None:
-        """Commit some groups whose due rows are all in; group 0 is of rows that replace none."""
-        failed = [failure for group in groups for failure in self._failed[group]]
-        old = self._old_rows(groups, failed)
+        """Commit groups whose due rows are all in; group 0 has the rows that replace no row of the table."""
+        failures = [failure for group in groups for failure in self._failed[group]]
+        replaced = self._replaced_rows(groups, failures)
         started = time.monotonic()
-        self.ledger.fail(failed)
-        added, spare, n_added = list[Fragment](), list[Fragment](), 0
+        self.ledger.fail(failures)
+        added, obsolete, n_added = list[Fragment](), list[Fragment](), 0
         for group in groups:
-            mine = (index for index in old if self.plan.group_of_file[index] == group)
-            gone = {self.files[index]: old[index] for index in mine}
-            made = self._fragments[group]
-            merged = [] if self.apart else made
-            written, joined = rewrite(self.table, self.note["run"], gone, merged)
-            added += written if merged else [*made, *written]
-            spare += joined
-            n_added += sum(fragment.n_rows for fragment in made)
-        if added or old:
-            remove = [self.files[index] for index in old]
+            indices = (index for index in replaced if self.plan.group_of_file[index] == group)
+            to_rewrite = {self.files[index]: replaced[index] for index in indices}
+            new = self._fragments[group]
+            to_merge = [] if self.apart else new
+            written, merged = rewrite(self.table, self.note["run"], to_rewrite, to_merge)
+            added += written if to_merge else [*new, *written]
+            obsolete += merged
+            n_added += sum(fragment.n_rows for fragment in new)
+        if added or replaced:
+            remove = [self.files[index] for index in replaced]
             version = self.table.version
             try:
                 self.table.commit(self._wave_note(n_added), add=added, remove=remove)
             finally:
-                if self.table.version > version:  # whatever comes now, it is in the table
+                if self.table.version > version:  # the rows are in the table, whatever was raised
                     self._close(groups)
             self._last_commit = time.monotonic()
             self.tally.n_waves += 1
-            discard(self.table, spare)
+            discard(self.table, obsolete)
             self.events.wave(time.monotonic() - started, n_added, self.table.version)
         self._close(groups)
 
@@ -144,12 +148,14 @@ class Waves:
         note = {**self.note, "state": "wave", "n_added": n_added}
         return note | {"precision": self.tally.precision}
 
-    def _old_rows(self, groups: list[int], failed: list[dict[str, Any]]) -> dict[int, np.ndarray]:
-        """Positions of the rows that go with some groups, by the index of their file."""
-        stay = [failure["planned_id"] for failure in failed if failure["stage"] == CHANGED]
+    def _replaced_rows(
+        self, groups: list[int], failures: list[dict[str, Any]]
+    ) -> dict[int, np.ndarray]:
+        """Positions, (r,) each, of the table's rows that some groups replace, by the index of their file."""
+        kept_ids = [row["planned_id"] for row in failures if row["stage"] == CHANGED]
         drops = self.plan.drops
         drops = drops[np.isin(self.plan.group_of_file[drops["where"]], groups)]
-        drops = drops[~np.isin(drops["id"][:, 0], np.array(stay, np.uint64))]
+        drops = drops[~np.isin(drops["id"][:, 0], np.array(kept_ids, np.uint64))]
         return {
             int(index): drops["position"][drops["where"] == index]
             for index in np.unique(drops["where"])

@@ -1,4 +1,4 @@
-"""The options of `embatch embed`, declared once; they check themselves."""
+"""The options of `embatch embed`, and the checks of their values."""
 
 import os
 import sys
@@ -20,19 +20,19 @@ Number = Annotated[int, tyro.conf.arg(metavar="N", help_behavior_hint="")]
 
 @dataclass(frozen=True)
 class EmbedConfig:
-    """What to embed, with what, and into which table; handed down through the whole run.
+    """Source, model, table and settings of a run.
 
     Attributes:
         source: file, glob, folder, URI, Delta table, datasets folder or hub name (owner/name:split)
         table: folder or bucket prefix of the table; made where there is none
         model: a name that `embatch models` lists, a local folder, a hub name, or a file of word vectors
-        text_column: columns that make the text, joined by a newline (found by itself where possible)
-        image_column: column of images (found by itself, if no text column is named)
+        text_column: columns that make the text, joined by a newline (default: `text`, else the only column of strings)
+        image_column: column of images (default: the only one, unless a text column is named)
         label_from_folder: the folder that an image lies in is its column `label`
         id_column: column of ids (default: the path where a file is one row, else a hash of its text or image)
         columns: other columns to keep (default: all)
         max_chars: cut each text to so many characters
-        limit: take only the first rows, to try things out
+        limit: take only the first N rows, to try things out
         delimiter: between the fields of a CSV file
         quote: around fields of a CSV file
         encoding: of CSV, JSON and text files without a byte order mark (default: UTF-8)
@@ -40,31 +40,31 @@ class EmbedConfig:
         lines: each line of a text file is one text
         feeds: SOURCE is a folder of news feeds, CATEGORY/.../FEED-YYYY-MM-DD/hh-mm.txt, whose items are rows
         labels: SOURCE is a file of class names, one a line, or `name: wording`
-        template: with --labels, what a name is put into at {}, and a wording that is no sentence; the vectors of several are averaged (default: `a photo of a {}` for names, where the model also embeds images)
+        template: with --labels, a sentence with {}, where each name, or wording that is no sentence, is put in; the vectors of several are averaged (default: `a photo of a {}` for names, where the model also embeds images)
         prompt: name of one of the model's prompts (passage, query), or the words to put before a text
         max_tokens: cut texts to so many tokens (default: the model's own bound)
-        word_weights: how much each word counts: a file of `embatch words weights`
+        word_weights: file that says how much each word counts, written by `embatch words weights`
         chunk_tokens: cut documents into passages of so many tokens
         chunk_overlap: tokens that two neighbouring passages share
-        prune: remove rows that the source has no longer
-        force_prune: remove them even if they are more than a fifth of the table
+        prune: remove rows of the table that the source has no longer
+        force_prune: with --prune, remove rows even if they are more than a fifth of the table
         replace: embed every row anew, also with another model
         retry_failed: try rows again that failed before
-        max_failures: share of the rows tried (of 100 at least) that may fail anew before the run counts as failed
-        precision: of the computation; auto is the fastest that leaves the vectors where fp32 has them
-        device: where the model runs
+        max_failures: share of the rows tried (of 100 at least) that may fail for the first time; the run counts as failed above it
+        precision: number format of the computation; auto is the fastest whose vectors are close to those of fp32
+        device: processor that runs the model
         actors: processes that host the model (default: from the machines)
         vector_dtype: float16 rounds vectors, which halves the files
         no_text: leave the text out of a new table
         keep_images: keep the images' bytes in the table, not only their paths
         dry_run: say what would be done and how long it would take; write nothing
         wait: wait while another run writes to the table, instead of leaving
-        address: Ray cluster to join (default: RAY_ADDRESS, else a Ray of our own on this machine)
-        shared_filesystem: say that all nodes of the cluster see TABLE under its local path
+        address: Ray cluster to join (default: RAY_ADDRESS, else a Ray that is started on this machine)
+        shared_filesystem: declare that all nodes of the cluster see TABLE under its local path
         storage_option: KEY=VALUE for the object store, once for each
         log: file to which a line of JSON is added for each event of the run
         json: print the summary as one line of JSON, the last on stdout
-        verbose: show what Ray says
+        verbose: show Ray's messages
     """
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
@@ -139,12 +139,12 @@ class EmbedConfig:
 
     @property
     def uri(self) -> str:
-        """The table's place in a form that holds on every node."""
+        """Address of the table that every node understands: a URI or an absolute path."""
         return table_uri(self.table)
 
     @property
     def store(self) -> dict[str, str]:
-        """Options for the object store."""
+        """Options of the object store, by name."""
         return storage_options(self.storage_option)
 
     @property
@@ -154,11 +154,11 @@ class EmbedConfig:
 
     @property
     def chunking(self) -> str:
-        """How documents are cut into passages, `tokens/overlap`; empty where they stay whole."""
+        """Size and overlap of passages in tokens, as `tokens/overlap`; empty if documents stay whole."""
         return f"{self.chunk_tokens}/{self.chunk_overlap}" if self.chunk_tokens else ""
 
     def refuse_nesting(self) -> None:
-        """Raise a UsageError if the table lies inside its source: it would become its own source."""
+        """Raise a UsageError if the table lies inside its source: the next run would read it as source."""
         source, table = self.source, self.uri
         is_inside = in_store(table) and f"{table}/".startswith(f"{source.rstrip('/')}/")
         if "://" not in source and "://" not in table and os.path.isdir(source):
@@ -170,7 +170,7 @@ class EmbedConfig:
             )
 
     def refuse_text_options(self) -> None:
-        """Raise a UsageError if an option is about texts; for a SOURCE that holds images."""
+        """Raise a UsageError if an option is given that is about texts, for a source of images."""
         names = ("max_chars", "prompt", "max_tokens", "chunk_tokens", "no_text")
         given = [f"--{name.replace('_', '-')}" for name in names if getattr(self, name)]
         if given:

@@ -1,4 +1,4 @@
-"""What a run would do: the plan's counts, and the model's pace on a few of the rows that are due."""
+"""The dry run of a sync: it counts the due rows and measures the model's speed on a sample of them."""
 
 import time
 from typing import Any
@@ -21,7 +21,7 @@ WARM_UP_ROWS = 4
 
 
 def dry_run(planner: Planner) -> DryRunSummary:
-    """Plan and write nothing; time the model, in this process, on a sample of the rows due."""
+    """Plan, and measure the model's speed in this process on a sample of the due rows; write nothing."""
     config, model = planner.config, planner.model
     ledger = planner.scan_source()
     ledger.open(config.uri, config.store)
@@ -59,14 +59,17 @@ def dry_run(planner: Planner) -> DryRunSummary:
 def sample_due(
     source: Source, pieces: list[Piece], due: np.ndarray, n: int, preprocess: Preprocess | None
 ) -> list[Any]:
-    """Up to n of the due rows, spread evenly: texts, or pixels where there is a preprocess.
+    """Sample of at most n due rows, spread evenly over all of them: texts, or pixels of images.
 
     Args:
         source: where the rows are.
         pieces: of the source.
-        due: (k,) DUE that a model has to embed.
-        n: the most to take.
-        preprocess: of a model of images.
+        due: (k,) DUE, rows that a model has to embed.
+        n: size of the sample, at most.
+        preprocess: of a model of images; None for texts.
+
+    Returns:
+        Strings, or arrays of uint8 in the shape of the preprocess.
     """
     sample: list[Any] = []
     if len(due) == 0:
@@ -79,6 +82,6 @@ def sample_due(
             if preprocess is None:
                 sample += [text for text in rows["text"].to_pylist() if text]
                 continue
-            pixels = [held for held in rows[PIXELS].to_pylist() if held is not None]
-            sample += [np.frombuffer(p, np.uint8).reshape(preprocess.shape) for p in pixels]
+            images_bytes = [data for data in rows[PIXELS].to_pylist() if data is not None]
+            sample += [np.frombuffer(d, np.uint8).reshape(preprocess.shape) for d in images_bytes]
     return sample

@@ -1,6 +1,6 @@
-"""The rows that are due, read once more from the source's pieces, as a worker takes them.
+"""Read the due rows once more from the source's pieces, as tables that a worker takes.
 
-Between plan and work the source may have changed: what is read again is compared with the plan.
+The source may have changed since the plan was made, so each row is compared with the plan.
 """
 
 import math
@@ -29,12 +29,12 @@ CHANGED_REASON = "the source changed while the run went on; the next run takes i
 
 @dataclass(frozen=True)
 class Images:
-    """How images become what a worker takes.
+    """Settings for decoding images into a worker's pixels.
 
     Attributes:
         preprocess: of the model.
-        threads: that decode at once.
-        keep: leave the files' bytes in the table.
+        threads: number of threads that decode.
+        keep: True if the table keeps the bytes of the image files.
     """
 
     preprocess: Preprocess
@@ -61,11 +61,11 @@ def read_due(
         images: None where the source holds texts.
 
     Yields:
-        `actors.worker.exchange.DUE_FIELDS`, `ITEM_FIELDS` and the table's columns. Each due row comes
-        exactly once; one that is not there any more, or holds something else by now, or an image
-        that cannot be decoded, comes with its reason.
+        Tables with `actors.worker.exchange.DUE_FIELDS`, `ITEM_FIELDS` and the table's columns. Each due
+        row comes exactly once. A row that is gone, has changed, or is an image that cannot be decoded
+        comes with the reason.
     """
-    n_found = np.zeros(len(due), bool)
+    is_found = np.zeros(len(due), bool)
     items = ITEM_FIELDS["text" if images is None else "image"]
     fields = [*DUE_FIELDS, *items, *columns.values()]
     why_lost = CHANGED_REASON
@@ -80,7 +80,7 @@ def read_due(
         inside = inside[wanted_at[at[inside]] == found_at[inside]]
         if not len(inside):
             continue
-        n_found[at[inside]] = True
+        is_found[at[inside]] = True
         step = len(inside)
         if images is not None:
             step = max(1, PIXEL_BYTES // math.prod(images.preprocess.shape))
@@ -106,7 +106,7 @@ def read_due(
             ours = {n: pc.if_else(pa.array(changed), None, rows[n]) for n in ("id", "content_hash")}
             known |= others | ours
             yield _due_table(mine, files, piece, fields, known, reasons, stages)
-    lost = due[~n_found]
+    lost = due[~is_found]
     if len(lost):
         reasons, stages = np.full(len(lost), why_lost), np.full(len(lost), CHANGED)
         yield _due_table(lost, files, piece, fields, {}, reasons, stages)
@@ -115,12 +115,16 @@ def read_due(
 def _images(
     column: pa.ChunkedArray, wanted: np.ndarray, images: Images
 ) -> tuple[dict[str, Any], dict[int, str]]:
-    """Columns `image` and PIXELS of rows, and why the pixels of some that are wanted are lacking.
+    """Decode images.
 
     Args:
         column: n images with their bytes, `sources.rows.IMAGE`.
-        wanted: (n,) bool, of which the model will be asked.
-        images: what to do to them.
+        wanted: (n,) bool, images that the model will embed.
+        images: settings of the decoding.
+
+    Returns:
+        Columns `image` and PIXELS of all n rows, and the reason for each wanted row that could not be
+        decoded, by its index.
     """
     data, paths = column.combine_chunks().flatten()
     files = [file if want else None for file, want in zip(data.to_pylist(), wanted, strict=True)]
@@ -130,10 +134,10 @@ def _images(
     ends = np.arange(len(pixels) + 1, dtype=np.int64) * math.prod(images.preprocess.shape)
     is_there = pa.array(decoded).buffers()[1]  # the bits of booleans are a validity bitmap
     buffers = [is_there, pa.py_buffer(ends), pa.py_buffer(pixels)]
-    held = pa.Array.from_buffers(pa.large_binary(), len(pixels), buffers)
-    kept = data.cast(pa.binary()) if images.keep else pa.nulls(len(data), pa.binary())
-    image = pa.StructArray.from_arrays([kept, paths], fields=list(IMAGE_TYPE))
-    return {"image": image, PIXELS: held}, reasons
+    pixels_column = pa.Array.from_buffers(pa.large_binary(), len(pixels), buffers)
+    file_bytes = data.cast(pa.binary()) if images.keep else pa.nulls(len(data), pa.binary())
+    image = pa.StructArray.from_arrays([file_bytes, paths], fields=list(IMAGE_TYPE))
+    return {"image": image, PIXELS: pixels_column}, reasons
 
 
 def _due_table(
@@ -181,7 +185,7 @@ def due_by_piece(due: np.ndarray, pieces: Sequence[Piece]) -> list[tuple[int, np
     """Cut due rows, (k,) DUE in the order of work, where the group or the piece changes.
 
     Returns:
-        The index of the piece with its due rows, one for each stretch.
+        For each stretch of rows, the index of its piece and its rows, (r,) DUE.
     """
     if len(due) == 0:
         return []
@@ -195,10 +199,10 @@ def due_by_piece(due: np.ndarray, pieces: Sequence[Piece]) -> list[tuple[int, np
 
 
 def _addresses(files: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """One number for a file's number and a position in it, in their order; (n,) uint64."""
+    """Addresses of rows, (n,) uint64: the file's number in the upper 32 bits, the position in the lower."""
     return (files.astype(np.uint64) << np.uint64(32)) | positions.astype(np.uint64)
 
 
 def due_from_bytes(data: bytes) -> np.ndarray:
-    """The inverse of `due.tobytes()`: (k,) DUE."""
+    """Due rows, (k,) DUE, from the bytes that `due.tobytes()` gave."""
     return np.frombuffer(data, DUE)

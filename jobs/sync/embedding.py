@@ -1,4 +1,4 @@
-"""The stage of embedding: workers at work on what is due, and their files committed as they come."""
+"""The embedding stage of a run: workers embed the due rows, and their files are committed as they come."""
 
 import contextlib
 import time
@@ -11,7 +11,7 @@ from jobs.sync.commits import Waves
 from jobs.sync.config import EmbedConfig
 from jobs.sync.errors import SyncError
 from jobs.sync.summary import too_many_failures
-from jobs.sync.workers import Work, reports, reports_here
+from jobs.sync.workers import Work, local_reports, reports
 from schemas.delta.store import Refused, StoreError
 
 FEW_ROWS = 512  # so many are embedded in this process, if no Ray is up
@@ -19,12 +19,12 @@ HOPELESS_FAILURES = 1000  # so many, and above --max-failures: stop early
 
 
 class EmbedStage:
-    """The workers of one run.
+    """Lets the workers of one run embed, and commits their files.
 
     Args:
-        config: what was asked for.
-        cluster: the Ray that the workers live in, if they do.
-        canary: looks at what each worker embeds first.
+        config: options of the run.
+        cluster: the Ray in which workers run; few rows are embedded without it.
+        canary: checks the first report of each worker.
         stop: ends the stage between two reports.
         wave_seconds: time between two commits.
     """
@@ -41,12 +41,12 @@ class EmbedStage:
         self.wave_seconds = wave_seconds
 
     def run(self, work: Work, waves: Waves) -> None:
-        """Let the workers work on what is due, and commit what they have written.
+        """Let the workers embed the due rows, and commit the files that they write.
 
         Raises:
             Refused: somebody else wrote to the table.
-            SyncError: too many rows fail; what was committed stays.
-            Stopped: a signal came; what was complete, and quick to write, is committed.
+            SyncError: too many rows fail; rows that were committed stay.
+            Stopped: a signal came; rows that were complete and quick to write are committed.
         """
         started = time.monotonic()
         try:
@@ -76,7 +76,7 @@ class EmbedStage:
             grows=self.cluster.grows,
         )
         tally.n_actors = use.n_actors
-        make = reports_here if here else reports
+        make = local_reports if here else reports
         with (
             Progress("embed", len(work.due), "rows", quiet=config.quiet) as progress,
             contextlib.closing(make(work, use)) as arriving,
@@ -91,7 +91,7 @@ class EmbedStage:
                     progress.add(report["n_due"])
                     waves.events.report(report, progress.total - progress.done)
                     elapsed = time.monotonic() - started - tally.start_seconds
-                    waves.events.starved(tally.starved_share(elapsed))
+                    waves.events.starved_share(tally.starved_share(elapsed))
                 progress.add()
                 if waves.seconds_since_wave() > self.wave_seconds:
                     waves.commit(self.stop)
@@ -99,7 +99,7 @@ class EmbedStage:
                 self.stop.check()
 
     def _nodes(self) -> list[dict[str, float]]:
-        """Resources of the machines; refuses a table that only one of them would see."""
+        """Resources of each node; raises a SyncError for a table that only one of several nodes would see."""
         nodes = self.cluster.nodes()
         table = self.config.uri
         if len(nodes) > 1 and "://" not in table and not self.config.shared_filesystem:

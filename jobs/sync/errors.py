@@ -1,11 +1,11 @@
-"""How a sync ends that could not do its work."""
+"""Errors that end a sync before its work is done."""
 
 from schemas.errors import UserError
 
 
 class SyncError(UserError):
-    """A run that ends without having done its work; the message says why and what to do."""
+    """The run could not do its work; the message says why and what to do."""
 
 
 class OtherSpace(SyncError):
-    """The table holds vectors of another model, or cut otherwise; the message says which."""
+    """The table holds vectors of another model, or passages instead of documents; the message says which."""

@@ -1,8 +1,8 @@
-"""What happens in a run, told while it happens: to a log file, and to Prometheus on a cluster.
+"""Events of a run, written while it works: to a log file, and on a cluster to Prometheus.
 
 A line of the log is JSON with `time`, `run`, `table` and `event` (plan, wave, replan, end). Metrics go
 through Ray's own endpoint, which every node of a cluster has; `deploy/grafana.json` shows them. They
-have the tags `table` and `model`, and come a few seconds late: Ray collects them.
+have the tags `table` and `model`, and arrive a few seconds late because Ray collects them.
 """
 
 import contextlib
@@ -17,34 +17,38 @@ MOST_REASON = 60  # characters: a reason is a label of a time series
 
 
 class Events:
-    """Told of one run.
-
-    Attributes:
-        log: an open file, or None.
-        metrics: whether there is a Ray whose endpoint somebody may read.
-    """
+    """Writes the events of one run to its log and its metrics."""
 
     def __init__(
         self, run: str, table: str, model: str, log: IO[str] | None, metrics: bool
     ) -> None:
+        """Prepare the metrics.
+
+        Args:
+            run: id of the run.
+            table: address of the table.
+            model: name of the model.
+            log: an open file; None if no log is written.
+            metrics: True if metrics are written, which needs Ray.
+        """
         self.run, self.table, self.log = run, table, log
         self._tags = {"table": table, "model": model}
         self._meters = _meters() if metrics else {}
 
-    def tell(self, event: str, **told: Any) -> None:  # noqa: ANN401 what JSON can hold
-        """Write a line to the log."""
+    def tell(self, event: str, **fields: Any) -> None:  # noqa: ANN401 values that JSON can hold
+        """Write an event to the log, as a line of JSON with these fields."""
         if self.log is not None:
             line = {"time": now().isoformat(), "run": self.run, "table": self.table, "event": event}
-            self.log.write(json.dumps(line | told) + "\n")
+            self.log.write(json.dumps(line | fields) + "\n")
             self.log.flush()
 
     def plan(self, n_due: int, **counts: int) -> None:
-        """What is due."""
+        """Write the number of due rows, after a plan."""
         self.tell("plan", due=n_due, **counts)
         self._set("queue", n_due)
 
     def report(self, report: Mapping[str, Any], n_left: int) -> None:
-        """What a worker has done."""
+        """Write the counts of a worker's report, and the number of due rows that are left."""
         self._add("rows", report["n_due"] - len(report["failures"]))
         self._add("tokens", report["n_tokens"])
         for failure in report["failures"]:
@@ -52,12 +56,12 @@ class Events:
             self._add("failures", 1, stage=failure["stage"], reason=reason)
         self._set("queue", n_left)
 
-    def starved(self, share: float) -> None:
-        """Share of the time, in [0, 1], in which models waited."""
+    def starved_share(self, share: float) -> None:
+        """Write the share of the time, in [0, 1], in which models waited for rows."""
         self._set("starved_share", share)
 
     def wave(self, seconds: float, n_rows: int, version: int) -> None:
-        """A commit."""
+        """Write that a wave was committed: its duration, its rows and the table's new version."""
         self.tell("wave", rows=n_rows, seconds=round(seconds, 3), version=version)
         if self._meters:
             self._meters["commit_seconds"].observe(seconds, self._tags)
@@ -73,7 +77,7 @@ class Events:
 
 @contextlib.contextmanager
 def open_log(path: str) -> Iterator[IO[str] | None]:
-    """A file that lines are added to, None where there is no path."""
+    """Open a file to append lines to; None if the path is empty."""
     if not path:
         yield None
         return
@@ -82,7 +86,7 @@ def open_log(path: str) -> Iterator[IO[str] | None]:
 
 
 def _meters() -> dict[str, Any]:
-    """Ray's own, which export nothing until a value is there."""
+    """Ray's metrics of a run by name; they export nothing until they have a value."""
     from ray.util.metrics import Counter, Gauge, Histogram
 
     tags = ("table", "model")

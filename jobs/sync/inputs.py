@@ -1,4 +1,4 @@
-"""What the options name: the source, listed, and the model, found but not loaded."""
+"""Find the source and the model that the options of `embed` name; nothing is read or loaded yet."""
 
 from actors.checkpoints import resolve
 from actors.engine.templates import BARE
@@ -8,10 +8,14 @@ from sources import Source, SourceOptions, open_source
 
 
 def source_of(config: EmbedConfig, templates: tuple[str, ...] = ()) -> Source:
-    """What SOURCE is; names of classes are put into the templates, where there are some.
+    """Open the source of a run; its files are listed, not read.
+
+    Args:
+        config: options of the run.
+        templates: sentences that class names are put into, for a source of class names.
 
     Raises:
-        SourceError: it does not exist, or lacks what was asked for.
+        SourceError: there is no such source, or it lacks a column that an option names.
     """
     return open_source(
         SourceOptions(
@@ -37,10 +41,14 @@ def source_of(config: EmbedConfig, templates: tuple[str, ...] = ()) -> Source:
 
 
 def model_of(config: EmbedConfig, modality: str) -> SyncModel:
-    """The model that was asked for, to embed "text" or "image", found but not loaded.
+    """Find the model of a run, without loading its weights.
+
+    Args:
+        config: options of the run.
+        modality: `text` or `image`, which the model has to embed.
 
     Raises:
-        ModelError: it is unknown, or does not embed what the source holds.
+        ModelError: the model is unknown, or does not embed what the source holds.
     """
     return resolve(
         config.model,

@@ -1,7 +1,7 @@
-"""Where each row of a source went: the one account of a run.
+"""The ledger of a run: the fate of each row of the source.
 
-A row's address is its file and its position in it. Each row that was read has one fate; what the
-summary, the failures table, the log of events, the history and the exit code say is derived from here.
+A row's address is its file and its position in it. Each row that was read has one fate. The counts in the
+summary, the failures table, the log of events, the history and the exit code are all derived from the ledger.
 """
 
 from collections import Counter
@@ -53,12 +53,12 @@ _MEANINGS = {
 
 @dataclass(frozen=True)
 class Counts:
-    """Where the rows of the source went; all but `deleted` and `withdrawn` add up to `rows_read`.
+    """Number of rows by fate; all counts but `deleted` and `withdrawn` add up to `rows_read`.
 
     Attributes:
-        left_out: rows that the source does not take, such as items too short to be one.
-        deleted: rows of the table that went because the source has them no longer.
-        withdrawn: rows of the table that went because what the source has in their place failed.
+        left_out: rows that the source skips on purpose, such as items that are too short.
+        deleted: rows removed from the table because the source has them no longer.
+        withdrawn: rows removed from the table because their new content in the source failed.
     """
 
     rows_read: int
@@ -78,7 +78,7 @@ class Counts:
             raise AssertionError(f"{self.rows_read} rows read, {parts} accounted for: {self!r}")
 
     def lines(self) -> list[str]:
-        """The sum, as one would write it by hand."""
+        """Lines of text that show the counts as a sum."""
         shown = [name for name in _MEANINGS if name != "left_out" or self.left_out]
         signs = "=" + "+" * (len(shown) - 1)
         lines = [f"{self.rows_read:>12,}  rows read"]
@@ -95,10 +95,10 @@ class Counts:
 
 
 class Ledger:
-    """The account of one run.
+    """Counts and records the fate of each row in one run.
 
     Attributes:
-        log: the failures table; set anew by `open` when the run plans again.
+        log: the failures table; `open` reads it again when the run plans again.
     """
 
     def __init__(
@@ -111,13 +111,13 @@ class Ledger:
         recipe: str,
         note: Mapping[str, Any],
     ) -> None:
-        """Begin with what was read.
+        """Begin with the rows that were read.
 
         Args:
             scan: of the source.
             pieces: of the source, numbered.
-            source: the source's address, by which its failures are known.
-            also_known_as: how it was spelled, by which older failures are known.
+            source: the source's address, under which the failures table has its failures.
+            also_known_as: SOURCE as the user spelled it, under which it may have older failures.
             recipe: of the run.
             note: of the run's commits.
         """
@@ -142,7 +142,7 @@ class Ledger:
         return self.log
 
     def plan(self, plan: Plan) -> None:
-        """Take over what a plan says of each row; of a later plan, what it finds due after all."""
+        """Take each row's fate from the first plan; from a later one, the rows that became due since."""
         if not self.is_planned:
             self.is_planned, self.fate = True, plan.fate.copy()
             self.n_due = len(plan.due) + plan.deferred
@@ -152,10 +152,10 @@ class Ledger:
             self.fate[late] = plan.fate[late]
 
     def record(self, plan: Plan) -> None:
-        """Write down the rows that could not be read, and where those stand that failed before."""
-        held = self.log.rows.take(plan.known[:, 1]).to_pylist() if len(plan.known) else []
+        """Record in the failures table unreadable rows, and the new addresses of rows that failed before."""
+        known = self.log.rows.take(plan.known[:, 1]).to_pylist() if len(plan.known) else []
         moved = []
-        for at, failure in zip(plan.known[:, 0].tolist(), held, strict=True):
+        for at, failure in zip(plan.known[:, 0].tolist(), known, strict=True):
             key = self.scan.keys[at]
             name = without_secrets(file_name(self.pieces, int(key["where"])))
             place = {"source": self.source, "source_file": name, "position": int(key["position"])}
@@ -163,7 +163,7 @@ class Ledger:
         self.log.add([*self.unreadable, *moved], self.note)
 
     def fail(self, failures: Iterable[Mapping[str, Any]]) -> None:
-        """Write down rows that workers could not embed, or found changed, or in conflict."""
+        """Record rows that a worker refused: not embeddable, changed meanwhile, or in conflict with another."""
         failures = list(failures)
         if not failures:
             return
@@ -177,10 +177,10 @@ class Ledger:
             self._refused[at] = self.row_of(failure)
 
     def close(self) -> None:
-        """Drop the failures of this source that are over.
+        """Remove from the failures table the failures of this source that are over.
 
-        Where a part of it could not be read, these are the ones of files that were, of files that are
-        gone, and of rows that were found elsewhere.
+        If a part of the source could not be read, only these count as over: failures in files that were
+        read, in files that are gone, and of rows whose ids were found elsewhere.
         """
         rows = self.log.rows
         mine = np.array([name in self.names for name in rows["source"].to_pylist()], bool)
@@ -195,7 +195,7 @@ class Ledger:
         self.log.keep(~over & ~self.log.repeated, self.note)
 
     def row_of(self, failure: Mapping[str, Any]) -> dict[str, Any]:
-        """A failure of a source or a worker as the failures table has it."""
+        """Row of the failures table for a failure that a source or a worker reports."""
         content = failure["content_hash"]
         return {
             "id": failure["id"],
@@ -211,7 +211,7 @@ class Ledger:
 
     @property
     def counts(self) -> Counts:
-        """Where the rows went so far, what is due taken for done."""
+        """Number of rows by fate; rows that are due count as if they were done."""
         numbers = np.bincount(self.fate, minlength=len(_COUNTED_AS))
         totals: Counter[str] = Counter()
         for fate, name in _COUNTED_AS.items():
@@ -227,23 +227,23 @@ class Ledger:
 
     @property
     def n_refused(self) -> int:
-        """Rows that workers could not embed."""
+        """Number of rows that workers refused."""
         return len(self._refused)
 
     @property
     def n_new(self) -> int:
-        """Failures of this run that the failures table did not hold before it."""
+        """Number of failures of this run that the failures table did not hold before it."""
         return self._n_new([*self.unreadable, *self._refused.values()])
 
     @property
     def new_share(self) -> float:
-        """New failures over the rows tried, which are taken for LEAST_TRIED at least."""
+        """Share of the rows tried that are new failures; fewer than LEAST_TRIED rows count as so many."""
         n_tried = self.n_due + self._n_new(self.unreadable)
         return self.n_new / max(n_tried, LEAST_TRIED)
 
     @property
     def reasons(self) -> dict[str, int]:
-        """Rows without a vector, by reason."""
+        """Number of rows without a vector, by reason."""
         rows = self.log.rows.filter(self.log.seen)
         return dict(Counter(rows["reason"].to_pylist()))
 

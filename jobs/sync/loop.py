@@ -1,4 +1,4 @@
-"""Bring a table in line with a source: plan, embed what is due, commit in waves, until both agree.
+"""Bring a table in line with a source: plan, embed the due rows, commit in waves, until both agree.
 
 The first run, the retry after a crash and the nightly refresh all pass through `Sync.run`. When
 somebody else writes to the table in between, the commit is refused and the run plans again.
@@ -26,7 +26,7 @@ class Sync:
     """One run on one table.
 
     Attributes:
-        complaint: why the run counts as failed though it came to its end; empty where it does not.
+        complaint: why the run counts as failed although it came to its end; empty if it does not.
     """
 
     def __init__(
@@ -38,14 +38,14 @@ class Sync:
         wave_seconds: float,
         began: float,
     ) -> None:
-        """Get ready.
+        """Prepare the run.
 
         Args:
-            planner: of the run; knows source, model, table and what was asked for.
+            planner: knows source, model, table and options of the run.
             stop: ends the run between two steps.
-            events: told of each step.
+            events: gets an event of each step.
             wave_seconds: time between two commits.
-            began: when the command did, as `time.monotonic` has it.
+            began: the time of `time.monotonic` at which the command began.
         """
         self.planner, self.table, self.config = planner, planner.table, planner.config
         self.stop, self.events = stop, events
@@ -56,13 +56,13 @@ class Sync:
         self._began = began
 
     def run(self) -> EmbedSummary:
-        """Do the work.
+        """Run the sync from its claim on the table to its last commit.
 
         Raises:
             OtherSpace: the table holds vectors of another model.
-            SyncError, WorkerError: the run cannot go on; what was committed stays.
-            Stopped: SIGINT or SIGTERM came; what was complete, and quick to write, is committed.
-            TableBusy: another run holds the table.
+            SyncError, WorkerError: the run cannot go on; rows that were committed stay.
+            Stopped: SIGINT or SIGTERM came; rows that were complete and quick to write are committed.
+            TableBusy: another run has claimed the table.
         """
         table = self.table.open()
         self._makes_table = table is None
@@ -70,14 +70,14 @@ class Sync:
         if self.planner.is_large or (anew and not self.planner.is_small):
             self.planner.cluster.start()  # it will be needed: let it start while the source is read
         try:
-            return self._until_undisturbed(self.table.claim(table))
+            return self._run_until_undisturbed(self.table.claim(table))
         except BaseException as error:
             state = "stopped" if isinstance(error, Stopped) else "failed"
             self.events.tell("end", state=state, reason=without_secrets(str(error)))
             self.table.release(state)
             raise
 
-    def _until_undisturbed(self, table: Table | None) -> EmbedSummary:
+    def _run_until_undisturbed(self, table: Table | None) -> EmbedSummary:
         try:
             with self.table.kept(table):
                 ledger = self.planner.scan_source()
@@ -85,7 +85,7 @@ class Sync:
             table = self.table.claim(self.table.open())
         while True:
             try:
-                return self._until_agreed(table, ledger)
+                return self._run_until_agreed(table, ledger)
             except Refused as refusal:
                 self.tally.n_replans += 1
                 self.events.tell("replan", reason=str(refusal))
@@ -97,11 +97,11 @@ class Sync:
                     ) from refusal
                 table = self.table.claim(self.table.open())
 
-    def _until_agreed(self, table: Table | None, ledger: Ledger) -> EmbedSummary:
+    def _run_until_agreed(self, table: Table | None, ledger: Ledger) -> EmbedSummary:
         ledger.open(self.config.uri, self.config.store)
         is_first = not ledger.is_planned
         with self.table.kept(table):
-            held, plan = self.planner.compare(table, ledger, defer=True)
+            table_scan, plan = self.planner.compare(table, ledger, defer=True)
         if is_first and table is not None:
             self.planner.guard(plan, ledger)
         self.events.plan(len(plan.due) + plan.deferred)
@@ -112,7 +112,7 @@ class Sync:
             ledger.record(plan)
             waves = Waves(
                 table,
-                held.files,
+                table_scan.files,
                 plan,
                 ledger,
                 self.planner.note,
@@ -120,12 +120,12 @@ class Sync:
                 self.events,
                 apart=self.config.replace,
             )
-            self.stage.run(self.planner.work(plan, held, columns, schema), waves)
+            self.stage.run(self.planner.work(plan, table_scan, columns, schema), waves)
             if not plan.deferred:
                 self.canary.keep(table, self.table.claimed_note)
                 return self._finish(table, ledger)
             with self.table.kept(table):
-                held, plan = self.planner.compare(table, ledger, defer=False)
+                table_scan, plan = self.planner.compare(table, ledger, defer=False)
 
     def _finish(self, table: Table, ledger: Ledger) -> EmbedSummary:
         ledger.close()

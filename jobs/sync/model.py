@@ -1,4 +1,4 @@
-"""What a sync needs to know of a model."""
+"""The interface of a model for a sync."""
 
 from typing import Any, Protocol
 
@@ -7,31 +7,36 @@ from schemas.tables.embeddings import Fingerprint
 
 
 class SyncModel(HostedModel, Protocol):
-    """What a sync needs to know of a model; `actors.checkpoints.Model` is one."""
+    """The properties of a model that a sync uses; `actors.checkpoints.Model` has them."""
 
     @property
     def space(self) -> str:
-        """Vectors of one space may be compared."""
+        """Hash of the embedding space; vectors of one space may be compared."""
 
     @property
     def size_bytes(self) -> int:
-        """Of the weights."""
+        """Size of the model's weights in bytes."""
 
     @property
     def recipe(self) -> str:
-        """Another recipe makes every row due."""
+        """Hash of all that decides a row's vector; a new recipe makes every row due."""
 
     @property
     def ingredients(self) -> dict[str, Any]:
-        """What went into space and recipe, as JSON, to say what differs."""
+        """Values that were hashed into space and recipe, as JSON; an error message shows those that differ."""
 
     @property
     def logit_scale(self) -> float | None:
-        """What cosines are multiplied by before a softmax; None where training had none."""
+        """Factor of cosines before a softmax; None if the model was trained without one."""
 
 
 def fingerprint_of(model: SyncModel, chunking: str) -> Fingerprint:
-    """What a run writes that cuts documents so."""
+    """Fingerprint that a run writes into its table: the model's properties and the size of passages.
+
+    Args:
+        model: of the run.
+        chunking: `tokens/overlap` of passages; empty if documents stay whole.
+    """
     recipe = f"{model.recipe}-{chunking.replace('/', '-')}" if chunking else model.recipe
     return Fingerprint(
         model=model.name,

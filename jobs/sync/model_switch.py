@@ -1,8 +1,8 @@
-"""A table whose model changed: the new vectors are made beside it, and take its place in one commit.
+"""Change the model of a table: embed all rows into TABLE.next, then replace the table's rows in one commit.
 
-TABLE.next is synced like any table, so that a crash costs a wave, while readers go on with the old
-vectors. When it is complete its files are copied into TABLE and one commit puts them in the place of
-the old ones; `restore` goes back until `vacuum` has run.
+TABLE.next is synced like any table, so that a crash costs one wave at most, while readers still see the old
+vectors. When it is complete, its files are copied into TABLE and one commit replaces the old files by them.
+`restore` can go back until `vacuum` has run.
 """
 
 import dataclasses
@@ -30,17 +30,17 @@ Summary = EmbedSummary | DryRunSummary
 
 
 def replace_all(config: EmbedConfig, sync: Callable[[EmbedConfig], Summary]) -> Summary:
-    """Embed all rows anew: in the table, or beside it where it holds vectors of another model.
+    """Embed all rows anew: in the table, or in TABLE.next if the table holds vectors of another model.
 
     Args:
         config: of a run with `--replace`.
-        sync: a run.
+        sync: performs a run.
 
     Returns:
-        What became of the table's rows, those among them that an earlier try had embedded included.
+        Summary of the table's rows; it includes rows that an earlier, unfinished run embedded.
 
     Raises:
-        SyncError: the new vectors are of much fewer rows; else as the run.
+        SyncError: the new vectors are of much fewer rows; the errors of `sync` too.
     """
     try:
         return sync(config)
@@ -56,13 +56,13 @@ def replace_all(config: EmbedConfig, sync: Callable[[EmbedConfig], Summary]) -> 
         config.uri, config.store, force=config.force_prune, wait=config.wait
     )
     clear(config.uri, config.store)
-    n_held = summary.unchanged + summary.embedded + summary.replaced + summary.updated
+    n_rows = summary.unchanged + summary.embedded + summary.replaced + summary.updated
     return dataclasses.replace(
         summary,
         table=config.table,
         table_version=version,
         embedded=n_new,
-        replaced=n_held - n_new,
+        replaced=n_rows - n_new,
         unchanged=0,
         updated=0,
         deleted=n_gone,
@@ -70,7 +70,7 @@ def replace_all(config: EmbedConfig, sync: Callable[[EmbedConfig], Summary]) -> 
 
 
 def clear(uri: str, options: Mapping[str, str]) -> None:
-    """Delete what a switch has left beside a table."""
+    """Delete TABLE.next and its failures, if they are there."""
     for companion in (f"{NEXT}.failures", NEXT):
         drop(uri + companion, options, _is_ours)
 
@@ -82,50 +82,52 @@ def _is_ours(schema: pa.Schema) -> bool:
 def _switch(
     uri: str, options: Mapping[str, str], *, force: bool, wait: bool
 ) -> tuple[int, int, int]:
-    """Put the rows of TABLE.next in the place of TABLE's.
+    """Replace the rows of TABLE by those of TABLE.next, in one commit.
 
     Returns:
-        How many ids came, how many went without a trace, and the version.
+        Number of ids that are new, number of ids that are gone and did not fail, and the new version.
     """
     following = Table.open(uri + NEXT, options)
     table = Table.open(uri, options)
     assert table is not None  # the caller read it
     assert following is not None  # the caller made it
-    theirs = FailureLog(following.uri, options).rows
-    held, coming = pc.unique(_ids(table)), pc.unique(_ids(following))
-    n_held, n_new = len(held), _n_lacking(coming, held)
-    n_gone = _n_lacking(held, pa.concat_arrays([coming, *theirs["id"].chunks]))
-    if n_gone > PRUNE_SHARE * n_held and not force:
+    failed = FailureLog(following.uri, options).rows
+    old_ids, new_ids = pc.unique(_ids(table)), pc.unique(_ids(following))
+    n_old, n_new = len(old_ids), _n_lacking(new_ids, old_ids)
+    n_gone = _n_lacking(old_ids, pa.concat_arrays([new_ids, *failed["id"].chunks]))
+    if n_gone > PRUNE_SHARE * n_old and not force:
         raise SyncError(
-            f"{following.uri} lacks {n_gone:,} of the {n_held:,} ids of {uri}, more than"
+            f"{following.uri} lacks {n_gone:,} of the {n_old:,} ids of {uri}, more than"
             f" {PRUNE_SHARE:.0%}, and does not take its place. If that is meant, add --prune"
             " --force-prune (prune and force_prune in a corpus.toml); else look at the source."
         )
-    made = next(c["note"] for c in following.history() if c.get("note", {}).get("state") == "done")
+    notes = (commit.get("note", {}) for commit in following.history())
+    done = next(note for note in notes if note.get("state") == "done")
     identity = claim.identity(f"switch-{uuid.uuid4().hex[:6]}")
-    with claim.hold(table, {**made, **identity}, wait=wait) as table:
-        note = {**made, **identity, "state": "switched"}
+    with claim.hold(table, {**done, **identity}, wait=wait) as table:
+        note = {**done, **identity, "state": "switched"}
         log = FailureLog(uri, options)
-        told = theirs.drop_columns(["failed_at"]).to_pylist()
-        log.add(told, note)  # first: a row is never in neither table
+        failures = failed.drop_columns(["failed_at"]).to_pylist()
+        log.add(failures, note)  # first, so that a row is always in one of the two tables
         with claim.renew_by_handle(table, note):
-            copied = _copied(following, table, note["run"])
+            copied = _copy_files(following, table, note["run"])
         table.overwrite(note, following.schema, copied)
         log.keep(log.seen, note)
         return n_new, n_gone, table.version
 
 
 def _ids(table: Table) -> pa.ChunkedArray:
-    """Ids of rows, or of the documents that passages are of."""
+    """Ids of a table's rows; for passages, the ids of their documents."""
     return table.read(["parent_id" if "parent_id" in table.schema.names else "id"])[0]
 
 
 def _n_lacking(ids: pa.Array, known: pa.Array) -> int:
-    """How many of the ids are not among the known ones."""
+    """Number of ids that are not among the known ones."""
     return len(ids) - int(pc.sum(pc.is_in(ids, value_set=known)).as_py() or 0)
 
 
-def _copied(source: Table, target: Table, run: str) -> list[Fragment]:
+def _copy_files(source: Table, target: Table, run: str) -> list[Fragment]:
+    """Copy the files of a table into the folder of another one, under new names."""
     copied = []
     for file in source.files():
         name = new_name(run, "switch")

@@ -1,4 +1,4 @@
-"""What a run will do: the source read, and compared with the table."""
+"""Plan a run: read the keys of the source and compare them with those of the table."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -28,11 +28,11 @@ class Planner:
     """Compares one source with one table, as often as a run needs it.
 
     Attributes:
-        note: what every commit's metadata holds (run, host, pid, model).
-        fingerprint: what the vectors will be.
-        table: what the run does to its table as a whole.
+        note: metadata of every commit (run, host, pid, model).
+        fingerprint: model, space and recipe of the vectors that the run writes.
+        table: opens, claims and finishes the table of the run.
         pieces: of the source, numbered.
-        warnings: what the user should know of it.
+        warnings: sentences for the user about the source and its rows.
     """
 
     def __init__(
@@ -49,13 +49,13 @@ class Planner:
         """List the source.
 
         Args:
-            source: what is read.
-            model: what embeds.
-            config: what was asked for.
+            source: of the rows.
+            model: embeds the rows.
+            config: options of the run.
             run: id of the run.
             cluster: the Ray that reads a large source.
             check: called between two pieces of the source; may raise to end the run.
-            claims: claim the table; without, the store's fence alone keeps it true.
+            claims: True if the run claims the table; else only the store's fence protects the table.
         """
         self.source, self.model, self.config = source, model, config
         self.cluster, self._check = cluster, check
@@ -69,16 +69,16 @@ class Planner:
 
     @property
     def is_large(self) -> bool:
-        """Whether Ray's tasks should read the source."""
+        """True if Ray's tasks should read the source."""
         return sum(piece.size_bytes for piece in self.pieces) > DRIVER_BYTES
 
     @property
     def is_small(self) -> bool:
-        """Whether reading the source takes no time, so that Ray need not start meanwhile."""
+        """True if the source is read in no time, so that Ray need not start meanwhile."""
         return sum(piece.size_bytes for piece in self.pieces) < SMALL_BYTES
 
     def scan_source(self) -> Ledger:
-        """Read the source once for its keys, and begin the account of its rows."""
+        """Read the keys of all rows of the source, and begin the ledger with them."""
         limit = self.config.limit or None
         if self.is_large and limit is None:
             self.cluster.nodes()
@@ -111,33 +111,43 @@ class Planner:
     def compare(
         self, table: Table | None, ledger: Ledger, *, defer: bool
     ) -> tuple[TableScan, Plan]:
-        """What the table holds, and what is due; `defer` as in `make_plan`."""
+        """Compare the source with the table.
+
+        Args:
+            table: None if there is none yet.
+            ledger: has the keys of the source; takes each row's fate.
+            defer: as in `make_plan`.
+
+        Returns:
+            The keys of the table, and the plan.
+        """
         config, scan, passages = self.config, ledger.scan, bool(self.fingerprint.chunking)
         only_run = self.note["run"] if config.replace else None
-        held = scan_table(table, self.fingerprint.recipe, passages=passages, only_run=only_run)
+        recipe = self.fingerprint.recipe
+        table_scan = scan_table(table, recipe, passages=passages, only_run=only_run)
         only_seen = config.retry_failed or config.replace
         plan = make_plan(
             scan.keys,
-            held.keys,
-            ledger.log.keys(self.fingerprint.recipe, only_seen=only_seen),
-            current_file=held.current_file,
+            table_scan.keys,
+            ledger.log.keys(recipe, only_seen=only_seen),
+            current_file=table_scan.current_file,
             unreadable=NO_IDS if config.limit else scan.unreadable_ids,
             passages=passages,
             prune=config.prune and scan.complete,
             defer=defer,
         )
         ledger.plan(plan)
-        return held, plan
+        return table_scan, plan
 
     def work(
-        self, plan: Plan, held: TableScan, columns: Mapping[str, pa.Field], schema: pa.Schema
+        self, plan: Plan, table_scan: TableScan, columns: Mapping[str, pa.Field], schema: pa.Schema
     ) -> Work:
-        """What the workers are to do.
+        """Work for the workers.
 
         Args:
-            plan: what is due.
-            held: the table that it was made for.
-            columns: the source's columns as the table holds them.
+            plan: the due rows.
+            table_scan: scan of the table that the plan was made for.
+            columns: the source's columns with the table's fields for them.
             schema: of the files to write.
         """
         return Work(
@@ -147,13 +157,13 @@ class Planner:
             run=self.note["run"],
             pieces=self.pieces,
             due=plan.due,
-            files=[file.name for file in held.files],
+            files=[file.name for file in table_scan.files],
             columns=columns,
             schema=schema,
         )
 
     def guard(self, plan: Plan, ledger: Ledger) -> None:
-        """Stop before an empty mount, or a source that cannot be read any more, empties a table.
+        """Refuse a plan that would empty the table, as after an empty mount or an unreadable source.
 
         Raises:
             SyncError: more than PRUNE_SHARE of the table's ids would go.

@@ -1,7 +1,7 @@
-"""Both sides of a plan, read: the source's pieces and the table's files, as KEYS.
+"""Read both sides of a plan: the keys of the source's pieces and of the table's files, as KEYS.
 
-Small sources are read here, in the driver; large ones by Ray Data's tasks, which call the same
-`scan_piece`. The pieces are read once more for the rows that are due (`jobs.sync.due`).
+The driver reads small sources itself; Ray Data's tasks read large ones with the same `scan_piece`. Due
+rows are read once more later (`jobs.sync.due`).
 """
 
 import json
@@ -27,16 +27,16 @@ SCAN_THREADS = 8
 
 @dataclass(frozen=True)
 class SourceScan:
-    """What one pass over a source found.
+    """Keys and failures of a source after one pass over it.
 
     Attributes:
         keys: (n,) KEYS in order of file and position.
-        schemas: the other columns of each piece, in the same order.
+        schemas: of the other columns of each piece, in the same order.
         failures: rows that could not be read, `sources.rows.FAILURE_SCHEMA`.
-        left_out: rows that the source does not take, by reason.
-        complete: whether every file could be listed and read to its end.
-        files: the names of those that were, where not all could.
-        others: the names of the other files, None where not all could be listed.
+        left_out: number of rows that the source skips on purpose, by reason.
+        complete: True if every file was listed and read to its end.
+        files: names of the files that were read to their end; empty if the scan is complete.
+        others: names of the other files; None if not all files could be listed.
     """
 
     keys: np.ndarray
@@ -49,13 +49,19 @@ class SourceScan:
 
     @property
     def unreadable_ids(self) -> np.ndarray:
-        """(u, 2) uint64: hashed ids of rows that could not be read, where they have one."""
+        """Hashed ids of the rows that could not be read but have an id, (u, 2) uint64."""
         return id_hashes(self.failures["id"].drop_null())
 
 
 @dataclass(frozen=True)
 class TableScan:
-    """What a table holds: (n,) KEYS, its files, and which of them this recipe wrote, (f,) bool."""
+    """Keys and files of a table.
+
+    Attributes:
+        keys: (n,) KEYS.
+        files: f files; `keys["where"]` is an index into them.
+        current_file: (f,) bool, True for a file that the run's recipe wrote.
+    """
 
     keys: np.ndarray
     files: list[Fragment]
@@ -63,12 +69,12 @@ class TableScan:
 
 
 def scan_piece(source: Source, index: int, piece: Piece) -> dict[str, Any]:
-    """Read one piece for its keys.
+    """Read the keys of one piece.
 
     Returns:
         `piece` (its index), `keys` (bytes of KEYS), `columns` (a serialised schema of the other
-        columns), `failures` (a serialised table) and `left_out` (JSON, rows by reason): what fits in
-        one row of a Ray dataset.
+        columns), `failures` (a serialised table) and `left_out` (JSON, number of rows by reason): values
+        that fit into one row of a Ray dataset.
     """
     keys, failures, schemas = [], [], []
     left_out: Counter[str] = Counter()
@@ -97,7 +103,7 @@ def scan_piece(source: Source, index: int, piece: Piece) -> dict[str, Any]:
 
 
 def n_rows_of(scan: Mapping[str, Any]) -> int:
-    """Rows that a piece's scan found."""
+    """Number of rows in the scan of a piece."""
     return len(scan["keys"]) // KEYS.itemsize
 
 
@@ -108,7 +114,14 @@ def gather(
     all_listed: bool,
     limit: int | None = None,
 ) -> SourceScan:
-    """The pieces' scans as one, in the pieces' order, of the first `limit` rows."""
+    """Join the scans of all pieces, in the order of the pieces.
+
+    Args:
+        scans: results of `scan_piece`, in any order.
+        pieces: of the source, numbered.
+        all_listed: True if all files of the source could be listed.
+        limit: number of rows to keep, from the first; None keeps all.
+    """
     keys, failures = [], [FAILURE_SCHEMA.empty_table()]
     left_out: Counter[str] = Counter()
     n_left, cut = limit, set[str]()
@@ -143,7 +156,7 @@ def gather(
 
 
 def _before(failed: pa.Table, piece: Piece, found: np.ndarray) -> pa.Table:
-    """The failures of a piece that stand before the last of the rows found in it, (n,) KEYS."""
+    """Failures of a piece that stand before the last of its rows, (n,) KEYS."""
     last = (int(found["where"][-1]) - piece.file_number, int(found["position"][-1]))
     number = {name: number for number, name in enumerate(piece.files)}
     names, positions = failed["source_file"].to_pylist(), failed["position"].to_pylist()
@@ -154,12 +167,12 @@ def _before(failed: pa.Table, piece: Piece, found: np.ndarray) -> pa.Table:
 def scan_table(
     table: Table | None, recipe: str, *, passages: bool, only_run: str | None = None
 ) -> TableScan:
-    """Read the keys of every row of a table; None is a table of no rows.
+    """Read the keys of all rows of a table.
 
     Args:
-        table: at the version that is planned for.
-        recipe: a file is current if its rows were made by this recipe.
-        passages: rows belong to documents, which are what is compared.
+        table: at the version to plan for; None is a table without rows.
+        recipe: a file is current if this recipe made its rows.
+        passages: True if rows are passages, whose documents' ids are compared.
         only_run: a file is current only if this run embedded its rows.
     """
     if table is None:
@@ -183,18 +196,18 @@ def scan_table(
 
 def _scan_file(table: Table, name: str, recipe: str, passages: bool) -> tuple[np.ndarray, bool]:
     id_column = "parent_id" if passages else "id"
-    held = table.read_file(name, [id_column, "content_hash", "row_hash"])
-    keys = np.zeros(len(held), KEYS)
-    keys["id"] = id_hashes(held[id_column])
-    keys["position"] = np.arange(len(held))
-    if "content_hash" not in held.column_names or "row_hash" not in held.column_names:
+    rows = table.read_file(name, [id_column, "content_hash", "row_hash"])
+    keys = np.zeros(len(rows), KEYS)
+    keys["id"] = id_hashes(rows[id_column])
+    keys["position"] = np.arange(len(rows))
+    if "content_hash" not in rows.column_names or "row_hash" not in rows.column_names:
         return keys, False  # a foreign tool wrote it
-    keys["content"] = from_hex(held["content_hash"], 2)
-    keys["row"] = from_hex(held["row_hash"], 1)[:, 0]
+    keys["content"] = from_hex(rows["content_hash"], 2)
+    keys["row"] = from_hex(rows["row_hash"], 1)[:, 0]
     fingerprint = Fingerprint.of(table.file_schema(name))
     return keys, fingerprint is not None and fingerprint.recipe == recipe
 
 
 def others_of(table: pa.Table) -> pa.Table:
-    """The source's other columns among the rows of a reader."""
+    """Columns of a reader's rows that are neither keys nor the text or image."""
     return table.select(range(len(PREPARED_FIELDS), table.num_columns))

@@ -1,4 +1,4 @@
-"""What a run reports: counts that add up, and the lines and keys that people and machines read."""
+"""The summary of a run, as lines for people and as JSON for machines."""
 
 import json
 from collections.abc import Mapping
@@ -20,25 +20,25 @@ ALL_FAILED = (
 
 @dataclass(frozen=True)
 class EmbedSummary(Counts):
-    """What a run did.
+    """Counts and measurements of a run.
 
     Attributes:
-        seconds: from start to end, Ray included.
-        start_seconds: of the embedding stage, until the first worker had loaded the model.
-        rows_per_second: embedded and replaced rows over the rest of the embedding stage.
-        n_tokens: of texts, or patches of images.
-        n_truncated: texts cut at the model's bound.
-        unknown_share: of the words, those that a model of words had no vector for.
-        n_passages: rows written, where documents are cut into passages; else 0.
-        precision: what the vectors were computed in; null where none was.
-        token_budget: tokens a micro-batch, found on this machine.
+        seconds: from start to end, the start of Ray included.
+        start_seconds: seconds of the embedding stage until the first worker had loaded the model.
+        rows_per_second: embedded and replaced rows per second of the rest of the embedding stage.
+        n_tokens: number of tokens of texts, or of patches of images.
+        n_truncated: number of texts cut at the most tokens that the model reads.
+        unknown_share: share of the words without a vector in a model of words.
+        n_passages: number of rows written, if documents are cut into passages; else 0.
+        precision: number format of the computation; null if no vector was computed.
+        token_budget: tokens of a micro-batch, measured on this machine.
         padding_waste: share of the computed tokens that were padding.
         starved_share: share of the rest of the embedding stage in which the models waited: for
             rows, for other workers to start, for commits.
-        replans: times that somebody else wrote in between.
-        failures: rows that have no vector, by reason.
-        files_left_out: files that are not read, by ending.
-        templates: what names of classes were put into.
+        replans: number of new plans because somebody else wrote to the table.
+        failures: number of rows without a vector, by reason.
+        files_left_out: number of files that are not read, by ending.
+        templates: sentences that class names were put into.
     """
 
     seconds: float
@@ -74,7 +74,15 @@ class EmbedSummary(Counts):
         seconds: float,
         **known: Any,  # noqa: ANN401 the fields that stand in neither
     ) -> "EmbedSummary":
-        """Of a run that lasted so many seconds."""
+        """Make the summary of a run.
+
+        Args:
+            ledger: of the run, closed.
+            tally: of the run.
+            config: options of the run.
+            seconds: duration of the run.
+            known: the fields that none of these has.
+        """
         counts = ledger.counts
         embed_seconds = max(tally.embed_seconds - tally.start_seconds, 1e-9)
         return cls(
@@ -136,7 +144,7 @@ class EmbedSummary(Counts):
 
 
 def left_out_line(files: Mapping[str, int]) -> list[str]:
-    """Which files are not read, in one line; none where all are."""
+    """One line about the files that are not read; empty if all are."""
     shown = [f"{n:,} {ending}" for ending, n in files.items()]
     kinds = ", ".join(shown[:_ENDINGS_SHOWN]) + (", …" if len(shown) > _ENDINGS_SHOWN else "")
     return [f"{sum(files.values()):>12,}  files left out: {kinds}"] if files else []
@@ -147,7 +155,7 @@ def _templates_line(templates: list[str]) -> list[str]:
 
 
 def too_many_failures(ledger: Ledger, config: EmbedConfig) -> str:
-    """The message for a run that failed too often; empty where it did not."""
+    """Message that too many rows failed; empty if they did not."""
     if ledger.new_share <= config.max_failures:
         return ""
     return (
@@ -158,7 +166,11 @@ def too_many_failures(ledger: Ledger, config: EmbedConfig) -> str:
 
 
 class TooManyFailures(SyncError):
-    """More rows failed than may; `summary` is of the run, which committed the others."""
+    """More rows failed than --max-failures allows; the other rows are committed.
+
+    Attributes:
+        summary: of the run.
+    """
 
     def __init__(self, message: str, summary: EmbedSummary) -> None:
         super().__init__(message)
@@ -167,7 +179,7 @@ class TooManyFailures(SyncError):
 
 @dataclass(frozen=True)
 class DryRunSummary(Counts):
-    """What a run would do; tokens and times are estimates from a sample."""
+    """Counts of a run that was planned only; tokens and times are estimates from a sample."""
 
     rows_to_embed: int
     tokens_to_embed: int

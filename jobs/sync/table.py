@@ -1,4 +1,4 @@
-"""The table that a run writes to: opened and checked, claimed, made, and brought to its end."""
+"""Open, check, claim, create and finish the table that a run writes to."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -24,24 +24,24 @@ CHECKPOINT_VERSIONS = 50
 
 
 class RunTable:
-    """What one run does to its table as a whole.
+    """The table of one run.
 
     Attributes:
-        fingerprint: what the run's vectors will be.
-        note: what every commit's metadata holds (run, host, pid, model).
+        fingerprint: model, space and recipe of the vectors that the run writes.
+        note: metadata of every commit (run, host, pid, model).
     """
 
     def __init__(
         self, config: EmbedConfig, source: Source, model: SyncModel, run: str, *, claims: bool
     ) -> None:
-        """Note who writes what.
+        """Prepare the metadata of the run's commits.
 
         Args:
             config: of the run.
             source: of the rows.
             model: of the vectors.
             run: id of the run.
-            claims: claim the table; without, the store's fence alone keeps it true.
+            claims: True if the run claims the table; else only the store's fence protects the table.
         """
         self.config, self.claims = config, claims
         self.modality = source.options.modality
@@ -57,11 +57,11 @@ class RunTable:
         self.claimed_note = {**self.note, "state": "claim"}
 
     def open(self) -> Table | None:
-        """The table, None where there is none yet.
+        """Open the table and check it; None if there is none yet.
 
         Raises:
-            OtherSpace: it holds vectors of another model.
-            SyncError: it holds something else.
+            OtherSpace: the table holds vectors of another model.
+            SyncError: the table holds something else.
         """
         table = Table.open(self.config.uri, self.config.store)
         if table is None:
@@ -70,12 +70,12 @@ class RunTable:
             raise SyncError(
                 f"Table {table.uri} holds the words of a model. Give another TABLE for rows of texts."
             )
-        held = Fingerprint.of(table.schema)
-        if held is None:
+        fingerprint = Fingerprint.of(table.schema)
+        if fingerprint is None:
             raise SyncError(
                 f"{table.uri} is a Delta table, but not one of embeddings. Give another TABLE."
             )
-        _refuse_other_space(table, held, self.fingerprint)
+        _refuse_other_space(table, fingerprint, self.fingerprint)
         holds_images = "image" in table.schema.names
         if holds_images != (self.modality == "image"):
             there, given = ("images", "texts") if holds_images else ("texts", "images")
@@ -85,31 +85,31 @@ class RunTable:
         return table
 
     def claim(self, table: Table | None) -> Table | None:
-        """The table, one version on and claimed; see `schemas.delta.claim.take`."""
+        """Claim the table and return its new version; see `schemas.delta.claim.take`."""
         if table is None or not self.claims:
             return table
         return claim.take(table, self.note, wait=self.config.wait)
 
     def kept(self, table: Table | None) -> AbstractContextManager[None]:
-        """Keep the claim alive while something else than writing to the table takes long."""
+        """Renew the claim in the background, while work takes long that does not commit."""
         return claim.renew_by_handle(table if self.claims else None, self.note)
 
     def release(self, state: str) -> None:
-        """Give the claim up after a run that ended early."""
+        """Give up the claim after a run that ended early."""
         claim.release(self.config.uri, self.config.store, self.note, state)
 
     def prepare(
         self, table: Table | None, schemas: Iterable[pa.Schema]
     ) -> tuple[Table, dict[str, pa.Field], pa.Schema, list[str]]:
-        """Make the table, or add the columns that it lacks.
+        """Create the table, or add the columns that it lacks.
 
         Args:
-            table: None where there is none yet.
-            schemas: the other columns of each piece of the source.
+            table: None if there is none yet.
+            schemas: of the other columns of each piece of the source.
 
         Returns:
-            The table; the source's columns as the table holds them; the schema of the files to
-            write; what the user should know of columns that are renamed, changed or dropped.
+            The table; the source's columns with the table's fields for them; the schema of the files to
+            write; sentences for the user about columns that are renamed, changed or dropped.
         """
         columns, remarks = source_columns(schemas)
         if table is None:
@@ -131,7 +131,7 @@ class RunTable:
         return table, columns, schema, remarks
 
     def finish(self, table: Table, counts: Mapping[str, Any], stop: StopSignal) -> None:
-        """Join small files, commit the run's counts, and write a checkpoint now and then."""
+        """Join small files, commit the run's counts, and write a checkpoint every CHECKPOINT_VERSIONS versions."""
         with Progress("join", 0, "files", quiet=self.config.quiet) as progress:
             compact(table, self.note, stop.check, progress.reach)
         table.commit({**self.note, "state": "done", **counts})
@@ -139,18 +139,19 @@ class RunTable:
             table.checkpoint()
 
 
-def _refuse_other_space(table: Table, held: Fingerprint, mine: Fingerprint) -> None:
+def _refuse_other_space(table: Table, old: Fingerprint, new: Fingerprint) -> None:
+    """Raise OtherSpace if vectors of two fingerprints cannot lie in one table."""
     rescue = "give another TABLE, or --replace to embed all its rows anew."
-    if (held.space, held.dim) != (mine.space, mine.dim):
-        if (held.model, held.dim) == (mine.model, mine.dim):
+    if (old.space, old.dim) != (new.space, new.dim):
+        if (old.model, old.dim) == (new.model, new.dim):
             raise OtherSpace(
-                f"Table {table.uri} holds vectors of another {mine.model} ({mine.dim}):"
-                f" {what_differs(held, mine)}. {rescue[0].upper()}{rescue[1:]}"
+                f"Table {table.uri} holds vectors of another {new.model} ({new.dim}):"
+                f" {what_differs(old, new)}. {rescue[0].upper()}{rescue[1:]}"
             )
         raise OtherSpace(
-            f"Table {table.uri} holds vectors of {held.model} ({held.dim}), not {mine.model} "
-            f"({mine.dim}). {rescue[0].upper()}{rescue[1:]}"
+            f"Table {table.uri} holds vectors of {old.model} ({old.dim}), not {new.model} "
+            f"({new.dim}). {rescue[0].upper()}{rescue[1:]}"
         )
-    if bool(held.chunking) != bool(mine.chunking):
-        what, way = ("passages", "with") if held.chunking else ("whole documents", "without")
+    if bool(old.chunking) != bool(new.chunking):
+        what, way = ("passages", "with") if old.chunking else ("whole documents", "without")
         raise OtherSpace(f"Table {table.uri} holds {what}. Run {way} --chunk-tokens, {rescue}")

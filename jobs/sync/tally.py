@@ -1,4 +1,4 @@
-"""What workers report, summed over a run: the one shape between their reports and the summary."""
+"""The tally of a run: sums of the workers' reports, from which the summary is made."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,14 +7,14 @@ from typing import Any
 
 @dataclass
 class Tally:
-    """What the workers have reported so far, summed, and what the driver has done with it.
+    """Sums of the workers' reports so far, and counts of the driver's work.
 
     Attributes:
-        n_actors: processes that host the model.
-        embed_seconds: that the stage of embedding has taken, of which
-        start_seconds: passed until the first worker was ready.
-        n_waves: commits of rows.
-        n_replans: times that somebody else wrote in between.
+        n_actors: number of processes that host the model.
+        embed_seconds: duration of the embedding stage.
+        start_seconds: part of it until the first worker was ready.
+        n_waves: number of commits of rows.
+        n_replans: number of new plans because somebody else wrote to the table.
     """
 
     n_due: int = 0
@@ -34,7 +34,7 @@ class Tally:
     n_replans: int = 0
 
     def add(self, report: Mapping[str, Any]) -> None:
-        """Add what a worker has done."""
+        """Add a worker's report."""
         names = ("n_due", "n_tokens", "n_truncated", "n_unknown", "n_rows", "n_computed")
         for name in (*names, "busy_seconds"):
             setattr(self, name, getattr(self, name) + report[name])
@@ -45,16 +45,16 @@ class Tally:
 
     @property
     def precision(self) -> str | None:
-        """What the vectors were computed in; None where none was."""
+        """Number format of the computation, several joined by `+`; None if no vector was computed."""
         return "+".join(sorted(self.precisions)) or None
 
     def starved_share(self, seconds: float) -> float:
-        """Share of so many seconds in which the actors' models waited; 0 where there was no work."""
+        """Share of a duration in which the actors' models waited, in [0, 1]; 0 if no token was computed."""
         if not self.n_tokens:
             return 0.0
         return max(0.0, 1 - self.busy_seconds / max(seconds, 1e-9) / self.n_actors)
 
     @property
     def padding_waste(self) -> float:
-        """Share of the tokens computed that are padding."""
+        """Share of the computed tokens that are padding, in [0, 1]."""
         return 1 - self.n_tokens / self.n_computed if self.n_computed else 0.0

@@ -1,4 +1,4 @@
-"""The two Ray Data pipelines of a sync: pieces to keys, and due rows to the workers' reports."""
+"""The two Ray Data pipelines of a sync: one reads the keys of pieces, the other embeds due rows."""
 
 import math
 import queue
@@ -35,21 +35,21 @@ WINDOWS_A_TASK = 4  # so many windows of scattered rows one read task gathers
 
 
 class WorkerError(UserError):
-    """A worker failed in a way that no other row can be spared of; the message says how."""
+    """A worker failed for a reason that no single row explains; the message says how."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What the workers are to do.
+    """Work for the workers: the due rows, and all that is needed to embed and write them.
 
     Attributes:
-        config: what was asked for.
-        source: where the rows are.
-        model: embeds.
+        config: options of the run.
+        source: of the rows.
+        model: embeds the rows.
         run: id of the run.
         pieces: of the source, numbered.
         due: (k,) `schemas.plan.DUE`, in the order of work.
-        files: names of the table's files, which `due` points into.
+        files: names of the table's files; `due["from_file"]` is an index into them.
         columns: the source's other columns with the table's fields for them.
         schema: of the files to write.
     """
@@ -65,13 +65,13 @@ class Work:
     schema: pa.Schema
 
     def images(self, threads: int) -> Images | None:
-        """How images are read; None where texts are."""
+        """Settings for decoding images; None if the model embeds texts."""
         if self.model.preprocess is None:
             return None
         return Images(self.model.preprocess, threads, self.config.keep_images)
 
     def target(self) -> Target:
-        """Where the workers write, and how."""
+        """Address, schema and settings for the files that the workers write."""
         return Target(
             uri=self.config.uri,
             schema=self.schema,
@@ -84,7 +84,7 @@ class Work:
 
 
 def scan_pieces(source: Source, pieces: Sequence[Piece]) -> Iterator[Mapping[str, Any]]:
-    """`scan_piece` of every piece, by Ray's tasks, in any order."""
+    """Scan every piece with `scan_piece` in Ray's tasks; results come in any order."""
     import ray.data
 
     def scan(row: dict[str, Any]) -> dict[str, Any]:
@@ -96,11 +96,11 @@ def scan_pieces(source: Source, pieces: Sequence[Piece]) -> Iterator[Mapping[str
 
 
 def reports(work: Work, use: Allocation) -> Generator[dict[str, Any] | None, None, None]:
-    """Run the workers.
+    """Run the workers on Ray and yield their reports.
 
     Yields:
-        Rows of `actors.worker.exchange.REPORT` as they come, and None now and then in between, so that who
-        waits can do something else. Closing the generator ends the pipeline.
+        Rows of `actors.worker.exchange.REPORT` as they come, and None after each POLL_SECONDS without one,
+        so that the caller can do other work. Closing the generator ends the pipeline.
 
     Raises:
         WorkerError: the pipeline failed, or due rows never came back.
@@ -164,7 +164,7 @@ def _dataset(work: Work, use: Allocation) -> "Dataset":
     warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")  # else no bound on retries
     warnings.filterwarnings("ignore", "The minimum number of concurrent actors")
     tasks = [
-        {"due": due.tobytes()} for due in tasks_of(work.due, work.pieces, n_rows * WINDOWS_A_TASK)
+        {"due": due.tobytes()} for due in read_tasks(work.due, work.pieces, n_rows * WINDOWS_A_TASK)
     ]
     dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks))
     # A block is what one call of an actor gets and what is reported at once: one row, one window.
@@ -202,8 +202,8 @@ class _Worker(EmbedWindow):
         return super().__call__(pa.ipc.open_stream(rows["window"][0].as_buffer()).read_all())
 
 
-def reports_here(work: Work, use: Allocation) -> Generator[dict[str, Any] | None, None, None]:
-    """As `reports`, in this process: a few rows cost less than the start of Ray and a worker."""
+def local_reports(work: Work, use: Allocation) -> Generator[dict[str, Any] | None, None, None]:
+    """Embed in this process and yield reports as `reports` does: few rows take less time than Ray's start."""
     worker = EmbedWindow(
         work.model,
         work.target(),
@@ -216,13 +216,13 @@ def reports_here(work: Work, use: Allocation) -> Generator[dict[str, Any] | None
 
 
 def due_windows(work: Work, due: np.ndarray, n_rows: int, *, threads: int) -> Iterator[pa.Table]:
-    """Due rows as a worker takes them, n_rows or WINDOW_BYTES at a time.
+    """Windows of due rows for a worker, each of at most n_rows rows and about WINDOW_BYTES bytes.
 
     Args:
-        work: where they are.
+        work: source and pieces of the rows.
         due: (k,) DUE in the order of work.
-        n_rows: the most of a window.
-        threads: that decode images.
+        n_rows: rows of a window, at most.
+        threads: number of threads that decode images.
     """
     rows = (
         table
@@ -239,8 +239,8 @@ def due_windows(work: Work, due: np.ndarray, n_rows: int, *, threads: int) -> It
     return windows(rows, n_rows, WINDOW_BYTES)
 
 
-def tasks_of(due: np.ndarray, pieces: Sequence[Piece], n_rows: int) -> list[np.ndarray]:
-    """Cut due rows into read tasks: pieces with few due rows go together, up to about n_rows."""
+def read_tasks(due: np.ndarray, pieces: Sequence[Piece], n_rows: int) -> list[np.ndarray]:
+    """Cut due rows, (k,) DUE, into read tasks; pieces with few due rows share a task of at most n_rows."""
     tasks: list[list[np.ndarray]] = []
     for _, part in due_by_piece(due, pieces):
         if tasks and sum(map(len, tasks[-1])) + len(part) <= n_rows:
@@ -258,7 +258,7 @@ def _to_ipc(table: pa.Table) -> bytes:
 
 
 def _message(error: BaseException) -> str:
-    """What went wrong in a worker: the first error in the text of Ray's, which wraps it."""
+    """Message for a worker's failure: the first error in the text of Ray's error, which wraps it."""
     first = str(error).partition("The above exception was the direct cause")[0]
     lines = [line.strip() for line in first.splitlines() if line.strip()] or [type(error).__name__]
     why = next((line for line in reversed(lines) if NAMED_ERROR.match(line)), lines[-1])

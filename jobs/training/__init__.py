@@ -1,1 +1,1 @@
-"""Training on labels: examples, splits, the trainer."""
+"""Code for training on labelled texts: examples, splits, the trainer."""

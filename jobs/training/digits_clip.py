@@ -1,9 +1,9 @@
-"""A small CLIP that truly classifies: trained on scikit-learn's digits in about a minute.
+"""Train a small CLIP that classifies scikit-learn's images of digits, in about a minute.
 
     python -m jobs.training.digits_clip FOLDER
 
-writes FOLDER/model (in transformers' layout), FOLDER/test/DIGIT/NNNN.png (images that it never saw)
-and FOLDER/classes.txt. Nothing comes from outside: the tokenizer knows bytes, no merges.
+writes FOLDER/model (in transformers' layout), FOLDER/test/DIGIT/NNNN.png (images held back from training)
+and FOLDER/classes.txt. Nothing is downloaded: the tokenizer's vocabulary is the bytes, without merges.
 """
 
 import json
@@ -24,7 +24,7 @@ SEED = 3
 
 
 def tokenizer(folder: Path) -> "CLIPTokenizer":
-    """CLIP's, over single bytes."""
+    """CLIP tokenizer over single bytes, saved into a folder."""
     from transformers import CLIPTokenizer
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -42,7 +42,12 @@ def tokenizer(folder: Path) -> "CLIPTokenizer":
 
 
 def train(folder: Path, epochs: int = EPOCHS) -> None:
-    """Write the model and the images that it never saw; after one epoch it knows little."""
+    """Train the CLIP, and write it and the images that were held back.
+
+    Args:
+        folder: of the results.
+        epochs: passes over the images; after one epoch the model knows little.
+    """
     import torch
     import transformers
     from PIL import Image

@@ -1,4 +1,4 @@
-"""Texts and labels as training reads them: from any source of `embatch embed`, or from a table of it."""
+"""Read texts and labels for training, from any source of `embatch embed` or from a table that it made."""
 
 import sys
 from collections import Counter
@@ -21,7 +21,7 @@ Column = Annotated[str, tyro.conf.arg(metavar="A,B", help_behavior_hint="")]
 
 
 class Example(NamedTuple):
-    """A text and its label, None where it has none."""
+    """A text and its label; the label is None if the text has none."""
 
     text: str
     label: str | None
@@ -29,11 +29,11 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class CorpusOptions:
-    """Which texts.
+    """Options that select texts and their labels.
 
     Attributes:
-        source: what `embatch embed` takes as SOURCE, or a table that it made
-        text_column: columns that make the text, joined by a newline (found by itself where possible)
+        source: any SOURCE of `embatch embed`, or a table that it made
+        text_column: columns that make the text, joined by a newline (default: `text`, else the only column of strings)
         label_column: column of labels
         delimiter: between the fields of a CSV file
         quote: around fields of a CSV file
@@ -58,18 +58,17 @@ class CorpusOptions:
     json: Flag = False
 
     def examples(self, unread: "Counter[str] | None" = None) -> Iterator[Example]:
-        """All texts, in the order of the source; a row that cannot be read is left out.
+        """Yield all texts with their labels, in the order of the source; unreadable rows are left out.
 
         Args:
-            unread: grows by the reasons of those that are left out, and by files that are not read;
-                without it these are told on stderr.
+            unread: counts rows and files that are left out, by reason; None prints these counts to stderr.
 
         Raises:
             SourceError: there is no such source or column.
-            SchemaError: the column holds no labels.
-            StoreError: the table holds no texts, or is not one of embeddings.
+            SchemaError: the column of labels holds no labels.
+            StoreError: the table holds no texts.
         """
-        found = False
+        has_texts = False
         reasons = Counter[str]() if unread is None else unread
         for rows, column in self._tables(reasons):
             labels = [None] * len(rows)
@@ -81,16 +80,16 @@ class CorpusOptions:
                     )
                 labels = labels_as_text(rows[column], self.label_column, self.source).to_pylist()
             for text, label in zip(rows["text"].to_pylist(), labels, strict=True):
-                found = True
+                has_texts = True
                 yield Example(text, label)
-        if not found:
+        if not has_texts:
             raise SourceError(f"{self.source} holds no text.")
         if unread is None:
             for reason, n in reasons.items():
                 _say_once(f"{n:,} could not be read: {reason}")
 
     def _tables(self, unread: "Counter[str]") -> Iterator[tuple[pa.Table, str]]:
-        """Rows with a column `text`, and the name of the column of labels among them."""
+        """Yield tables of rows with a column `text`, and the name of their column of labels."""
         options = storage_options(self.storage_option)
         table = _table(self.source, options)
         if table is not None:
@@ -140,12 +139,12 @@ class CorpusOptions:
 
 @cache
 def _say_once(line: str) -> None:
-    """On stderr, also where a source is gone through again and again."""
+    """Print a line to stderr once in a process, even if a source is read several times."""
     print(line, file=sys.stderr)
 
 
 def _table(place: str, options: dict[str, str]) -> Table | None:
-    """The table of embatch at a place, None where there is none: then it is a source."""
+    """Open the table of embatch at an address; None if there is none, so that the address is a source."""
     try:
         table = Table.open(table_uri(place), options)
     except StoreError:  # a file, or something that no table is

@@ -1,4 +1,4 @@
-"""Texts with labels, checked and split: what training on labels begins with."""
+"""Select and check labelled texts, and split them into texts for training and texts for evaluation."""
 
 import math
 from collections import Counter
@@ -11,7 +11,7 @@ from sklearn.model_selection import train_test_split
 from jobs.training.examples import Example
 from sources.rows import SourceError
 
-COVERED_SHARE = 0.95  # of the texts, that must fit into the length that is chosen
+COVERED_SHARE = 0.95  # of the texts must be no longer than the length that is chosen
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,12 @@ class Labelled:
     """Texts and their labels.
 
     Attributes:
-        texts: n of them.
-        labels: (n,) int64, numbers of names.
-        names: of the labels, sorted.
-        n_without_label: rows that were left out for lack of a label, or of a text.
-        n_duplicates: rows that were left out since their text stands there before: it would else be
-            learnt and judged by at once.
+        texts: n texts.
+        labels: (n,) int64, indices into `names`.
+        names: names of the labels, sorted.
+        n_without_label: number of rows left out because they have no label or no text.
+        n_duplicates: number of rows left out because an earlier row has the same text, which could else
+            be used for training and for evaluation.
     """
 
     texts: list[str]
@@ -35,11 +35,14 @@ class Labelled:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many texts each label has."""
+        """Number of texts of each label."""
         return dict(zip(self.names, np.bincount(self.labels).tolist(), strict=True))
 
     def split(self, held_share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows to train with and rows held back, with the same share of each label, one at least."""
+        """Indices of rows for training, (t,) int64, and of rows held back for evaluation, (h,) int64.
+
+        Each label has the same share in both, and one text held back at least.
+        """
         n_held = max(math.ceil(held_share * len(self.texts)), len(self.names))
         train, held = train_test_split(
             np.arange(len(self.texts)), test_size=n_held, random_state=seed, stratify=self.labels
@@ -52,19 +55,19 @@ class Labelled:
         return train, held
 
 
-def labelled(examples: Iterable[Example], column: str, positive: str = "") -> Labelled:
-    """Texts with labels, as training takes them.
+def select_labelled(examples: Iterable[Example], column: str, positive: str = "") -> Labelled:
+    """Select the examples that have a text and a label, each text once.
 
     Args:
-        examples: Those without a label or text are left out and counted.
-        column: That the labels come from, for messages.
-        positive: This label against all others; empty: each for itself.
+        examples: Texts and labels; those that are left out are counted.
+        column: Name of the column of labels, for messages.
+        positive: Label to learn against all others; empty learns every label.
 
     Raises:
-        SourceError: Fewer than two labels, a label with one text, or nobody has the positive one.
+        SourceError: There are fewer than two labels, a label has one text, or no text has the positive label.
     """
     everything = list(examples)
-    known = [(one.text, one.label) for one in everything if one.label and one.text.strip()]
+    known = [(text, label) for text, label in everything if label and text.strip()]
     first: dict[str, str] = {}
     for text, label in known:
         first.setdefault(text, label)
@@ -94,8 +97,12 @@ def labelled(examples: Iterable[Example], column: str, positive: str = "") -> La
     return Labelled(texts, labels, order, len(everything) - len(known), len(known) - len(kept))
 
 
-def chosen_length(lengths: np.ndarray, bound: int) -> int:
-    """Tokens that hold 95 of 100 texts whole, a multiple of 8, at most the model's bound.
+def choose_length(lengths: np.ndarray, bound: int) -> int:
+    """Smallest multiple of 8 tokens that COVERED_SHARE of the texts fit into, at most the model's bound.
+
+    Args:
+        lengths: (n,) int, tokens of each text.
+        bound: tokens that the model reads.
 
     For lengths [10, 20, 30] and a bound of 512: 32.
     """
@@ -104,6 +111,6 @@ def chosen_length(lengths: np.ndarray, bound: int) -> int:
 
 
 def histogram(lengths: np.ndarray) -> dict[int, int]:
-    """How many texts have at most so many tokens, by powers of two: {16: 1, 32: 2} for [10, 20, 30]."""
+    """Number of texts by length, (n,) int, rounded up to a power of two: {16: 1, 32: 2} for [10, 20, 30]."""
     ends = 2 ** np.ceil(np.log2(np.maximum(lengths, 2))).astype(int)
     return {int(end): int((ends == end).sum()) for end in np.unique(ends)}

@@ -1,4 +1,4 @@
-"""Fine-tuning itself: transformers' Trainer, in this process or, on a cluster, under Ray Train."""
+"""Fine-tune a model by transformers' Trainer, in this process or, on a cluster, under Ray Train."""
 
 import json
 import os
@@ -17,23 +17,28 @@ from actors.files.weights import hash_parts
 from actors.heads.classifier import TextClassifier
 from actors.models import ModelError
 
-STATE = "fitting.json"  # beside the checkpoints: what they are of
+STATE = "fitting.json"  # beside the checkpoints: the identity of their job
 
 
 @dataclass(frozen=True)
 class Fit:
-    """All that decides what comes out; small enough to travel to a worker.
+    """A job of fine-tuning: model, texts and settings; it is pickled and sent to workers.
 
     Attributes:
         folder: of the model to begin with.
-        recipe: of that model: other weights in the same folder make another job.
-        prompt: that stands before each text.
-        work: where checkpoints lie while it runs.
-        out: where the best model goes.
-        texts, labels: of training.
-        held_texts, held_labels: of evaluation.
+        recipe: of the model to begin with: other weights in the same folder make another job.
+        prompt: words before each text.
+        work: folder of the checkpoints.
+        out: folder of the best model.
+        texts, labels: for training.
+        held_texts, held_labels: for evaluation.
         names: of the labels, by number.
-        class_weights: what a text of each label counts; empty: all alike.
+        class_weights: weight of each label's texts in the loss; empty if all weigh the same.
+        max_tokens: tokens at which texts are cut.
+        epochs: passes over the texts, at most.
+        batch_rows: texts of one step of a worker.
+        patience: epochs without progress after which training ends.
+        quiet: True if no progress is shown.
     """
 
     folder: str
@@ -57,18 +62,19 @@ class Fit:
 
     @property
     def identity(self) -> str:
-        """What checkpoints must be of, to go on from."""
-        told = asdict(self)
+        """Hash of all that decides the result; training goes on from checkpoints of the same identity."""
+        settings = asdict(self)
         for name in ("work", "out", "quiet"):
-            del told[name]
-        return hash_parts([told])
+            del settings[name]
+        return hash_parts([settings])
 
 
 def fit(job: Fit) -> list[dict[str, float]]:
-    """Train in this process, from the last checkpoint if there is one of the same job.
+    """Train in this process, from the last checkpoint of the same job if there is one.
 
     Returns:
-        Figures of each epoch: `epoch`, `step` (of all workers together), `loss`, `train_loss`, `accuracy`, `f1`, `precision`, `recall`.
+        Figures of each epoch: `epoch`, `step` (of all workers together), `loss`, `train_loss`, `accuracy`,
+        `f1`, `precision`, `recall`.
     """
     import torch
     import transformers
@@ -132,24 +138,24 @@ def fit(job: Fit) -> list[dict[str, float]]:
 
 
 def fit_on_cluster(job: Fit, n_workers: int, *, use_gpu: bool) -> list[dict[str, float]]:
-    """`fit`, in workers of Ray Train that share each batch; `work` and `out` must be seen by all."""
+    """Train by `fit` in workers of Ray Train that share each batch; all must see the folders `work` and `out`."""
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     _tidy(job)  # here, since several workers would do it at once
-    told = Path(job.work) / "history.json"
+    file = Path(job.work) / "history.json"
 
     def loop() -> None:
         history = fit(job)
         if _rank() == 0:
-            told.write_text(json.dumps(history))
+            file.write_text(json.dumps(history))
 
     TorchTrainer(
         loop,
         scaling_config=ScalingConfig(num_workers=n_workers, use_gpu=use_gpu),
         run_config=RunConfig(storage_path=str(Path(job.work).absolute() / "ray")),
     ).fit()
-    history: list[dict[str, float]] = json.loads(told.read_text())
+    history: list[dict[str, float]] = json.loads(file.read_text())
     return history
 
 
@@ -160,7 +166,7 @@ def _rank() -> int:
 
 
 def _under_ray(trainer: Any) -> Any:  # noqa: ANN401
-    """The trainer as Ray Train wants it, inside a worker of Ray Train."""
+    """Prepare the trainer for Ray Train, if this process is a worker of Ray Train."""
     if not _in_ray_worker():
         return trainer
     from ray.train.huggingface.transformers import prepare_trainer
@@ -169,15 +175,15 @@ def _under_ray(trainer: Any) -> Any:  # noqa: ANN401
 
 
 def _in_ray_worker() -> bool:
-    """Whether Ray Train has started this process."""
+    """True if Ray Train has started this process."""
     return "RANK" in os.environ and "ray" in sys.modules
 
 
 def _tidy(job: Fit) -> None:
-    """Throw away checkpoints of another job.
+    """Delete checkpoints of another job, and incomplete ones of this job.
 
     Raises:
-        ModelError: Something else lies where checkpoints go.
+        ModelError: The folder of checkpoints holds other files.
     """
     work = Path(job.work)
     state = work / STATE
@@ -196,13 +202,13 @@ def _tidy(job: Fit) -> None:
     state.write_text(job.identity, encoding="utf-8")
 
 
-def _figures(told: Any) -> dict[str, float]:  # noqa: ANN401
+def _figures(evaluation: Any) -> dict[str, float]:  # noqa: ANN401
     """Accuracy, and macro means over labels of precision, recall and F1."""
-    predicted = told.predictions.argmax(axis=1)
+    predicted = evaluation.predictions.argmax(axis=1)
     precision, recall, f1, _ = precision_recall_fscore_support(
-        told.label_ids, predicted, average="macro", zero_division=0
+        evaluation.label_ids, predicted, average="macro", zero_division=0
     )
-    accuracy = accuracy_score(told.label_ids, predicted)
+    accuracy = accuracy_score(evaluation.label_ids, predicted)
     return {
         "accuracy": float(accuracy),
         "precision": float(precision),
@@ -212,7 +218,7 @@ def _figures(told: Any) -> dict[str, float]:  # noqa: ANN401
 
 
 def _history(log: list[Mapping[str, float]]) -> list[dict[str, float]]:
-    """Figures by epoch out of the Trainer's log."""
+    """Figures of each epoch from the Trainer's log."""
     by_epoch: dict[int, dict[str, float]] = {}
     for entry in log:
         epoch = by_epoch.setdefault(round(entry["epoch"]), {})
@@ -222,4 +228,5 @@ def _history(log: list[Mapping[str, float]]) -> list[dict[str, float]]:
         for name in ("loss", "accuracy", "precision", "recall", "f1"):
             if f"eval_{name}" in entry:
                 epoch[name] = round(entry[f"eval_{name}"], 6)
-    return [{"epoch": epoch, **told} for epoch, told in sorted(by_epoch.items()) if "f1" in told]
+    epochs = sorted(by_epoch.items())
+    return [{"epoch": epoch, **figures} for epoch, figures in epochs if "f1" in figures]

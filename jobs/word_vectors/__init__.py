@@ -1,1 +1,1 @@
-"""Tables of words: made, questioned, measured."""
+"""Code of `embatch words`: make tables of words, answer questions about words, train and measure vectors."""

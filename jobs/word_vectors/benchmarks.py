@@ -1,6 +1,7 @@
-"""How well a table of words knows analogies, and which words people find alike.
+"""Measure a table of words by analogies, and by pairs of words whose similarity people have judged.
 
-gensim computes both: `evaluate_word_analogies` and `evaluate_word_pairs`. What it leaves out is counted here.
+gensim computes both: `evaluate_word_analogies` and `evaluate_word_pairs`. The questions and pairs that gensim
+leaves out are counted here.
 """
 
 import contextlib
@@ -16,14 +17,17 @@ from jobs.runtime.progress import Progress
 from jobs.word_vectors.table import WordTable
 from sources.rows import SourceError
 
-MOST_WORDS = 300_000  # the most frequent, among which answers are looked for
+MOST_WORDS = 300_000  # answers are looked for among so many of the most frequent words
 
 
 def read_analogies(path: str) -> tuple[dict[str, list[str]], int]:
-    """The questions of each section, a line of four words each; and how many lines are none.
+    """Read a file of analogies.
+
+    Returns:
+        Lines of four words, by section, and the number of lines that are no analogy.
 
     Raises:
-        SourceError: it cannot be read, or begins with no section (`: capitals`).
+        SourceError: the file cannot be read, or does not begin with a section (`: capitals`).
     """
     sections: dict[str, list[str]] = {}
     n_invalid, section = 0, None
@@ -44,12 +48,12 @@ def read_analogies(path: str) -> tuple[dict[str, list[str]], int]:
 
 
 def analogies(table: WordTable, path: str, *, quiet: bool) -> dict[str, Any]:
-    """Share of analogies that are answered right, in all and by section, and counts.
+    """Share of analogies that are answered right, over all sections and by section, and counts.
 
     Case does not matter. Questions with a word that is not in the table are left out and counted.
 
     Raises:
-        SourceError: none of its questions can be asked.
+        SourceError: no question of the file has all its words in the table.
     """
     sections, n_invalid = read_analogies(path)
     n_questions = sum(map(len, sections.values()))
@@ -58,9 +62,9 @@ def analogies(table: WordTable, path: str, *, quiet: bool) -> dict[str, Any]:
     with one_thread, Progress("analogies", n_questions, "questions", quiet=quiet) as progress:
         for name, lines in sections.items():
             with _file([f": {name}", *lines]) as file:
-                _, (told, _) = table.keyed.evaluate_word_analogies(file, MOST_WORDS)
-            if n := len(told["correct"]) + len(told["incorrect"]):
-                right[name], asked[name] = len(told["correct"]), n
+                _, (answers, _) = table.keyed.evaluate_word_analogies(file, MOST_WORDS)
+            if n := len(answers["correct"]) + len(answers["incorrect"]):
+                right[name], asked[name] = len(answers["correct"]), n
             progress.add(len(lines))
     if not asked:
         raise SourceError(
@@ -76,12 +80,15 @@ def analogies(table: WordTable, path: str, *, quiet: bool) -> dict[str, Any]:
 
 
 def read_pairs(path: str) -> tuple[list[list[str]], int]:
-    """Two words and how alike people found them, each as text; and how many lines are none.
+    """Read a file of pairs of words with scores.
 
-    A first line whose score is no number is a header, a line that begins with # a remark.
+    A first line whose score is no number is a header; a line that begins with # is a remark.
+
+    Returns:
+        Lists of first word, second word and score, all as text, and the number of lines that are no pair.
 
     Raises:
-        SourceError: it cannot be read.
+        SourceError: the file cannot be read.
     """
     pairs, n_invalid = [], 0
     lines = (line for _, line in _lines(path) if not line.startswith("#"))
@@ -98,10 +105,10 @@ def read_pairs(path: str) -> tuple[list[list[str]], int]:
 
 
 def word_pairs(table: WordTable, path: str) -> dict[str, Any]:
-    """Correlation of cosines with how alike people found two words.
+    """Correlations of cosines with people's scores of pairs of words, and counts.
 
     Raises:
-        SourceError: fewer than two of its pairs are in the table.
+        SourceError: fewer than two pairs of the file are in the table.
     """
     pairs, n_invalid = read_pairs(path)
     words = {word.upper() for word in table.keyed.index_to_key[:MOST_WORDS]}
@@ -123,7 +130,7 @@ def word_pairs(table: WordTable, path: str) -> dict[str, Any]:
 
 
 def _lines(path: str) -> Iterator[tuple[int, str]]:
-    """Lines that are not blank, and their numbers from 1."""
+    """Number, from 1, and text of each line that is not blank."""
     try:
         with Path(path).open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
@@ -135,7 +142,10 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
 
 @contextlib.contextmanager
 def _file(lines: Iterable[str]) -> Iterator[str]:
-    """The path of a file of these lines: gensim takes no other, and would unpack one by its name."""
+    """Write lines into a temporary file and yield its path: gensim reads files only.
+
+    The name ends in .txt, because gensim would unpack a file whose name ends in .gz.
+    """
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as file:
         file.writelines(f"{line}\n" for line in lines)
         file.flush()

@@ -1,4 +1,4 @@
-"""Words of a model as rows of a table: those with a vector, once each."""
+"""Make rows of a table of words from a model's vocabulary: each word that has a vector, once."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ NO_DIRECTION = "the vector is zero or not finite"
 
 
 def word_schema(fingerprint: Fingerprint) -> pa.Schema:
-    """Of a table of words."""
+    """Schema of a table of words."""
     return pa.schema(
         [
             pa.field("id", pa.string()),
@@ -37,10 +37,10 @@ def word_schema(fingerprint: Fingerprint) -> pa.Schema:
 
 
 def token_vocabulary(model: Model) -> Vocabulary:
-    """The input embeddings of a transformer, a word a token; rows that no token names are `<row N>`.
+    """Vocabulary of a transformer's tokens with their input embeddings; a row without a token is `<row N>`.
 
     Raises:
-        ModelError: the model has no such matrix.
+        ModelError: the model has no input embeddings.
     """
     if model.spec.family == "use":
         raise ModelError(f"{model.name} is no transformer: it has no input embeddings.")
@@ -60,7 +60,14 @@ def token_vocabulary(model: Model) -> Vocabulary:
 
 @dataclass
 class WordRows:
-    """Two passes over a vocabulary: one finds out that it is whole, the other makes rows of it."""
+    """Rows of a vocabulary, read in two passes: the first checks and counts all words, the second makes rows.
+
+    Attributes:
+        vocabulary: of the model.
+        n: number of words that get a row.
+        duplicates: number of words that stand in the vocabulary before.
+        failures: words without a row, each with its reason.
+    """
 
     vocabulary: Vocabulary
     n: int = 0
@@ -69,7 +76,7 @@ class WordRows:
 
     def __post_init__(self) -> None:
         total, smallest = np.zeros(self.vocabulary.dim), []
-        for words, _, _, norms, vectors in self._good():
+        for words, _, _, norms, vectors in self._blocks_with_vectors():
             self.n += len(words)
             total += vectors.sum(axis=0, dtype=np.float64)
             smallest += sorted(zip(norms.tolist(), words, strict=True))[:N_EXTREME]
@@ -79,14 +86,19 @@ class WordRows:
 
     @property
     def reasons(self) -> dict[str, int]:
-        """How many words failed for which reason."""
+        """Number of words that failed, by reason."""
         reasons = [failure["reason"] for failure in self.failures]
         return {reason: reasons.count(reason) for reason in sorted(set(reasons))}
 
-    def _good(
+    def _blocks_with_vectors(
         self,
     ) -> Iterator[tuple[list[str], np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]]:
-        """Words that get a row, their ranks, counts, norms and vectors as trained."""
+        """Yield the words of each block that get a row, with arrays of n words each.
+
+        Yields:
+            Words, ranks (n,) int64, counts (n,) int64 or None, norms (n,) float, and vectors (n, dim) float
+            as trained.
+        """
         met: set[str] = set()
         self.duplicates, self.failures, start = 0, [], 0
         for block in self.vocabulary.blocks():
@@ -108,10 +120,10 @@ class WordRows:
             start += len(block.words)
 
     def rows(self, schema: pa.Schema, *, quiet: bool) -> Iterator[pa.Table]:
-        """Rows of the table."""
+        """Yield rows of the table of words, a table for each block of the vocabulary."""
         moment = now()
         with Progress("words", self.n, "words", quiet=quiet) as progress:
-            for words, ranks, counts, norms, vectors in self._good():
+            for words, ranks, counts, norms, vectors in self._blocks_with_vectors():
                 unit = (vectors / norms[:, None]).astype(np.float32)
                 yield pa.table(
                     [
@@ -127,9 +139,9 @@ class WordRows:
                 progress.add(len(words))
 
     def nearest_to_centroid(self) -> list[tuple[str, float]]:
-        """Words whose vectors lie nearest to the mean of all, and how far away (Euclidean)."""
+        """The N_EXTREME words whose vectors are nearest to the mean of all, with their Euclidean distances."""
         nearest: list[tuple[float, str]] = []
-        for words, _, _, _, vectors in self._good():
-            away = np.linalg.norm(vectors - self._mean, axis=1)
-            nearest += sorted(zip(away.tolist(), words, strict=True))[:N_EXTREME]
+        for words, _, _, _, vectors in self._blocks_with_vectors():
+            distances = np.linalg.norm(vectors - self._mean, axis=1)
+            nearest += sorted(zip(distances.tolist(), words, strict=True))[:N_EXTREME]
         return [(word, round(distance, 6)) for distance, word in sorted(nearest)[:N_EXTREME]]

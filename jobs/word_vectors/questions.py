@@ -1,4 +1,4 @@
-"""Questions about a table of words, which gensim answers.
+"""Answer questions about a table of words, by gensim.
 
     embatch words similar tables/words king --k 5
     embatch words similar tables/words king woman --without man
@@ -8,8 +8,8 @@
     embatch words odd-one-out tables/words breakfast lunch dinner cereal
     embatch words map tables/words king Paris chemistry --picture words.png
 
-A word is looked up as it stands, then in lower case, as `embed` does; one that a fastText model does not
-hold is made of its parts, while the model's file is there.
+A word is looked up as it is written, then in lower case, as `embed` does. A word that a fastText model lacks
+gets a vector from its parts, as long as the model's file is there.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,18 +25,18 @@ from jobs.word_vectors.table import WordTable
 from schemas.errors import UsageError
 
 Words = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="WORD ...")]
-FILLERS = ("is", "to", "as", "?")  # of an analogy that is put in words
+FILLERS = ("is", "to", "as", "?")  # of an analogy that is written as a sentence
 Answer = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class SimilarConfig(TableOptions):
-    """Words, and how many like them.
+    """Words, and the number of similar words to show.
 
     Attributes:
-        words: one or more; of several, what is like all of them
-        without: a word that the answer should be unlike, once for each
-        k: how many to show
+        words: one or more words; for several, words that are like all of them are shown
+        without: a word that the answers should be unlike, once for each
+        k: number of words to show
     """
 
     words: Words = ()
@@ -52,11 +52,11 @@ class SimilarConfig(TableOptions):
 
 @dataclass(frozen=True)
 class SimilarityConfig(TableOptions):
-    """Two words or lists of words.
+    """Two words, or two lists of words, to compare.
 
     Attributes:
         one: a word, or several with commas between them
-        other: likewise
+        other: a word, or several with commas between them
     """
 
     one: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="A[,B]")] = ""
@@ -69,11 +69,11 @@ class SimilarityConfig(TableOptions):
 
 @dataclass(frozen=True)
 class AnalogyConfig(TableOptions):
-    """A is to B as C is to what?
+    """An analogy: A is to B as C is to what?
 
     Attributes:
         words: A, B and C, or the whole sentence
-        k: how many answers to show
+        k: number of answers to show
     """
 
     words: Words = ()
@@ -88,7 +88,7 @@ class AnalogyConfig(TableOptions):
 
     @property
     def asked(self) -> list[str]:
-        """A, B and C."""
+        """The words A, B and C."""
         words = " ".join(self.words).replace("?", " ?").split()
         return words if len(words) == 3 else [word for word in words if word not in FILLERS]
 
@@ -110,13 +110,13 @@ class OddOneOutConfig(TableOptions):
 
 @dataclass(frozen=True)
 class MapConfig(TableOptions):
-    """Words, and where they are drawn among their neighbours.
+    """Words to draw among their neighbours, and the file of the picture.
 
     Attributes:
-        words: those in the middle of each group
-        k: neighbours of each
+        words: words whose neighbours are drawn
+        k: number of neighbours of each word
         picture: a .png, .svg or .pdf file
-        seed: the same one gives the same map
+        seed: of the map; the same seed gives the same map
     """
 
     words: Words = ()
@@ -133,14 +133,14 @@ class MapConfig(TableOptions):
 
 
 def similar(config: SimilarConfig) -> Answer:
-    """Words like those asked for, unlike those of `without`."""
+    """Words that are like the words asked for and unlike those of `without`, with their cosines."""
     table = WordTable(config.table, storage_options(config.storage_option))
-    found = table.most_similar(config.words, config.without, config.k)
-    return _listed(found) | _forms(table, [*config.words, *config.without])
+    similar = table.most_similar(config.words, config.without, config.k)
+    return _as_words(similar) | _forms(table, [*config.words, *config.without])
 
 
 def similarity(config: SimilarityConfig) -> Answer:
-    """Cosine of two words, or of two lists' means."""
+    """Cosine of two words, or of the means of two lists of words."""
     table = WordTable(config.table, storage_options(config.storage_option))
     one, other = ([w for w in words.split(",") if w] for words in (config.one, config.other))
     cosine = float(table.subset(one + other).n_similarity(one, other))
@@ -148,71 +148,71 @@ def similarity(config: SimilarityConfig) -> Answer:
 
 
 def analogy(config: AnalogyConfig) -> Answer:
-    """What is to C as B is to A: the words nearest to B - A + C (3CosAdd, Mikolov et al. 2013)."""
+    """Answers to an analogy: the words nearest to B - A + C (3CosAdd, Mikolov et al. 2013)."""
     table = WordTable(config.table, storage_options(config.storage_option))
     a, b, c = config.asked
-    return _listed(table.most_similar([b, c], [a], config.k)) | _forms(table, config.asked)
+    return _as_words(table.most_similar([b, c], [a], config.k)) | _forms(table, config.asked)
 
 
 def odd_one_out(config: OddOneOutConfig) -> Answer:
-    """The words by their cosine with the mean of all directions, and the one for which it is least."""
+    """Words sorted by their cosine with the mean of all their directions; the last is the odd one."""
     table = WordTable(config.table, storage_options(config.storage_option))
     ranked = table.subset(config.words).rank_by_centrality(config.words)
-    found = [(word, cosine) for cosine, word in ranked]
-    return {"odd": found[-1][0]} | _listed(found) | _forms(table, config.words)
+    words = [(word, cosine) for cosine, word in ranked]
+    return {"odd": words[-1][0]} | _as_words(words) | _forms(table, config.words)
 
 
 def draw_neighbours(config: MapConfig) -> Answer:
-    """A t-SNE of words and their neighbours, drawn with their names."""
+    """Draw words and their neighbours on a t-SNE, with their names."""
     table = WordTable(config.table, storage_options(config.storage_option))
     targets = list(dict.fromkeys(table.form(word) for word in config.words))
-    found = {word: table.most_similar([word], [], config.k) for word in targets}
-    group = {near: word for word, some in found.items() for near, _ in some}
+    similar = {word: table.most_similar([word], [], config.k) for word in targets}
+    group = {near: word for word, some in similar.items() for near, _ in some}
     group |= {word: word for word in targets}
     words = list(group)
     points = fit_tsne(table.subset(words).get_normed_vectors(), 2, config.seed)
     draw_words(points, words, [group[word] for word in words], config.picture)
-    near = {word: _listed(some)["words"] for word, some in found.items()}
+    near = {word: _as_words(some)["words"] for word, some in similar.items()}
     return {"picture": config.picture, "neighbours": near} | _forms(table, config.words)
 
 
-def _listed(found: Iterable[tuple[str, float]]) -> Answer:
+def _as_words(pairs: Iterable[tuple[str, float]]) -> Answer:
     return {
-        "words": [{"word": word, "similarity": round(float(cosine), 6)} for word, cosine in found]
+        "words": [{"word": word, "similarity": round(float(cosine), 6)} for word, cosine in pairs]
     }
 
 
 def _forms(table: WordTable, asked: Sequence[str]) -> Answer:
-    """Words that were looked up in lower case, since the table has them in no other; empty if none."""
+    """Words that were looked up in lower case, because the table has them in lower case only."""
     forms = {word: form for word in asked if (form := table.form(word)) != word}
     return {"looked_up_as": forms} if forms else {}
 
 
 def _text(_: object, answer: Answer) -> str:
-    told = [
+    remarks = [
         f"{word} is not in the table, and was looked up as {form}."
         for word, form in answer.get("looked_up_as", {}).items()
     ]
-    return "\n".join([*told, _answered(answer)])
+    return "\n".join([*remarks, _answer_text(answer)])
 
 
-def _answered(answer: Answer) -> str:
+def _answer_text(answer: Answer) -> str:
     if "picture" in answer:
         lines = [
-            f"{word}: {', '.join(one['word'] for one in near)}"
+            f"{word}: {', '.join(other['word'] for other in near)}"
             for word, near in answer["neighbours"].items()
         ]
         return "\n".join([*lines, "", f"{answer['picture']} shows them."])
     if "similarity" in answer:
         return f"{answer['similarity']:.4f}"
-    lines = [f"{one['similarity']:7.3f}  {one['word']}" for one in answer["words"]]
+    lines = [f"{word['similarity']:7.3f}  {word['word']}" for word in answer["words"]]
     if "odd" in answer:
         lines.append(f"\n{answer['odd']} is the odd one out.")
     return "\n".join(lines)
 
 
 def command(arguments: list[str]) -> int:
-    """The command line, the question first; returns the exit code."""
+    """Run the command line, whose first argument is the question; returns the exit code."""
     name, rest = f"words {arguments[0]}", arguments[1:]
     if arguments[0] == "similar":
         return run_command(SimilarConfig, name, __doc__, rest, similar, _text)

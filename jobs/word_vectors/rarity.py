@@ -1,10 +1,10 @@
-"""How rare each word of a corpus is: in how many of its texts it stands.
+"""Count in how many texts of a corpus each word occurs, so that rare words can count more.
 
     embatch words weights SOURCE rarity.json
     embatch embed SOURCE TABLE --model vectors.bin --word-weights rarity.json
 
-With the file, `embed` weighs words by tf-idf. It is counted once and kept, so that the vectors of old
-texts stay the same when new ones come; count again, and all rows are due.
+With the file, `embed` weighs words by tf-idf. Count once and keep the file, so that the vectors of old texts
+stay the same when new texts come; after a new count all rows are due.
 """
 
 import json
@@ -23,7 +23,7 @@ from schemas.errors import UsageError
 
 @dataclass(frozen=True)
 class WeightsConfig(CorpusOptions):
-    """Which texts, and where the counts go.
+    """The texts, and the file of the counts.
 
     Attributes:
         out: file of JSON
@@ -37,21 +37,21 @@ class WeightsConfig(CorpusOptions):
 
 
 def run(config: WeightsConfig) -> dict[str, Any]:
-    """Count, and write the file."""
+    """Count the texts of each word, and write the file."""
     counts: Counter[str] = Counter()
     n = 0
     for example in config.examples():
         counts.update({word.lower() for word in WORD.findall(example.text)})
         n += 1
-    held = {"documents": n, "words": dict(sorted(counts.items()))}
-    Path(config.out).write_text(json.dumps(held, ensure_ascii=False), encoding="utf-8")
+    content = {"documents": n, "words": dict(sorted(counts.items()))}
+    Path(config.out).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     return {"file": config.out, "documents": n, "words": len(counts)}
 
 
-def _text(_: WeightsConfig, told: dict[str, Any]) -> str:
-    return f"{told['file']}: {told['words']:,} words of {told['documents']:,} texts."
+def _text(_: WeightsConfig, summary: dict[str, Any]) -> str:
+    return f"{summary['file']}: {summary['words']:,} words of {summary['documents']:,} texts."
 
 
 def command(arguments: list[str]) -> int:
-    """The command line, `weights` first; returns the exit code."""
+    """Run the command line, whose first argument is `weights`; returns the exit code."""
     return run_command(WeightsConfig, "words weights", __doc__, arguments[1:], run, _text)

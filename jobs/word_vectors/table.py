@@ -1,4 +1,4 @@
-"""A table of words in memory, as gensim's KeyedVectors, which answer questions about words."""
+"""Read a table of words into gensim's KeyedVectors, which answer questions about words."""
 
 import difflib
 import functools
@@ -16,23 +16,23 @@ from schemas.delta.derived import note_of
 from schemas.delta.store import StoreError, Table
 from schemas.tables.embeddings import Fingerprint, is_of_words
 
-N_LIKE = 100_000  # most frequent words, among which a word like an unknown one is looked for
+N_LIKE = 100_000  # an unknown word's likeliest spelling is looked for among so many frequent words
 
 
 class WordTable:
-    """Words and their vectors.
+    """Words and their vectors, in memory.
 
     Attributes:
-        place: the table, as the user names it.
-        keyed: gensim's KeyedVectors of all words: as trained, in the order of the model's file, which
-            begins with the most frequent.
+        place: address of the table, as the user wrote it.
+        keyed: gensim's KeyedVectors of all words, with vectors as trained, in the order of the model's
+            file, which begins with the most frequent word.
     """
 
     def __init__(self, place: str, options: Mapping[str, str]) -> None:
         """Read a table of `embatch words`.
 
         Raises:
-            StoreError: there is none, it is empty or a table of something else.
+            StoreError: there is no such table, it is empty, or it is of another kind.
         """
         self.place = place
         table = Table.open(table_uri(place), options)
@@ -40,25 +40,25 @@ class WordTable:
             raise StoreError(
                 f"There is no table of words at {place}. `embatch words MODEL {place}` makes one."
             )
-        held = Fingerprint.of(table.schema)
-        if held is None or not is_of_words(table.schema):
+        fingerprint = Fingerprint.of(table.schema)
+        if fingerprint is None or not is_of_words(table.schema):
             raise StoreError(
                 f"{place} is no table of words. `embatch words MODEL TABLE` makes one."
             )
-        self.table, self._space = table, held.space
-        rows = read_vectors(table, held.dim, by="rank")
+        self.table, self._space = table, fingerprint.space
+        rows = read_vectors(table, fingerprint.dim, by="rank")
         if not len(rows.ids):
             raise StoreError(f"{place} holds no words.")
         norms = table.read(["rank", "norm"]).sort_by("rank")["norm"].to_numpy()
         np.multiply(rows.vectors, norms[:, None], out=rows.vectors)
-        self.keyed = _keyed(rows.ids.to_pylist(), rows.vectors, norms)
+        self.keyed = _keyed_vectors(rows.ids.to_pylist(), rows.vectors, norms)
 
     def form(self, word: str) -> str:
-        """The form of a word that is looked up, as `embed` does; the word where the table has none."""
+        """Form of a word under which the table has it: as written, or in lower case; else the word itself."""
         return find_form(self.keyed.key_to_index, word) or word
 
     def raw(self, word: str) -> np.ndarray:
-        """(dim,) float32, as trained; of a word that is not in the table, made of its parts.
+        """Vector of a word, (dim,) float32, as trained; made of the word's parts if the table lacks the word.
 
         Raises:
             StoreError: the word has no vector.
@@ -66,7 +66,7 @@ class WordTable:
         if (form := self.form(word)) in self.keyed:
             vector: np.ndarray = self.keyed[form]
             return vector
-        encoder = self._makes_words()
+        encoder = self._encoder_of_parts()
         of_parts = None if encoder is None else encoder.vector(word)
         if of_parts is None:
             words = self.keyed.index_to_key
@@ -79,8 +79,8 @@ class WordTable:
         return of_parts
 
     @functools.cache  # noqa: B019 - a table lives as long as its command
-    def _makes_words(self) -> WordEncoder | None:
-        """The model that the table is of, if it makes vectors of parts of words and is still there."""
+    def _encoder_of_parts(self) -> WordEncoder | None:
+        """Model of the table, if it makes vectors from parts of words and its file is still there; else None."""
         note = note_of(self.table)
         if not note.get("about", {}).get("max_n") or not os.path.exists(note["given_model"]):
             return None
@@ -93,45 +93,51 @@ class WordTable:
         return WordEncoder(note["given_model"])
 
     def direction(self, word: str) -> np.ndarray:
-        """(dim,) float32 of length 1; see `raw`."""
+        """Vector of a word, (dim,) float32, of length 1; see `raw`."""
         vector = self.raw(word)
         unit: np.ndarray = vector / np.linalg.norm(vector)
         return unit
 
     def subset(self, words: Sequence[str]) -> Any:  # noqa: ANN401 - gensim has no types
-        """KeyedVectors of some words, each under the name that it is asked for by.
+        """KeyedVectors of some words, each under the form in which the caller writes it.
 
         Raises:
             StoreError: a word has no vector.
         """
         vectors = np.stack([self.raw(word) for word in words])
-        return _keyed(list(words), vectors, np.linalg.norm(vectors, axis=1))
+        return _keyed_vectors(list(words), vectors, np.linalg.norm(vectors, axis=1))
 
     def most_similar(
         self, words: Sequence[str], without: Sequence[str], k: int
     ) -> list[tuple[str, float]]:
-        """The k words whose vectors lie nearest to the mean direction of some, and their cosines.
+        """The k words nearest to the mean direction of given words, and their cosines.
 
         Args:
-            words: one or more, which are not among the answers.
-            without: words whose directions count negative; not among the answers either.
+            words: one or more words, which are not among the answers.
+            without: words whose directions are subtracted; they are not among the answers either.
             k: 1 or more.
 
         Raises:
             StoreError: a word has no vector.
         """
         likes, unlikes = ([self._key(word) for word in some] for some in (words, without))
-        found: list[tuple[str, float]] = self.keyed.most_similar(likes, unlikes, topn=k)
-        return found
+        similar: list[tuple[str, float]] = self.keyed.most_similar(likes, unlikes, topn=k)
+        return similar
 
     def _key(self, word: str) -> str | np.ndarray:
-        """What gensim is given for a word: its form in the table, else its direction."""
+        """Argument for gensim that stands for a word: its form in the table, else its direction."""
         form = self.form(word)
         return form if form in self.keyed else self.direction(word)
 
 
-def _keyed(words: list[str], vectors: np.ndarray, norms: np.ndarray) -> Any:  # noqa: ANN401
-    """KeyedVectors that hold these very arrays; their `add_vectors` would copy them three times."""
+def _keyed_vectors(words: list[str], vectors: np.ndarray, norms: np.ndarray) -> Any:  # noqa: ANN401
+    """KeyedVectors that share the given arrays; gensim's `add_vectors` would copy them three times.
+
+    Args:
+        words: n words.
+        vectors: (n, dim) float32.
+        norms: (n,) float32, lengths of the vectors.
+    """
     from gensim.models import KeyedVectors
 
     keyed = KeyedVectors(vectors.shape[1])

@@ -1,13 +1,13 @@
-"""Vectors for the words of a corpus: by word2vec, by fastText, or by what label they speak for.
+"""Train vectors for the words of a corpus: by word2vec, by fastText, or by the labels of its texts.
 
     embatch words train articles vectors.bin
     embatch words train articles vectors.bin --kind fasttext --dim 100
     embatch words train reviews.csv vectors.bin --kind label --label-column stars
     embatch words vectors.bin tables/words
 
-OUT is word2vec's binary form, or Facebook's for fastText: gensim and `embatch words` read both. How it
-was trained stands in OUT.json. With --kind label a text is the mean of its words' vectors, from which a
-logistic regression tells its label; words that speak for the same label then lie together.
+OUT is in word2vec's binary format, or in Facebook's for fastText: gensim and `embatch words` read both.
+OUT.json holds the settings of the training. With --kind label a text is the mean of its words' vectors, from
+which a logistic regression predicts its label; words that point to the same label get similar vectors.
 """
 
 import json
@@ -26,7 +26,7 @@ from actors.engine.hardware import cores
 from jobs.runtime.command import run_command
 from jobs.runtime.progress import Progress
 from jobs.training.examples import CorpusOptions
-from jobs.training.labelled import labelled
+from jobs.training.labelled import select_labelled
 from schemas.errors import UsageError
 from sources.rows import SourceError
 
@@ -38,20 +38,20 @@ N_SHOWN = 5
 
 @dataclass(frozen=True)
 class TrainConfig(CorpusOptions):
-    """Which texts, how their words get vectors, and where these go.
+    """The texts, the training, and the file of the vectors.
 
     Attributes:
         out: file of words, ends in .bin
         kind: word2vec learns from words nearby, fasttext also from parts of words, label from labels
         dim: length of a vector
-        window: words to each side that count as nearby
+        window: number of words to each side that count as nearby
         skip_gram: predict the neighbours from a word, not the word from its neighbours
-        min_count: leave out rarer words
-        buckets: of --kind fasttext, vectors that parts of words share; fewer make a smaller file
-        epochs: passes over the texts; of --kind label, at most
-        patience: of --kind label: passes without progress after which it ends
-        seed: of all that is left to chance; the same vectors come only with --threads 1
-        threads: that train at once (default: the machine's cores)
+        min_count: leave out words that occur less often
+        buckets: with --kind fasttext, number of vectors that parts of words share; fewer make a smaller file
+        epochs: passes over the texts; with --kind label, at most so many
+        patience: with --kind label, passes without progress after which training ends
+        seed: of all random choices; only with --threads 1 does the same seed give the same vectors
+        threads: number of threads that train (default: the machine's cores)
     """
 
     out: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT.bin")] = ""
@@ -79,7 +79,7 @@ class TrainConfig(CorpusOptions):
 
 
 class _Sentences:
-    """The words of each text, lower-case; may be gone through again and again."""
+    """Lists of the words of each text, in lower case; can be iterated several times."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
@@ -90,31 +90,36 @@ class _Sentences:
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text, lower-case."""
+    """Words of a text, in lower case."""
     return [word.lower() for word in WORD.findall(text)]
 
 
 def run(config: TrainConfig) -> dict[str, Any]:
-    """Train and write the file.
+    """Train the vectors and write their file.
 
     Raises:
-        SourceError: there is no such source or column, or too little in it.
+        SourceError: there is no such source or column, or it has too few texts or words.
     """
     Path(config.out).parent.mkdir(parents=True, exist_ok=True)
     about: dict[str, Any] = {"kind": config.kind, "epochs": config.epochs, "seed": config.seed}
     about["min_count"] = config.min_count
     if config.kind == "label":
-        vectors, told = _by_label(config)
+        vectors, figures = _train_by_labels(config)
     else:
         about |= {"window": config.window, "skip_gram": config.skip_gram}
-        vectors, told = _by_neighbours(config)
+        vectors, figures = _train_by_neighbours(config)
     with open(f"{config.out}.json", "w", encoding="utf-8") as file:
-        json.dump(about | told, file, ensure_ascii=False)
-    return {"file": config.out, "words": len(vectors), "dim": config.dim, **told, **_pairs(vectors)}
+        json.dump(about | figures, file, ensure_ascii=False)
+    summary = {"file": config.out, "words": len(vectors), "dim": config.dim}
+    return {**summary, **figures, **_pairs(vectors)}
 
 
-def _by_neighbours(config: TrainConfig) -> tuple[Any, dict[str, Any]]:
-    """word2vec (Mikolov et al. 2013) or fastText (Bojanowski et al. 2017), by gensim."""
+def _train_by_neighbours(config: TrainConfig) -> tuple[Any, dict[str, Any]]:
+    """Train by word2vec (Mikolov et al. 2013) or fastText (Bojanowski et al. 2017), by gensim.
+
+    Returns:
+        gensim's KeyedVectors, and figures for the summary.
+    """
     from gensim.models import FastText, Word2Vec
     from gensim.models.fasttext import save_facebook_model
 
@@ -136,12 +141,15 @@ def _by_neighbours(config: TrainConfig) -> tuple[Any, dict[str, Any]]:
         )
     with Progress("train", config.epochs, "passes", quiet=config.json) as progress:
 
-        class Told(_callback()):  # type: ignore[misc]
+        class ShowProgress(_callback()):  # type: ignore[misc]
             def on_epoch_end(self, _: object) -> None:
                 progress.add(1)
 
         model.train(
-            sentences, total_examples=model.corpus_count, epochs=config.epochs, callbacks=[Told()]
+            sentences,
+            total_examples=model.corpus_count,
+            epochs=config.epochs,
+            callbacks=[ShowProgress()],
         )
     if config.kind == "fasttext":
         save_facebook_model(model, config.out)
@@ -157,7 +165,7 @@ def _callback() -> Any:  # noqa: ANN401
 
 
 class _MeanOfWords(torch.nn.Module):
-    """Scores of labels by the mean of a text's words."""
+    """A network that scores labels by the mean of the vectors of a text's words."""
 
     def __init__(self, n_words: int, dim: int, n_labels: int) -> None:
         super().__init__()
@@ -166,17 +174,26 @@ class _MeanOfWords(torch.nn.Module):
         self.output = torch.nn.Linear(dim, n_labels)
 
     def forward(self, words: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-        """Scores (n, n_labels) of texts that lie end to end, each from its start; zeros of no words."""
+        """Scores of labels for n texts, (n, n_labels) float32.
+
+        Args:
+            words: (w,) int64, rows of the words of all texts, one text after another.
+            starts: (n,) int64, place in `words` of each text's first word; the mean of no words is zero.
+        """
         scores: torch.Tensor = self.output(self.bag(words, starts))
         return scores
 
 
-def _by_label(config: TrainConfig) -> tuple[Any, dict[str, Any]]:
-    """An embedding layer under a logistic output, trained until validation gets no better."""
+def _train_by_labels(config: TrainConfig) -> tuple[Any, dict[str, Any]]:
+    """Train an embedding layer under a logistic output until the loss on texts held back falls no more.
+
+    Returns:
+        gensim's KeyedVectors, and figures for the summary.
+    """
     from gensim.models import KeyedVectors
 
     unread: Counter[str] = Counter()
-    data = labelled(config.examples(unread), config.label_column)
+    data = select_labelled(config.examples(unread), config.label_column)
     texts = [words_of(text) for text in data.texts]
     counts = Counter(word for words in texts for word in words)
     vocabulary = [word for word, n in counts.most_common() if n >= config.min_count]
@@ -189,11 +206,11 @@ def _by_label(config: TrainConfig) -> tuple[Any, dict[str, Any]]:
     train, held = data.split(VALIDATION_SHARE, config.seed)
     torch.manual_seed(config.seed)
     network = _MeanOfWords(len(vocabulary), config.dim, len(data.names))
-    told = _fit(network, rows, torch.from_numpy(data.labels), train, held, config)
+    figures = _fit(network, rows, torch.from_numpy(data.labels), train, held, config)
     vectors = KeyedVectors(config.dim)
     vectors.add_vectors(vocabulary, network.bag.weight.detach().numpy())
     vectors.save_word2vec_format(config.out, binary=True)
-    return vectors, {"texts": len(texts), "labels": data.names, "unread": dict(unread), **told}
+    return vectors, {"texts": len(texts), "labels": data.names, "unread": dict(unread), **figures}
 
 
 def _fit(
@@ -204,7 +221,19 @@ def _fit(
     held: np.ndarray,
     config: TrainConfig,
 ) -> dict[str, Any]:
-    """Train the network; the weights of its best pass are kept."""
+    """Train the network, and keep the weights of its best pass.
+
+    Args:
+        network: to train.
+        rows: words of each text, (w,) int64 each.
+        labels: (n,) int64, label of each text.
+        train: (t,) int64, texts for training.
+        held: (h,) int64, texts held back for evaluation.
+        config: options of the command.
+
+    Returns:
+        `passes`, and `loss` and `accuracy` of the best pass on the texts held back.
+    """
     optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE)
     chance = np.random.default_rng(config.seed)
 
@@ -236,7 +265,7 @@ def _fit(
 
 
 def _pairs(vectors: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Of the most frequent words, the two that are most alike, and the two that are least."""
+    """Pairs among the most frequent words: N_SHOWN pairs that are most alike, and N_SHOWN least alike."""
     words = vectors.index_to_key[:1000]
     if len(words) < 2:
         return {}
@@ -255,21 +284,21 @@ def _pairs(vectors: Any) -> dict[str, Any]:  # noqa: ANN401
     return {"most_alike": named(order[::-1][:N_SHOWN]), "least_alike": named(order[:N_SHOWN])}
 
 
-def _text(config: TrainConfig, told: dict[str, Any]) -> str:
-    lines = [
-        f"{told['words']:>12,}  words of {told['dim']} dimensions, from {told['texts']:,} texts"
-    ]
-    if "accuracy" in told:
-        lines.append(f"{told['accuracy']:>12.1%}  accuracy on texts held back")
-        lines.append(f"{told['passes']:>12,}  passes")
-        lines += [f"{n:>12,}  could not be read: {reason}" for reason, n in told["unread"].items()]
+def _text(config: TrainConfig, summary: dict[str, Any]) -> str:
+    n_words, n_texts = summary["words"], summary["texts"]
+    lines = [f"{n_words:>12,}  words of {summary['dim']} dimensions, from {n_texts:,} texts"]
+    if "accuracy" in summary:
+        lines.append(f"{summary['accuracy']:>12.1%}  accuracy on texts held back")
+        lines.append(f"{summary['passes']:>12,}  passes")
+        unread = summary["unread"]
+        lines += [f"{n:>12,}  could not be read: {reason}" for reason, n in unread.items()]
     for name in ("most_alike", "least_alike"):
         lines.append(f"\n{name.replace('_', ' ').capitalize()}, of the most frequent:")
-        lines += [f"{value:>12.3f}  {a}, {b}" for a, b, value in told.get(name, ())]
+        lines += [f"{value:>12.3f}  {a}, {b}" for a, b, value in summary.get(name, ())]
     lines.append(f"\n{config.out}: `embatch words {config.out} TABLE` makes a table of it.")
     return "\n".join(lines)
 
 
 def command(arguments: list[str]) -> int:
-    """The command line, `train` first; returns the exit code."""
+    """Run the command line, whose first argument is `train`; returns the exit code."""
     return run_command(TrainConfig, "words train", __doc__, arguments[1:], run, _text)

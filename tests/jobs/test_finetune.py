@@ -19,7 +19,7 @@ from jobs.analysis.metrics import separation
 from jobs.cli import main
 from jobs.finetune import FinetuneConfig, run
 from jobs.training.examples import Example
-from jobs.training.labelled import chosen_length, histogram, labelled
+from jobs.training.labelled import choose_length, histogram, select_labelled
 from schemas.delta.store import StoreError
 from sources.rows import SourceError
 from tests.support.tables import rows_of
@@ -156,7 +156,7 @@ def test_workers_of_ray_train_together(tmp_path, model):
 
 def test_equal_texts_are_never_learnt_and_judged_by_and_rare_labels_are():
     pairs = [(f"text {i}", "ab"[i % 2]) for i in range(998)] + [("rare", "c"), ("rarer", "c")]
-    data = labelled(
+    data = select_labelled(
         [Example(*pair) for pair in [*pairs, *pairs[:9], ("x", None), (" ", "a")]], "kind"
     )
     assert (len(data.texts), data.n_duplicates, data.n_without_label) == (1000, 9, 2)
@@ -189,7 +189,7 @@ def test_training_sees_the_prompt_that_embed_puts_before_texts(tmp_path, model):
     config = asked(corpus(tmp_path), str(tmp_path / "prompted"), tmp_path / "out", epochs=8)
     summary = run(config)
     layer = load_file(tmp_path / "out" / "classifier.safetensors")
-    data = labelled(config.examples(), "kind")
+    data = select_labelled(config.examples(), "kind")
     _, held = data.split(0.2, 0)
     unit = (
         Engine(resolve(str(tmp_path / "out")).load()).encode([data.texts[i] for i in held]).vectors
@@ -204,8 +204,8 @@ def test_training_sees_the_prompt_that_embed_puts_before_texts(tmp_path, model):
 
 
 def test_lengths_and_separation_by_hand():
-    assert chosen_length(np.array([10, 20, 30]), 512) == 32
-    assert chosen_length(np.array([1000]), 512) == 512
+    assert choose_length(np.array([10, 20, 30]), 512) == 32
+    assert choose_length(np.array([1000]), 512) == 512
     assert histogram(np.array([10, 20, 30])) == {16: 1, 32: 2}
     told = separation(
         np.array([[1, 0], [1, 0], [0, 1], [0, 1]], np.float32), np.array([0, 0, 1, 1])

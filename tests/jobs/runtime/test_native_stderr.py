@@ -9,8 +9,8 @@ import pytest
 
 BEGIN = """
 import ctypes, os, signal, sys
-from jobs.runtime.native_stderr import native_noise_in_a_file
-with native_noise_in_a_file():
+from jobs.runtime.native_stderr import hide_native_noise
+with hide_native_noise():
     os.write(2, b"x" * 5000 + b"terminate called: what(): no vectors\\n")
     print("told", file=sys.stderr)
 """

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.sync.due import due_by_piece
-from jobs.sync.workers import tasks_of
+from jobs.sync.workers import read_tasks
 from schemas.delta.fragments import windows
 from schemas.plan import DUE
 from sources.rows import Piece, file_name, number_files
@@ -36,7 +36,7 @@ def test_read_tasks_gather_pieces_with_few_due_rows(pieces, n_rows):
     due["file"] = np.repeat(np.arange(len(pieces)), pieces)
     due["position"] = np.arange(len(due))
     read = number_files(Piece((f"{number}",), 1) for number in range(len(pieces)))
-    tasks = tasks_of(due, read, n_rows)
+    tasks = read_tasks(due, read, n_rows)
     assert [row for task in tasks for row in task["position"].tolist()] == list(range(len(due)))
     assert all(len(task) <= n_rows or len(set(task["file"])) == 1 for task in tasks)
     assert sum(len(set(task["file"])) for task in tasks) == len(pieces)
