@@ -17,17 +17,17 @@ COMMANDS = {
     "report": "write one page to look at a table: map, neighbours, search, figures",
     "evaluate": "measure how good a table's vectors are",
     "zero-shot": "classify images or texts with words, without training",
-    "finetune": "train an encoder on labels, so that its vectors tell them apart",
+    "finetune": "train an encoder on labels, so that texts of different labels get different vectors",
     "inspect": "look into a model: tokens, and a word in two contexts, layer by layer",
-    "words": "the words of word2vec, GloVe or fastText as a table, and questions about words",
+    "words": "write words of word2vec, GloVe or fastText into a table, and answer questions about them",
     "models": "list the models that are known by name",
-    "status": "rows, model, failures, versions and last runs of a table",
-    "runs": "list the runs that brought a table to where it is",
+    "status": "show rows, model, failures, version and last runs of a table",
+    "runs": "list the runs that wrote a table",
     "failures": "list the rows that have no vector, and why",
     "export": "write one clean Parquet file",
     "delete": "remove rows by id",
     "restore": "go back to an older version of a table",
-    "vacuum": "delete files that no recent version holds",
+    "vacuum": "delete files that no recent version of a table needs",
 }
 USAGE = """usage: embatch COMMAND …
 

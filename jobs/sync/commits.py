@@ -31,7 +31,7 @@ PORTION_BYTES = 2 << 30  # of files that are rewritten for one commit
 
 @dataclass
 class Waves:
-    """Collects the reports of workers and commits their files in waves.
+    """Collects the workers' reports, and commits the files that they name, in waves.
 
     Attributes:
         table: the table, at the version that the plan was made for.

@@ -33,9 +33,9 @@ class EmbedConfig:
         columns: other columns to keep (default: all)
         max_chars: cut each text to so many characters
         limit: take only the first N rows, to try things out
-        delimiter: between the fields of a CSV file
-        quote: around fields of a CSV file
-        encoding: of CSV, JSON and text files without a byte order mark (default: UTF-8)
+        delimiter: character between the fields of a CSV file
+        quote: character around fields of a CSV file
+        encoding: character encoding of CSV, JSON and text files without a byte order mark (default: UTF-8)
         no_header: the first row of a CSV file is data; its columns are column_1, column_2, ...
         lines: each line of a text file is one text
         feeds: SOURCE is a folder of news feeds, CATEGORY/.../FEED-YYYY-MM-DD/hh-mm.txt, whose items are rows

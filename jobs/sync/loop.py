@@ -79,7 +79,7 @@ class Sync:
 
     def _run_until_undisturbed(self, table: Table | None) -> EmbedSummary:
         try:
-            with self.table.kept(table):
+            with self.table.keep_claim(table):
                 ledger = self.planner.scan_source()
         except Refused:
             table = self.table.claim(self.table.open())
@@ -100,7 +100,7 @@ class Sync:
     def _run_until_agreed(self, table: Table | None, ledger: Ledger) -> EmbedSummary:
         ledger.open(self.config.uri, self.config.store)
         is_first = not ledger.is_planned
-        with self.table.kept(table):
+        with self.table.keep_claim(table):
             table_scan, plan = self.planner.compare(table, ledger, defer=True)
         if is_first and table is not None:
             self.planner.guard(plan, ledger)
@@ -124,7 +124,7 @@ class Sync:
             if not plan.deferred:
                 self.canary.keep(table, self.table.claimed_note)
                 return self._finish(table, ledger)
-            with self.table.kept(table):
+            with self.table.keep_claim(table):
                 table_scan, plan = self.planner.compare(table, ledger, defer=False)
 
     def _finish(self, table: Table, ledger: Ledger) -> EmbedSummary:

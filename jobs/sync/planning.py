@@ -142,7 +142,7 @@ class Planner:
     def work(
         self, plan: Plan, table_scan: TableScan, columns: Mapping[str, pa.Field], schema: pa.Schema
     ) -> Work:
-        """Work for the workers.
+        """Collect the work for the workers.
 
         Args:
             plan: the due rows.

@@ -109,7 +109,7 @@ class EmbedSummary(Counts):
         )
 
     def text(self) -> str:
-        """For a person."""
+        """Lines of text for people."""
         lines = self.lines() + left_out_line(self.files_left_out)
         if self.n_passages:
             lines.append(f"{self.n_passages:>12,}  passages written")
@@ -139,7 +139,7 @@ class EmbedSummary(Counts):
         return "\n".join(lines + [f"Warning: {warning}" for warning in self.warnings])
 
     def json(self) -> str:
-        """For a machine."""
+        """One line of JSON for machines."""
         return json.dumps(asdict(self))
 
 
@@ -190,7 +190,7 @@ class DryRunSummary(Counts):
     templates: list[str]
 
     def text(self) -> str:
-        """For a person."""
+        """Lines of text for people."""
         lines = self.lines() + left_out_line(self.files_left_out)
         lines += _templates_line(self.templates)
         lines.append(
@@ -201,5 +201,5 @@ class DryRunSummary(Counts):
         return "\n".join(lines + [f"Warning: {warning}" for warning in self.warnings])
 
     def json(self) -> str:
-        """For a machine."""
+        """One line of JSON for machines."""
         return json.dumps(asdict(self))

@@ -90,7 +90,7 @@ class RunTable:
             return table
         return claim.take(table, self.note, wait=self.config.wait)
 
-    def kept(self, table: Table | None) -> AbstractContextManager[None]:
+    def keep_claim(self, table: Table | None) -> AbstractContextManager[None]:
         """Renew the claim in the background, while work takes long that does not commit."""
         return claim.renew_by_handle(table if self.claims else None, self.note)
 

@@ -35,9 +35,9 @@ class CorpusOptions:
         source: any SOURCE of `embatch embed`, or a table that it made
         text_column: columns that make the text, joined by a newline (default: `text`, else the only column of strings)
         label_column: column of labels
-        delimiter: between the fields of a CSV file
-        quote: around fields of a CSV file
-        encoding: of CSV, JSON and text files without a byte order mark (default: UTF-8)
+        delimiter: character between the fields of a CSV file
+        quote: character around fields of a CSV file
+        encoding: character encoding of CSV, JSON and text files without a byte order mark (default: UTF-8)
         no_header: the first row of a CSV file is data; its columns are column_1, column_2, ...
         lines: each line of a text file is one text
         feeds: SOURCE is a folder of news feeds, CATEGORY/.../FEED-YYYY-MM-DD/hh-mm.txt, whose items are texts
