@@ -49,9 +49,9 @@ def version_of(uri, options=None):
 
 
 class Child(subprocess.Popen):
-    """A run of `fault_driver`; what it leaves behind goes with the `with` block.
+    """A run of `tests.faults.driver`; what it leaves behind goes with the `with` block.
 
-    `faults` are those of `fault_driver.FAULTS`, each with its keywords; `settings` are the driver's
+    `faults` are those of `tests.faults.driver.FAULTS`, each with its keywords; `settings` are the driver's
     `group_rows` and `window_rows`.
     """
 

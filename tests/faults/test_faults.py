@@ -1,6 +1,6 @@
 """Kills, rivals and foreign writers: whatever ends a run or gets in its way, the table stays true.
 
-Runs that are to die live in processes of their own (`fault_driver`); the others share this one's
+Runs that are to die live in processes of their own (`tests.faults.driver`); the others share this one's
 Ray. While they write, a reader opens every version and compares it with the states that are allowed.
 """
 
@@ -483,7 +483,7 @@ def test_a_pid_that_another_process_has_by_now_is_no_sign_of_life(tmp_path, few)
 def test_orphans_of_a_run_killed_between_failures_and_rows_go_after_a_day(tmp_path, many):
     table = many.copy(tmp_path)
     with Reader(table, many):
-        assert kill_a_run(tmp_path, many, table, at_commit("failures", 1, "after"))
+        assert kill_a_run(tmp_path, many, table, at_commit("failures", 2, "after"))
         summary = embed(many.source, table)
     many.check(table, vars(summary))
     known = {

@@ -661,7 +661,7 @@ def test_a_run_that_is_killed_around_a_commit_is_finished_by_the_next(
         "faults": {"commit": {"table": "main", "at": at, "when": when}},
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
-    command = [sys.executable, "-m", "fault_driver", str(tmp_path / "config.json")]
+    command = [sys.executable, "-m", "tests.faults.driver", str(tmp_path / "config.json")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert SECRET not in done.stdout + done.stderr

@@ -46,7 +46,7 @@ class Run(subprocess.Popen):
         self.out, self.err = folder / "out", folder / "err"
         with self.out.open("w") as out, self.err.open("w") as err:
             super().__init__(
-                [sys.executable, "-m", "fault_driver", str(path)], stdout=out, stderr=err
+                [sys.executable, "-m", "tests.faults.driver", str(path)], stdout=out, stderr=err
             )
 
     def hosts(self):

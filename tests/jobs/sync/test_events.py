@@ -162,7 +162,7 @@ def test_prometheus_scrapes_what_the_dashboard_shows(tmp_path, cluster, promethe
     told = {"embed": asked, "model": {"poison": "POISON", "seconds_a_row": 8e-3}}
     told |= {"run": {"wave_seconds": 1.0}, "settings": {"group_rows": 1500}, "faults": {}}
     path.write_text(json.dumps(told))
-    with subprocess.Popen([sys.executable, "-m", "fault_driver", str(path)]) as run:
+    with subprocess.Popen([sys.executable, "-m", "tests.faults.driver", str(path)]) as run:
         dashboard = json.loads((ROOT / "deploy" / "grafana.json").read_text())
         queries = [t["expr"] for panel in dashboard["panels"] for t in panel.get("targets", [])]
         assert len(queries) >= 7
