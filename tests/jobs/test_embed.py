@@ -547,6 +547,7 @@ def test_real_news_get_the_vectors_of_sentence_transformers(tmp_path, data_folde
             str(table),
             "all-MiniLM-L6-v2",
             limit=60,
+            precision="fp32",
             **options,
         )
     )
