@@ -180,7 +180,8 @@ class Ledger:
         """Remove from the failures table the failures of this source that are over.
 
         If a part of the source could not be read, only these count as over: failures in files that were
-        read, in files that are gone, and of rows whose ids were found elsewhere.
+        read, in files that are gone, and of rows whose ids were found elsewhere. Of a file that is still
+        broken, what this run says of it replaces what older runs said of its parts.
         """
         rows = self.log.rows
         mine = np.array([name in self.names for name in rows["source"].to_pylist()], bool)
@@ -191,6 +192,9 @@ class Ledger:
             named = {without_secrets(name) for name in names}
             is_named = np.array([name in named for name in rows["source_file"].to_pylist()], bool)
             is_known = is_named if others is None else ~is_named
+            broken = {without_secrets(name) for name in self.scan.broken}
+            places = zip(rows["source_file"].to_pylist(), rows["stage"].to_pylist(), strict=True)
+            is_known |= np.array([s == "file" and f in broken for f, s in places], bool)
             over &= is_known | np.isin(id_hashes(rows["id"])[:, 0], self.scan.keys["id"][:, 0])
         self.log.keep(~over & ~self.log.repeated, self.note)
 

@@ -37,6 +37,7 @@ class SourceScan:
         complete: True if every file was listed and read to its end.
         files: names of the files that were read to their end; empty if the scan is complete.
         others: names of the other files; None if not all files could be listed.
+        broken: names of the files that could not be read to their end.
     """
 
     keys: np.ndarray
@@ -46,6 +47,7 @@ class SourceScan:
     complete: bool
     files: set[str]
     others: set[str] | None
+    broken: set[str]
 
     @property
     def unreadable_ids(self) -> np.ndarray:
@@ -152,6 +154,7 @@ def gather(
         complete=complete,
         files=files,
         others=set(listed) - files if all_listed else None,
+        broken=unread - cut,
     )
 
 

@@ -3,9 +3,13 @@
 import gzip
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
+from sources.folder import FolderSource
+from sources.formats import parquet
 from tests.faults.runs import Child, embed
 
 pytestmark = pytest.mark.usefixtures("few_rows_here")
@@ -117,3 +121,30 @@ def test_failures_of_a_file_that_is_gone_are_over_also_while_another_is_broken(t
     (source / "e.jsonl.gz").write_bytes(gzip.compress(b"cut off")[:12])
     embed(source, table, max_failures=1.0)
     assert rows_of(f"{table}.failures", "source_file", "stage") == [("e.jsonl.gz", "file")]
+
+
+def test_a_broken_file_has_one_failure_also_if_its_parts_failed_one_by_one(
+    tmp_path, source, monkeypatch
+):
+    """A Parquet file is cut into parts by its footer, and then it breaks before they are read."""
+    monkeypatch.setattr(parquet, "PIECE_ROWS", 2)
+    table, path = tmp_path / "table", source / "c.parquet"
+    rows = pa.table({"id": list("wxyz"), "text": list("wxyz"), "label": ["old"] * 4})
+    pq.write_table(rows, path, row_group_size=2)
+
+    def broken_meanwhile(self):
+        pieces = whole(self)
+        path.write_bytes(b"cut off")
+        return pieces
+
+    whole = FolderSource.pieces
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderSource, "pieces", broken_meanwhile)
+        embed(source, table, max_failures=1.0)
+    failures = f"{table}.failures"
+    assert rows_of(failures, "source_file", "position", "stage") == [
+        ("c.parquet", 0, "file"),
+        ("c.parquet", 2, "file"),
+    ]
+    embed(source, table, max_failures=1.0)
+    assert rows_of(failures, "source_file", "position", "stage") == [("c.parquet", 0, "file")]
