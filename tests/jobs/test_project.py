@@ -107,7 +107,8 @@ def test_rows_of_another_table_on_the_map(tmp_path):
 @pytest.mark.data
 def test_new_articles_lie_with_their_kind(tmp_path, data_folder):
     """As well as if the map had been made anew, and no old point moves."""
-    columns = {"delimiter": ";", "quote": "'", "no_header": True, "text_column": "column_2"}
+    options = {"delimiter": ";", "quote": "'", "no_header": True, "text_column": "column_2"}
+    options |= {"precision": "fp32"}
     lines = next((data_folder / "10kgnad").glob("*.csv")).read_text(encoding="utf-8").splitlines()
     chosen = np.random.default_rng(1).permutation(len(lines))
     source = tmp_path / "news.csv"
@@ -115,7 +116,7 @@ def test_new_articles_lie_with_their_kind(tmp_path, data_folder):
     def sync(n):
         source.write_text("\n".join(lines[at] for at in chosen[:n]), encoding="utf-8")
         table = str(tmp_path / "t")
-        embed(EmbedConfig(str(source), table, "all-MiniLM-L6-v2", max_tokens=64, **columns))
+        embed(EmbedConfig(str(source), table, "all-MiniLM-L6-v2", max_tokens=64, **options))
         return table
 
     config = ProjectConfig(sync(600), str(tmp_path / "map"))

@@ -28,9 +28,10 @@ pytestmark = [
 def tables_of(clip, folder):
     """Tables of the digits that a model never saw, and of their names."""
     model = clip / "model"
-    embed(clip / "test", folder / "images", model, label_from_folder=True)
+    embed(clip / "test", folder / "images", model, label_from_folder=True, precision="fp32")
     template = ("a photo of the number {}", "the digit {}")
-    embed(clip / "classes.txt", folder / "classes", model, labels=True, template=template)
+    options = {"labels": True, "template": template, "precision": "fp32"}
+    embed(clip / "classes.txt", folder / "classes", model, **options)
     return folder
 
 
