@@ -38,7 +38,9 @@ def write(rows, path):
 
 
 def embed(source, table, model, **options):
-    config = EmbedConfig(source, str(table), model=str(model), id_column="id", json=True, **options)
+    config = EmbedConfig(
+        source, str(table), model=str(model), id_column="id", json=True, precision="fp32", **options
+    )
     summary = run(config)
     return {key: getattr(summary, key) for key in KEYS if getattr(summary, key)}
 
