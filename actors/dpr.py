@@ -103,7 +103,7 @@ def _twin(model: Model) -> Partner:
 
 
 def _neighbours(folder: str) -> list[Path]:
-    """Folders beside a model's folder that hold DPR encoders of questions, sorted."""
+    """Sorted folders with DPR question encoders, in the folder that holds the model's own folder."""
     beside = sorted(path for path in Path(folder).parent.iterdir() if path.is_dir())
     return [path for path in beside if _class(str(path)) == "DPRQuestionEncoder"]
 

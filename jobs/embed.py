@@ -15,6 +15,7 @@ import sys
 import time
 import uuid
 
+from actors.engine.precision import HostedModel
 from jobs.runtime.command import parse, user_errors
 from jobs.runtime.ray_cluster import cluster
 from jobs.runtime.signals import Stopped, StopSignal
@@ -23,7 +24,6 @@ from jobs.sync.dry_run import dry_run
 from jobs.sync.events import Events, open_log
 from jobs.sync.inputs import model_of, source_of
 from jobs.sync.loop import Sync
-from jobs.sync.model import SyncModel
 from jobs.sync.model_switch import replace_all
 from jobs.sync.planning import Planner
 from jobs.sync.summary import DryRunSummary, EmbedSummary, TooManyFailures
@@ -31,7 +31,7 @@ from jobs.sync.summary import DryRunSummary, EmbedSummary, TooManyFailures
 
 def run(
     config: EmbedConfig,
-    model: SyncModel | None = None,
+    model: HostedModel | None = None,
     *,
     wave_seconds: float = 30.0,
     claims: bool = True,
@@ -61,7 +61,7 @@ def run(
 
 def _sync(
     config: EmbedConfig,
-    model: SyncModel | None,
+    model: HostedModel | None,
     stop: StopSignal,
     *,
     wave_seconds: float,

@@ -92,12 +92,12 @@ class FinetuneConfig(CorpusOptions):
 
 @dataclass(frozen=True)
 class FinetuneSummary:
-    """Counts of the training, and figures on the texts held back.
+    """Result of a training: numbers of texts, and accuracy on the evaluation texts.
 
     Attributes:
         labels: number of texts of each label.
         n: number of texts for training.
-        n_held: number of texts held back.
+        n_held: number of texts for evaluation, which the training never sees.
         n_without_label: number of rows left out because they have no label.
         n_duplicates: number of rows left out because an earlier row has the same text.
         unread: number of rows that could not be read, by reason.

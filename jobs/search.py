@@ -185,14 +185,7 @@ class Search:
 
     def _refuse_other(self, model: Model) -> None:
         table = self._fingerprint
-        given = Fingerprint(
-            model=model.name,
-            dim=model.dim,
-            space=model.space,
-            recipe=model.recipe,
-            unit=model.unit,
-            ingredients=model.ingredients,
-        )
+        given = Fingerprint.of_model(model)
         if table.is_comparable_with(given):
             return
         why = f" ({what_differs(table, given)})" if table.model == given.model else ""

@@ -14,6 +14,7 @@ import numpy as np
 from actors.engine.engine import Encoder, Items
 from actors.images.pixels import Preprocess
 from schemas.errors import named_error_line
+from schemas.tables.embeddings import FingerprintedModel
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 MIN_COSINE = 0.999  # between the two vectors of an item: in a half precision and in fp32
@@ -22,16 +23,12 @@ NOTABLY_SLOW = 0.8  # times as fast as fp32: below it, a remark warns the user
 WORTHWHILE = 1.1  # times as fast as fp32: below it, "auto" keeps fp32
 
 
-class HostedModel(Protocol):
-    """A model as a worker needs it: it can be loaded; `actors.checkpoints.Model` is one."""
+class HostedModel(FingerprintedModel, Protocol):
+    """A model that is found and can be loaded; `actors.checkpoints.Model` is one."""
 
     @property
-    def name(self) -> str:
-        """Name of the model, for messages."""
-
-    @property
-    def dim(self) -> int:
-        """Length of a vector."""
+    def size_bytes(self) -> int:
+        """Size of the model's weights in bytes."""
 
     @property
     def preprocess(self) -> Preprocess | None:
@@ -40,10 +37,6 @@ class HostedModel(Protocol):
     @property
     def templates(self) -> tuple[str, ...]:
         """Sentences for class names, whose vectors are averaged; empty where texts are no class names."""
-
-    @property
-    def unit(self) -> bool:
-        """True if vectors have unit length."""
 
     def load(self, device: str, threads: int | None, precision: str) -> Encoder:
         """Load the model into this process."""

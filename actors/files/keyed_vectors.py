@@ -57,7 +57,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def read_keyed_vectors(path: str) -> Vocabulary:
-    """Read a .kv file, and the file beside it where gensim saved its arrays.
+    """Read a .kv file of gensim, and the .npy file of its arrays if gensim saved them apart.
 
     Raises:
         ModelError: The file is damaged, or holds anything but KeyedVectors of gensim 4.

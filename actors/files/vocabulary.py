@@ -43,7 +43,7 @@ def is_vocabulary(path: str) -> bool:
 
 
 def vocabulary_files(path: str) -> list[str]:
-    """Files that hold the word vectors: the given one and, for a .kv, the arrays beside it."""
+    """Paths of the files that hold word vectors: the given file, and the .npy arrays of a .kv file."""
     return [path, *(beside for beside in [path + VECTORS_ENDING] if Path(beside).is_file())]
 
 

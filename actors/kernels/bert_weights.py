@@ -74,7 +74,7 @@ class Weights:
         return self._prefix + name in self._tensors or self._outside(name) in self._tensors
 
     def _outside(self, name: str) -> str:
-        """Full name of a weight that DPR stores beside its BERT."""
+        """Full name of a weight that belongs to DPR but not to DPR's BERT."""
         return self._prefix.removesuffix("bert_model.") + name
 
     def __getitem__(self, name: str) -> torch.Tensor:

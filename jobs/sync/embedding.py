@@ -40,6 +40,11 @@ class EmbedStage:
         self.config, self.cluster, self.canary, self.stop = config, cluster, canary, stop
         self.wave_seconds = wave_seconds
 
+    def check_device(self) -> None:
+        """Raise a UsageError if the run asks for a GPU and this machine, where it will run, has none."""
+        if self.config.device == "cuda" and not self.cluster.is_up():
+            allocate([this_machine()], device="cuda", actors=None, n_due=0)
+
     def run(self, work: Work, waves: Waves) -> None:
         """Let the workers embed the due rows, and commit the files that they write.
 

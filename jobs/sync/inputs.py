@@ -1,9 +1,9 @@
 """Find the source and the model that the options of `embed` name; nothing is read or loaded yet."""
 
 from actors.checkpoints import resolve
+from actors.engine.precision import HostedModel
 from actors.engine.templates import BARE
 from jobs.sync.config import EmbedConfig
-from jobs.sync.model import SyncModel
 from sources import Source, SourceOptions, open_source
 
 
@@ -40,7 +40,7 @@ def source_of(config: EmbedConfig, templates: tuple[str, ...] = ()) -> Source:
     )
 
 
-def model_of(config: EmbedConfig, modality: str) -> SyncModel:
+def model_of(config: EmbedConfig, modality: str) -> HostedModel:
     """Find the model of a run, without loading its weights.
 
     Args:

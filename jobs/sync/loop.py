@@ -64,6 +64,7 @@ class Sync:
             Stopped: SIGINT or SIGTERM came; rows that were complete and quick to write are committed.
             TableBusy: another run has claimed the table.
         """
+        self.stage.check_device()  # before there is a table
         table = self.table.open()
         self._makes_table = table is None
         anew = self._makes_table or self.config.replace

@@ -30,7 +30,9 @@ Summary = EmbedSummary | DryRunSummary
 
 
 def replace_all(config: EmbedConfig, sync: Callable[[EmbedConfig], Summary]) -> Summary:
-    """Embed all rows anew: in the table, or in TABLE.next if the table holds vectors of another model.
+    """Embed all rows again, and replace the vectors of the table.
+
+    If the table holds vectors of another model, the new ones are made in TABLE.next first.
 
     Args:
         config: of a run with `--replace`.

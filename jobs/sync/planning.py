@@ -4,14 +4,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from actors.engine.precision import HostedModel
 from jobs.runtime.progress import Progress
 from jobs.runtime.ray_cluster import Cluster
 from jobs.sync.config import EmbedConfig
 from jobs.sync.errors import SyncError
 from jobs.sync.ledger import LEAST_TRIED, Ledger
-from jobs.sync.model import SyncModel
 from jobs.sync.scan import TableScan, gather, n_rows_of, scan_piece, scan_table
 from jobs.sync.table import RunTable
 from jobs.sync.workers import Work, scan_pieces
@@ -38,7 +39,7 @@ class Planner:
     def __init__(
         self,
         source: Source,
-        model: SyncModel,
+        model: HostedModel,
         config: EmbedConfig,
         run: str,
         cluster: Cluster,
@@ -136,6 +137,8 @@ class Planner:
             prune=config.prune and scan.complete,
             defer=defer,
         )
+        if not ledger.is_planned:
+            self.warnings += _remark_on_ids(scan.keys, table_scan.keys)
         ledger.plan(plan)
         return table_scan, plan
 
@@ -183,3 +186,21 @@ class Planner:
                 f"source, more than {PRUNE_SHARE:.0%}. If that is meant, add --prune --force-prune; "
                 "else look at the source."
             )
+
+
+def _remark_on_ids(source: np.ndarray, stored: np.ndarray) -> list[str]:
+    """A warning if a table has rows of the source, but has all of them under other ids.
+
+    Args:
+        source: (n,) KEYS of the source.
+        stored: (m,) KEYS of the table.
+    """
+    if np.isin(source["id"][:, 0], stored["id"][:, 0]).any():
+        return []
+    n_known = int(np.isin(source["content"][:, 0], stored["content"][:, 0]).sum())
+    if not n_known:
+        return []
+    return [
+        f"the table has the content of {n_known:,} of these rows under other ids, and none of their ids:"
+        " such rows stand in it twice. Was the table made with another --id-column, or with none?"
+    ]

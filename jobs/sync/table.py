@@ -7,11 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from actors.engine.precision import HostedModel
 from jobs.runtime.progress import Progress
 from jobs.runtime.signals import StopSignal
 from jobs.sync.config import EmbedConfig
 from jobs.sync.errors import OtherSpace, SyncError
-from jobs.sync.model import SyncModel, fingerprint_of
 from schemas.columns import fit_columns, source_columns
 from schemas.delta import claim
 from schemas.delta.rewriting import compact
@@ -32,7 +32,7 @@ class RunTable:
     """
 
     def __init__(
-        self, config: EmbedConfig, source: Source, model: SyncModel, run: str, *, claims: bool
+        self, config: EmbedConfig, source: Source, model: HostedModel, run: str, *, claims: bool
     ) -> None:
         """Prepare the metadata of the run's commits.
 
@@ -45,7 +45,7 @@ class RunTable:
         """
         self.config, self.claims = config, claims
         self.modality = source.options.modality
-        self.fingerprint = fingerprint_of(model, config.chunking)
+        self.fingerprint = Fingerprint.of_model(model, config.chunking)
         self.note = {**claim.identity(run), "command": "embed", "model": model.name}
         is_here = os.path.exists(config.model)
         self.note["given_model"] = os.path.abspath(config.model) if is_here else config.model

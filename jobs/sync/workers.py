@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from actors.engine.precision import HostedModel
 from actors.worker.window import EmbedWindow, Target
 from jobs.runtime.ray_cluster import READ_CPUS, Allocation
 from jobs.sync.config import EmbedConfig
 from jobs.sync.due import Images, due_by_piece, due_from_bytes, read_due
-from jobs.sync.model import SyncModel
 from jobs.sync.scan import scan_piece
 from schemas.delta.fragments import windows
 from schemas.errors import UserError
@@ -56,7 +56,7 @@ class Work:
 
     config: EmbedConfig
     source: Source
-    model: SyncModel
+    model: HostedModel
     run: str
     pieces: list[Piece]
     due: np.ndarray

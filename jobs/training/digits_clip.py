@@ -42,7 +42,7 @@ def tokenizer(folder: Path) -> "CLIPTokenizer":
 
 
 def train(folder: Path, epochs: int = EPOCHS) -> None:
-    """Train the CLIP, and write it and the images that were held back.
+    """Train a CLIP on three of four images of digits, and save the model and the other images.
 
     Args:
         folder: of the results.

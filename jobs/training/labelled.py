@@ -39,9 +39,12 @@ class Labelled:
         return dict(zip(self.names, np.bincount(self.labels).tolist(), strict=True))
 
     def split(self, held_share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Indices of rows for training, (t,) int64, and of rows held back for evaluation, (h,) int64.
+        """Split the rows into training rows and evaluation rows.
 
-        Each label has the same share in both, and one text held back at least.
+        Each label has the same share in both, and at least one evaluation row.
+
+        Returns:
+            Indices of the training rows, (t,) int64, and of the evaluation rows, (h,) int64.
         """
         n_held = max(math.ceil(held_share * len(self.texts)), len(self.names))
         train, held = train_test_split(

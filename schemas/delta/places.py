@@ -28,8 +28,8 @@ STALL_SECONDS = 5.0  # without a byte
 _MEANINGS = (
     (
         r"169\.254\.169\.254|Missing SecretAccessKey|Missing AccessKeyId|`\w+_key` is not set",
-        "no credentials were found, or a half of them. Give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the "
-        "environment or with --storage-option",
+        "no credentials were found, or a half of them. Give those of the store in the environment or with "
+        "--storage-option (for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)",
     ),
     (
         r"SignatureDoesNotMatch|SIGNATURE_DOES_NOT_MATCH|InvalidAccessKeyId|INVALID_ACCESS_KEY_ID|"

@@ -10,7 +10,7 @@ import dataclasses
 import json
 from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -23,6 +23,38 @@ PASSAGE_FIELDS = (
     pa.field("start", pa.int64()),
     pa.field("end", pa.int64()),
 )
+
+
+class FingerprintedModel(Protocol):
+    """The properties of a model that its fingerprint holds; `actors.checkpoints.Model` has them."""
+
+    @property
+    def name(self) -> str:
+        """Name of the model, for display."""
+
+    @property
+    def dim(self) -> int:
+        """Values a vector."""
+
+    @property
+    def space(self) -> str:
+        """Hash of the embedding space; vectors of one space may be compared."""
+
+    @property
+    def recipe(self) -> str:
+        """Hash of all that decides a row's vector; a new recipe makes every row due."""
+
+    @property
+    def unit(self) -> bool:
+        """True if vectors have unit length."""
+
+    @property
+    def logit_scale(self) -> float | None:
+        """Factor of cosines before a softmax; None if the model was trained without one."""
+
+    @property
+    def ingredients(self) -> dict[str, Any]:
+        """Values that were hashed into space and recipe, as JSON; an error message shows those that differ."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +105,26 @@ class Fingerprint:
     def field(self) -> pa.Field:
         """The Arrow field `embedding` of a file, with its metadata."""
         return pa.field("embedding", pa.list_(pa.float32(), self.dim), metadata=self.metadata())
+
+    @classmethod
+    def of_model(cls, model: FingerprintedModel, chunking: str = "") -> "Fingerprint":
+        """The fingerprint of a model that embeds documents, or passages of them.
+
+        Args:
+            model: embeds the rows.
+            chunking: `tokens/overlap` of passages; empty if documents stay whole.
+        """
+        recipe = f"{model.recipe}-{chunking.replace('/', '-')}" if chunking else model.recipe
+        return cls(
+            model=model.name,
+            dim=model.dim,
+            space=model.space,
+            recipe=recipe,
+            unit=model.unit,
+            chunking=chunking,
+            logit_scale=model.logit_scale,
+            ingredients=model.ingredients,
+        )
 
     @classmethod
     def of(cls, schema: pa.Schema) -> "Fingerprint | None":

@@ -20,6 +20,7 @@ from jobs.sync.errors import SyncError
 from schemas.canary import Canary
 from schemas.columns import SchemaError
 from schemas.delta.store import Table
+from schemas.errors import UsageError
 from tests.support.hash_model import HashEncoder, HashModel, vector_of
 
 pytestmark = [
@@ -619,3 +620,25 @@ def test_two_actors_give_the_same_table_as_one(tmp_path, through_ray):
     summary = embed(source, tmp_path / "two", actors=2)
     assert counts(summary) == {"embedded": 600}
     check_vectors(tmp_path / "two")
+
+
+def test_rows_that_the_table_has_under_other_ids_are_told(tmp_path):
+    source, table = tmp_path / "a.jsonl", tmp_path / "table"
+    write(source, [story(n) for n in range(5)])
+    assert embed(source, table).warnings == []
+    message = "has the content of 5 of these rows under other ids"
+    summary = embed(source, table, id_column="")
+    assert [message in warning for warning in summary.warnings].count(True) == 1
+    assert counts(summary) == {"embedded": 5}
+    assert embed(source, table).warnings == []  # by now each of the two is known
+    write(source, [story(n) for n in range(50, 55)])  # a table may have rows of several sources
+    assert embed(source, table).warnings == []
+
+
+def test_a_gpu_that_is_not_there_is_told_before_there_is_a_table(tmp_path, monkeypatch):
+    monkeypatch.setattr("jobs.runtime.ray_cluster.Cluster.is_up", lambda _: False)
+    monkeypatch.setattr("jobs.sync.embedding.this_machine", lambda: {"CPU": 2, "GPU": 0})
+    write(tmp_path / "a.jsonl", [story(1)])
+    with pytest.raises(UsageError, match="--device cuda: no GPU is on this machine"):
+        embed(tmp_path / "a.jsonl", tmp_path / "table", device="cuda")
+    assert not (tmp_path / "table").exists()

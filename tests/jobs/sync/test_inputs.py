@@ -3,9 +3,9 @@ import pytest
 from actors.models import ModelError
 from jobs.sync.config import EmbedConfig
 from jobs.sync.inputs import model_of, source_of
-from jobs.sync.model import fingerprint_of
 from jobs.sync.table import RunTable
 from schemas.columns import source_columns
+from schemas.tables.embeddings import Fingerprint
 from tests.support.hash_model import HashModel
 
 
@@ -37,7 +37,7 @@ def test_a_run_s_table_says_who_writes_what(config):
     model = HashModel(dim=8)
     table = RunTable(config, source_of(config), model, "r1", claims=False)
     assert table.open() is None
-    assert table.fingerprint == fingerprint_of(model, "")
+    assert table.fingerprint == Fingerprint.of_model(model)
     note = {name: table.note[name] for name in ("run", "command", "model", "source", "given_model")}
     assert note == {
         "run": "r1",
@@ -53,7 +53,7 @@ def test_a_run_s_table_says_who_writes_what(config):
 
 
 def test_cutting_documents_makes_another_recipe(config):
-    whole, cut = (fingerprint_of(HashModel(dim=8), chunking) for chunking in ("", "64/8"))
+    whole, cut = (Fingerprint.of_model(HashModel(dim=8), chunking) for chunking in ("", "64/8"))
     assert (whole.chunking, cut.chunking) == ("", "64/8")
     assert cut.recipe == f"{whole.recipe}-64-8"
     assert (cut.space, cut.dim) == (whole.space, whole.dim)
